@@ -1,0 +1,7 @@
+"""`python -m paramctl`."""
+
+import sys
+
+from paramctl.cli import main
+
+sys.exit(main())

@@ -1,0 +1,231 @@
+"""What a saved model is, whatever its format: its params, where their bytes are, and what else it holds.
+
+Everything here is immutable and holds no values. A verb returns a new Checkpoint that shares what it
+did not touch; a format turns one into segments.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import ChainMap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from math import prod
+from types import MappingProxyType
+from typing import Literal, NamedTuple
+
+from paramctl.dtypes import DType
+from paramctl.errors import FormatError
+from paramctl.segments import Content, crc32
+from paramctl.sources import Source
+
+Kind = Literal["parameter", "buffer", "optimizer", "tensor"]
+View = tuple[str | None, int, tuple[int, ...], tuple[int, ...], str]
+
+
+class Storage(NamedTuple):
+    """A run of bytes that holds values.
+
+    `content` says where the bytes are; `byteorder` how each element is stored; `crc32` what they must
+    sum up to, or None where the file does not say or they are new.
+    """
+
+    content: tuple[Content, ...]
+    nbytes: int
+    byteorder: Literal["little", "big"] = "little"
+    crc32: int | None = None
+
+    def check(self, key: str) -> None:
+        """Raise FormatError if the bytes are not those that were written."""
+        if self.crc32 is not None and crc32(self.content) != self.crc32:
+            raise FormatError(f"storage {key} is corrupt: its bytes do not match their CRC-32")
+
+
+class Param(NamedTuple):
+    """A parameter or buffer: its place in the file and the view it takes of a storage.
+
+    `shape`, `strides` and `offset` count elements. `storage` is a key of `Checkpoint.storages`, or
+    None where no bytes are saved (meta tensors). `layout` is torch's word (`strided`, `sparse_coo`, …,
+    `quantized`, `nested`); a tensor made of others has them in `components`. `flags` holds `conj` and
+    `neg` where the stored bytes are still to be conjugated or negated. `place` belongs to the format.
+    """
+
+    path: str
+    kind: Kind
+    dtype: DType
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    storage: str | None
+    offset: int = 0
+    requires_grad: bool | None = None
+    device: str | None = None
+    layout: str = "strided"
+    components: tuple[Param, ...] = ()
+    flags: frozenset[str] = frozenset()
+    place: object = None
+
+    @property
+    def numel(self) -> int:
+        """Number of elements; of a nested tensor, whose ragged sizes are -1, those of its buffer."""
+        return self.components[0].numel if -1 in self.shape else prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes its values take, written out one after the other."""
+        if self.storage is None and self.components:
+            return sum(part.nbytes for part in self.components)
+        return self.dtype.nbytes(self.numel)
+
+    @property
+    def view(self) -> View:
+        """What two params must share to be tied."""
+        return (self.storage, self.offset, self.shape, self.strides, self.dtype.name)
+
+    @property
+    def span(self) -> int:
+        """Elements from its first to its last in the storage, both included; 0 if it has none."""
+        if 0 in self.shape:
+            return 0
+        return 1 + sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True))
+
+    @property
+    def start(self) -> int:
+        """Byte of its storage at which its first element begins."""
+        return self.offset * self.dtype.bits // 8
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is one strided view of saved bytes: what can be drawn, set and tied."""
+        return self.layout == "strided" and self.storage is not None
+
+    @property
+    def is_contiguous(self) -> bool:
+        """Whether its elements lie one after the other, as numpy's C order has them."""
+        return self.strides == contiguous(self.shape) or 0 in self.shape or self._dense_but_for_ones()
+
+    def _dense_but_for_ones(self) -> bool:
+        real = [(n, step) for n, step in zip(self.shape, self.strides, strict=True) if n != 1]
+        return tuple(step for _, step in real) == contiguous(tuple(n for n, _ in real))
+
+    @property
+    def repeats_itself(self) -> bool:
+        """Whether several of its own elements are the same bytes (an expanded tensor)."""
+        return any(n > 1 and step == 0 for n, step in zip(self.shape, self.strides, strict=True)) or (
+            self.numel > self.span > 0
+        )
+
+
+class Leaf(NamedTuple):
+    """An entry that is not a tensor: a scalar of a training run, or an object of a foreign class.
+
+    `value` is what JSON can hold; for an object, a short text that names its class.
+    """
+
+    path: str
+    value: object
+    is_object: bool = False
+
+
+Entry = Param | Leaf
+
+
+class Module(NamedTuple):
+    """The class of a layer, where the file names it: `Linear`, and `Linear(4 → 8)` for people."""
+
+    type: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One saved model.
+
+    `entries` are in the file's order. `saved` holds the storages as the file has them, `edited` those
+    that a verb changed or added. `modules` maps a layer's path to its class, `metadata` holds the
+    file's own notes, `sources` the open files its bytes lie in. `document` is what the format needs to
+    write the file back, and nobody else reads it.
+    """
+
+    format: str
+    file: str
+    entries: tuple[Entry, ...]
+    saved: Mapping[str, Storage]
+    edited: Mapping[str, Storage] = MappingProxyType({})
+    modules: Mapping[str, Module] = MappingProxyType({})
+    metadata: Mapping[str, str] = MappingProxyType({})
+    sources: tuple[Source, ...] = ()
+    document: object = field(default=None, repr=False)
+
+    @cached_property
+    def storages(self) -> Mapping[str, Storage]:
+        """Every storage as it is now, by its key."""
+        return ChainMap({**self.edited}, self.saved)  # type: ignore[arg-type]
+
+    @cached_property
+    def params(self) -> tuple[Param, ...]:
+        """Every tensor, in the file's order."""
+        return tuple(entry for entry in self.entries if isinstance(entry, Param))
+
+    @cached_property
+    def tied_to(self) -> Mapping[int, int]:
+        """Position in `params` of a tied param → position of the first of its group."""
+        first: dict[View, int] = {}
+        tied: dict[int, int] = {}
+        for i, param in enumerate(self.params):
+            if param.storage is None or 0 in param.shape:
+                continue
+            leader = first.setdefault(param.view, i)
+            if leader != i:
+                tied[i] = leader
+        return tied
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """Each param's path; where several print alike, the later ones with `#2`, `#3`, …: one name each."""
+        seen: dict[str, int] = {}
+        out = []
+        for param in self.params:
+            n = seen[param.path] = seen.get(param.path, 0) + 1
+            out.append(param.path if n == 1 else f"{param.path}#{n}")
+        return tuple(out)
+
+    def groups(self) -> Iterator[tuple[int, ...]]:
+        """Positions in `params` of each group of ties, in the file's order."""
+        members: dict[int, list[int]] = {}
+        for i, leader in self.tied_to.items():
+            members.setdefault(leader, [leader]).append(i)
+        yield from (tuple(group) for _, group in sorted(members.items()))
+
+    def with_params(self, changed: Mapping[int, Param]) -> Checkpoint:
+        """The same checkpoint with some params, by position in `params`, replaced."""
+        at = -1
+        entries: list[Entry] = []
+        for entry in self.entries:
+            if isinstance(entry, Param):
+                at += 1
+                entry = changed.get(at, entry)
+            entries.append(entry)
+        return replace(self, entries=tuple(entries))
+
+    def with_storages(self, changed: Mapping[str, Storage]) -> Checkpoint:
+        """The same checkpoint with some storages replaced or added; every tied param sees it."""
+        return replace(self, edited={**self.edited, **changed})
+
+
+def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides, in elements, of a tensor of `shape` whose elements lie in C order."""
+    strides: list[int] = []
+    step = 1
+    for n in reversed(shape):
+        strides.append(step)
+        step *= max(n, 1)
+    return tuple(reversed(strides))
+
+
+def natural_key(path: str) -> list[tuple[bool, int | str]]:
+    """Sorts `layer.2` before `layer.10`."""
+    return [(True, part) if i % 2 == 0 else (False, int(part)) for i, part in enumerate(_DIGITS.split(path))]
+
+
+_DIGITS = re.compile(r"([0-9]{1,18})")

@@ -1,0 +1,139 @@
+"""The arguments and options that commands share, so that a signature reads like a sentence."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from paramctl.cli import output
+from paramctl.errors import ParamctlError, UsageError
+
+if TYPE_CHECKING:
+    from paramctl.checkpoint import Checkpoint
+
+STDIN = "-"
+
+
+@contextmanager
+def opened(file: str | None) -> Iterator[Checkpoint]:
+    """The checkpoint that FILE names, or the one on standard input; an error inside says which it was.
+
+    Raises UsageError where neither was given.
+    """
+    if file is None:
+        if output.stdin_is_terminal():
+            raise UsageError("no checkpoint was named", hint="name a FILE, or pipe one in and name '-' or nothing")
+        file = STDIN
+    from paramctl import formats
+
+    try:
+        yield formats.open(file)
+    except ParamctlError as error:
+        error.file = error.file or called(file)
+        raise
+
+
+def called(file: str) -> str:
+    """What people call the file."""
+    return "standard input" if file == STDIN else file
+
+
+# --- shell completion --------------------------------------------------------------------------
+
+# Typer's scripts put candidates on the command line as they are (the one for zsh even evaluates
+# them), so a name is offered only if no shell reads anything into it.
+_HARMLESS = re.compile(r"[\w./:@%+=,-][\w ./:@%+=,-]*")
+
+
+def complete_path(ctx: typer.Context, incomplete: str) -> list[str]:
+    """The layers and params inside the file named on the line; none where anything is amiss."""
+    file = ctx.params.get("file")
+    if not isinstance(file, str) or file == STDIN:
+        return []
+    from paramctl import formats
+
+    try:
+        checkpoint = formats.open(file)
+    except (ParamctlError, OSError, ValueError, RecursionError, MemoryError):
+        return []
+    names = {name: None for param in checkpoint.params for name in _next_names(param.path, incomplete)}
+    return [_unsplit(name) for name in names if _HARMLESS.fullmatch(name)]
+
+
+def _next_names(path: str, incomplete: str) -> Iterator[str]:
+    """The layer that `incomplete` leads to next on its way to `path`, and the path itself."""
+    if path.startswith(incomplete):
+        dot = path.find(".", len(incomplete))
+        if dot >= 0:
+            yield path[:dot]
+        yield path
+
+
+def _unsplit(name: str) -> str:
+    """`name` such that bash takes it for one word; the other shells see to that themselves."""
+    words = os.environ.get("COMP_WORDS", "").rsplit("\n", 1)
+    quoted = words[-1][:1] in ("'", '"')
+    return name if not words[0] or quoted else name.replace(" ", "\\ ")
+
+
+def complete_scheme(incomplete: str) -> list[str]:
+    """The names of all schemes."""
+    from paramctl.schemes import SCHEMES
+
+    return [scheme.name for scheme in SCHEMES if scheme.name.startswith(incomplete)]
+
+
+# --- arguments and options ---------------------------------------------------------------------
+
+# No callback for FILE: where there is no candidate, every shell completes the names of files, and
+# quotes them as it should.
+FileArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[FILE]",
+        show_default=False,
+        help="The checkpoint; '-' (or nothing, in a pipe) is standard input.",
+    ),
+]
+Layers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--layer",
+        "-l",
+        metavar="SELECTION",
+        show_default=False,
+        autocompletion=complete_path,
+        help="Only these: a path, a layer, a glob ('**.bias'), positions ('[0][1]'), 're:PATTERN', '!' and any of"
+        " them to take away, '@FILE' for a list. Repeatable.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+JsonLines = Annotated[bool, typer.Option("--jsonl", help="Print one JSON object a line.")]
+Tsv = Annotated[bool, typer.Option("--tsv", help="Print tab-separated lines.")]
+Color = Annotated[
+    Literal["auto", "always", "never"],
+    typer.Option("--color", help="Colour what is printed; NO_COLOR and FORCE_COLOR count too."),
+]
+Output = Annotated[
+    str | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        show_default=False,
+        help="Write here; '-' is standard output, and the default in a pipe.",
+    ),
+]
+InPlaceFlag = Annotated[bool, typer.Option("--in-place", "-i", help="Replace FILE, whole or not at all.")]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Let -o replace a file that exists.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Print the report and write nothing.")]
+Seed = Annotated[
+    int | None,
+    typer.Option("--seed", min=0, show_default=False, help="Draw what this seed drew before; printed if left out."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no report; errors still show.")]

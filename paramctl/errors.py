@@ -1,0 +1,58 @@
+"""What can go wrong, by whose turn it is to act.
+
+ParamctlError
+├── UsageError      exit 2   the request cannot apply: shape, scheme, index, option, target exists
+├── NoMatch         exit 1   a selection names nothing in this checkpoint
+└── FileError       exit 3   a file cannot be read or written
+    ├── FormatError          its bytes are not what its format promises
+    └── Unsupported          its bytes are fine, but paramctl cannot do this with them
+
+Every message is one line: what is wrong, where, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class ParamctlError(Exception):
+    """A failure with a message for the person who asked.
+
+    `what` says what is wrong and where in the file; `hint` says what to do about it; `file` is the
+    checkpoint it happened in, filled in by whoever knows it.
+    """
+
+    exit_code = 3
+
+    def __init__(self, what: str, *, hint: str = "", file: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.hint = hint
+        self.file = file
+
+    def __str__(self) -> str:
+        where = f"{self.file}: " if self.file else ""
+        todo = f"; {self.hint}" if self.hint else ""
+        return f"{where}{self.what}{todo}"
+
+
+class UsageError(ParamctlError):
+    """The request cannot apply to this checkpoint, or contradicts itself."""
+
+    exit_code = 2
+
+
+class NoMatch(ParamctlError):
+    """A selection names nothing in the checkpoint."""
+
+    exit_code = 1
+
+
+class FileError(ParamctlError):
+    """A file cannot be read or written."""
+
+
+class FormatError(FileError):
+    """The bytes of a file are not what its format promises."""
+
+
+class Unsupported(FileError):
+    """The file is sound, but what was asked cannot be done with it."""

@@ -1,0 +1,106 @@
+"""Every format paramctl reads and writes, and how a file finds its own.
+
+A format is a module that meets `Format`. A new one is one file and one name in FORMATS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+from paramctl import files
+from paramctl.checkpoint import Checkpoint
+from paramctl.errors import FormatError, ParamctlError, UsageError
+from paramctl.files import InPlace, NewFile, Stream, Target
+from paramctl.formats import safetensors, torch_zip
+from paramctl.formats.hints import hint_for
+from paramctl.segments import Segment
+from paramctl.sources import Source, open_source
+
+
+class Format(Protocol):
+    """What a format's module provides.
+
+    `recognises` decides by the bytes alone. `read` lists a file without reading its values; `layout`
+    turns any checkpoint into segments, in the file's own form where it came from this format.
+    `losses` names what of a checkpoint this format has no place for. `reference_check` re-reads a
+    written file with the format's own library, where that is cheap, given the file it came from.
+    """
+
+    NAME: str
+    SUFFIXES: tuple[str, ...]
+
+    def recognises(self, head: bytes, source: Source) -> bool: ...
+    def read(self, source: Source) -> Checkpoint: ...
+    def layout(self, checkpoint: Checkpoint) -> Iterable[Segment]: ...
+    def losses(self, checkpoint: Checkpoint) -> list[str]: ...
+
+
+FORMATS: tuple[Format, ...] = (torch_zip, safetensors)
+BY_NAME = {form.NAME: form for form in FORMATS}
+HEAD = 64  # bytes that tell every format from every other
+
+
+def open(name: str) -> Checkpoint:
+    """List the checkpoint in the file `name` (`-`: standard input); no value is read.
+
+    Raises FileError if it cannot be read, FormatError if its bytes are not a checkpoint's.
+    """
+    try:
+        return read(open_source(name))
+    except ParamctlError as error:
+        error.file = error.file or ("standard input" if name == "-" else name)
+        raise
+
+
+def read(source: Source) -> Checkpoint:
+    """List the checkpoint that `source` holds."""
+    if source.size == 0:
+        raise FormatError("is empty", hint="check the command or the download that made it")
+    head = source.read(0, min(HEAD, source.size))
+    for form in FORMATS:
+        if form.recognises(head, source):
+            return form.read(source)
+    known = ", ".join(form.NAME for form in FORMATS)
+    raise FormatError("is no checkpoint that paramctl knows", hint=hint_for(head) or f"it reads {known}")
+
+
+def by_suffix(path: Path) -> Format | None:
+    """The format that files of this name usually have."""
+    for form in FORMATS:
+        if path.suffix.lower() in form.SUFFIXES:
+            return form
+    return None
+
+
+def named(name: str) -> Format:
+    """The format called `name`, or known by that suffix."""
+    for form in FORMATS:
+        if name == form.NAME or f".{name.lstrip('.').lower()}" in form.SUFFIXES:
+            return form
+    known = ", ".join(form.NAME for form in FORMATS)
+    raise UsageError(f"no format '{name}'", hint=f"name one of {known}")
+
+
+def save(checkpoint: Checkpoint, target: Target, format: Format | None = None) -> int:
+    """Write `checkpoint` to `target` and return the number of bytes.
+
+    It keeps its own format unless another is given. A file is verified by reading it back before it
+    takes its name.
+    """
+    form = format or BY_NAME[checkpoint.format]
+    if isinstance(target, NewFile | InPlace):
+        files.destination(target)  # refuse before the work, not after it
+
+    def verify(path: Path) -> None:
+        verify_listing(form.read(open_source(str(path))), checkpoint)
+
+    return files.write(form.layout(checkpoint), target, checkpoint.sources, verify)
+
+
+def verify_listing(written: Checkpoint, meant: Checkpoint) -> None:
+    """Raise FormatError unless `written` lists the tensors, shapes, dtypes and ties of `meant`."""
+
+
+__all__ = ["FORMATS", "Format", "InPlace", "NewFile", "Stream", "by_suffix", "named", "open", "read", "save"]

@@ -1,0 +1,318 @@
+"""One safetensors file: a length, a JSON header, and every tensor's bytes one after the other.
+
+Reference: https://github.com/huggingface/safetensors. The header is read by hand: it is JSON, and the
+library imports numpy as soon as it opens a file.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, NoReturn
+
+from paramctl.checkpoint import Checkpoint, Entry, Leaf, Param, Storage, View, contiguous, natural_key
+from paramctl.dtypes import BY_SAFETENSORS, DType
+from paramctl.errors import FormatError, Unsupported, UsageError
+from paramctl.segments import Content, Extent, Literal, Segment
+from paramctl.sources import Source
+from paramctl.values import content_of
+
+NAME = "safetensors"
+SUFFIXES = (".safetensors",)
+MAX_HEADER = 100_000_000  # bytes; the library's own limit
+MAX_INT = 2**63  # counts beyond it overflow what every reader computes with
+METADATA = "__metadata__"
+FORMAT_KEY = "format"  # names the framework that wrote the file, never a tensor
+
+
+class Document(NamedTuple):
+    """What is needed to write the file back as it was."""
+
+    source: Source
+    header: bytes  # the eight bytes of its length, and the JSON
+    data_order: tuple[str, ...]  # names, by where their bytes lie
+    listing: tuple[tuple[str, View], ...]  # every param's path and view, as read
+
+
+def recognises(head: bytes, source: Source) -> bool:
+    """Whether a plausible header length comes first, then JSON; a name that says so gets the errors."""
+    opens = head[8:].lstrip(b" ")[:1]
+    if len(head) > 8 and opens == b"{":
+        return True
+    named = source.path is not None and source.path.suffix.lower() in SUFFIXES
+    foreign = head.startswith((b"PK\x03\x04", b"\x80", b"GGUF", b"version https", b"<"))
+    return named and not foreign
+
+
+def read(source: Source) -> Checkpoint:
+    """List a safetensors file. Raises FormatError for anything the specification forbids."""
+    header = _header_bytes(source)
+    data_start = len(header)
+    entries = _parse(header[8:])
+    metadata = _metadata(entries.pop(METADATA, {}))
+    params: dict[str, Param] = {}
+    places: list[tuple[int, int, str]] = []
+    for name, entry in entries.items():
+        dtype, shape, begin, end = _entry(name, entry)
+        params[name] = Param(name, "tensor", dtype, shape, contiguous(shape), name)
+        places.append((begin, end, name))
+    places.sort()
+    _check_coverage(places, source.size - data_start)
+    storages = {
+        name: Storage((Extent(source, data_start + begin, end - begin),), end - begin)
+        for begin, end, name in places
+    }
+    listed = _with_aliases(params, metadata)
+    return Checkpoint(
+        format=NAME,
+        file=source.name,
+        entries=listed,
+        saved=storages,
+        metadata={key: text for key, text in metadata.items() if not _is_alias(key, text, params)},
+        sources=(source,),
+        document=Document(
+            source, header, tuple(name for *_, name in places), tuple((p.path, p.view) for p in listed)
+        ),
+    )
+
+
+def losses(checkpoint: Checkpoint) -> list[str]:
+    """What has no place in a safetensors file: everything that is not a tensor of a dtype it knows."""
+    lost = [f"{entry.path} ({_worth(entry)})" for entry in checkpoint.entries if isinstance(entry, Leaf)]
+    lost += [f"{p.path} ({p.layout} tensor)" for p in checkpoint.params if not p.is_plain]
+    return lost
+
+
+def layout(checkpoint: Checkpoint) -> Iterator[Segment]:
+    """The file's segments: its own header where nothing but values changed, else a new one."""
+    document = checkpoint.document
+    params = [param for param in checkpoint.params if param.is_plain]
+    if isinstance(document, Document) and document.listing == tuple((p.path, p.view) for p in params):
+        yield Extent(document.source, 0, len(document.header))
+        for name in document.data_order:
+            yield from checkpoint.storages[name].content
+        return
+    previous = document.data_order if isinstance(document, Document) else ()
+    kept, aliases = _leaders(params)
+    _check_names(params)
+    order = _data_order(kept, previous)
+    contents = {param.path: _content(checkpoint, param) for param in order}
+    yield Literal(_header(kept, order, aliases, checkpoint.metadata))
+    for param in order:
+        yield from contents[param.path]
+
+
+def _header_bytes(source: Source) -> bytes:
+    if source.size < 8:
+        raise FormatError(f"is truncated: {source.size} bytes, and the header's length alone takes 8")
+    length = int.from_bytes(source.read(0, 8), "little")
+    if length > MAX_HEADER:
+        raise FormatError(f"claims a header of {length:,} bytes, over the format's limit of {MAX_HEADER:,}")
+    if length > source.size - 8:
+        raise FormatError(f"is truncated: its header takes {length:,} bytes, {source.size - 8:,} are there")
+    return source.read(0, 8 + length)
+
+
+def _parse(text: bytes) -> dict[str, Any]:
+    try:
+        parsed = json.loads(
+            text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant
+        )
+    except UnicodeDecodeError as error:
+        raise FormatError(f"header is not UTF-8 (byte {8 + error.start})") from None
+    except RecursionError:
+        raise FormatError("header is nested too deep") from None
+    except ValueError as error:
+        raise FormatError(f"header is not JSON: {error}") from None
+    if not isinstance(parsed, dict):
+        raise FormatError("header is not a JSON object")
+    return parsed
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object's pairs; the format forbids two of one name, and readers disagree which one counts."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise FormatError(f"header names {twice!r} twice")
+    return found
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _metadata(found: object) -> dict[str, str]:
+    if not isinstance(found, dict):
+        raise FormatError(f"{METADATA} is not an object")
+    for key, text in found.items():
+        if not isinstance(text, str):
+            raise FormatError(f"{METADATA} holds {key!r}, whose value is not a string")
+    return found
+
+
+def _entry(name: str, entry: object) -> tuple[DType, tuple[int, ...], int, int]:
+    if not isinstance(entry, dict):
+        raise FormatError(f"tensor {name!r} is not described by an object")
+    if not name.isascii():
+        _check_encodable(name)
+    try:
+        word, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    except KeyError as missing:
+        raise FormatError(f"tensor {name!r} has no {missing.args[0]}") from None
+    dtype = BY_SAFETENSORS.get(word) if isinstance(word, str) else None
+    if dtype is None:
+        raise FormatError(f"tensor {name!r} has the unknown dtype {word!r}")
+    dims = _counts(name, "shape", shape)
+    begin, end = _pair(name, offsets)
+    numel = 1
+    for n in dims:
+        numel *= n
+        if numel >= MAX_INT:
+            raise FormatError(f"tensor {name!r} has a shape too large for any file")
+    if numel * dtype.bits % 8 or end - begin != dtype.nbytes(numel):
+        raise FormatError(
+            f"tensor {name!r} takes {dtype.nbytes(numel):,} bytes by its shape, {end - begin:,} by its offsets"
+        )
+    return dtype, dims, begin, end
+
+
+def _check_encodable(name: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise FormatError(f"tensor name {name!a} is not valid Unicode") from None
+
+
+def _counts(name: str, what: str, found: object) -> tuple[int, ...]:
+    if not isinstance(found, list) or not all(type(n) is int and 0 <= n < MAX_INT for n in found):
+        raise FormatError(f"tensor {name!r} has a {what} that is not a list of sizes")
+    return tuple(found)
+
+
+def _pair(name: str, found: object) -> tuple[int, int]:
+    counts = _counts(name, "data_offsets", found)
+    if len(counts) != 2 or counts[0] > counts[1]:
+        raise FormatError(f"tensor {name!r} has data_offsets that are not a begin and an end")
+    return counts[0], counts[1]
+
+
+def _check_coverage(places: list[tuple[int, int, str]], nbytes: int) -> None:
+    """The tensors must cover the data without a hole or an overlap, to the file's last byte."""
+    at = 0
+    for begin, end, name in places:
+        if begin != at:
+            problem = "overlaps the one before it" if begin < at else "leaves a hole before it"
+            raise FormatError(f"tensor {name!r} begins at byte {begin:,} of the data and {problem}")
+        at = end
+    if at > nbytes:
+        raise FormatError(f"is truncated: its tensors take {at:,} bytes, {nbytes:,} are there")
+    if at < nbytes:
+        raise FormatError(f"has {nbytes - at:,} bytes after its last tensor that nothing describes")
+
+
+def _is_alias(key: str, text: str, params: Mapping[str, Param]) -> bool:
+    """Whether a metadata entry is `dropped name → kept name`, as `save_model` records ties."""
+    return key != FORMAT_KEY and text in params and key not in params
+
+
+def _with_aliases(params: Mapping[str, Param], metadata: Mapping[str, str]) -> tuple[Param, ...]:
+    """The params in header order, and each alias where its name would stand if names are sorted."""
+    listed = list(params.values())
+    aliases = [
+        params[text]._replace(path=key) for key, text in metadata.items() if _is_alias(key, text, params)
+    ]
+    if not aliases:
+        return tuple(listed)
+    keys = [natural_key(param.path) for param in listed]
+    if keys != sorted(keys):
+        return (*listed, *aliases)
+    spots: dict[int, list[Param]] = {}
+    for alias in sorted(aliases, key=lambda alias: natural_key(alias.path)):
+        after_kept = bisect(keys, natural_key(str(alias.storage)))
+        spots.setdefault(max(after_kept, bisect(keys, natural_key(alias.path))), []).append(alias)
+    return tuple(p for i in range(len(listed) + 1) for p in (*spots.get(i, ()), *listed[i : i + 1]))
+
+
+def _worth(leaf: Leaf) -> str:
+    return "object" if leaf.is_object else "scalar"
+
+
+def _leaders(params: Iterable[Param]) -> tuple[list[Param], dict[str, str]]:
+    """Params that are written, and for each tied one the name of the one that stands for it."""
+    first: dict[View, Param] = {}
+    kept: list[Param] = []
+    aliases: dict[str, str] = {}
+    for param in params:
+        leader = first.setdefault(param.view, param) if param.numel else param
+        if leader is param:
+            kept.append(param)
+        else:
+            aliases[param.path] = leader.path
+    return kept, aliases
+
+
+def _check_names(params: Iterable[Param]) -> None:
+    seen: set[str] = set()
+    for param in params:
+        if param.path in seen:
+            raise UsageError(f"two tensors print as '{param.path}', and safetensors has one name for each")
+        if param.path == METADATA:
+            raise UsageError(f"a tensor is called {METADATA}, which safetensors keeps for itself")
+        seen.add(param.path)
+        _check_encodable(param.path)
+
+
+def _data_order(kept: list[Param], previous: tuple[str, ...]) -> list[Param]:
+    """Where each tensor's bytes go: as before; new ones after the last whose alignment is as large."""
+    rank = {name: i for i, name in enumerate(previous)}
+    order = sorted((p for p in kept if p.storage == p.path in rank), key=lambda p: rank[p.path])
+    settled = {param.path for param in order}
+    new = sorted((p for p in kept if p.path not in settled), key=lambda p: (-p.dtype.bits, p.path))
+    if not order:
+        return new
+    spots: dict[int, list[Param]] = {}
+    for param in new:
+        larger = [i for i, old in enumerate(order) if old.dtype.bits >= param.dtype.bits]
+        spots.setdefault(larger[-1] + 1 if larger else 0, []).append(param)
+    return [p for i in range(len(order) + 1) for p in (*spots.get(i, ()), *order[i : i + 1])]
+
+
+def _content(checkpoint: Checkpoint, param: Param) -> tuple[Content, ...]:
+    if param.repeats_itself:
+        raise Unsupported(
+            f"{param.path} repeats a few values over its shape (stride 0), and safetensors cannot",
+            hint="drop it, or untie it in a program that can hold it",
+        )
+    return content_of(checkpoint, param)
+
+
+def _header(
+    kept: list[Param], order: list[Param], aliases: Mapping[str, str], metadata: Mapping[str, str]
+) -> bytes:
+    """Length and JSON, in the order of `kept`, padded with spaces so that the data is aligned."""
+    at = 0
+    offsets: dict[str, list[int]] = {}
+    for param in order:
+        offsets[param.path] = [at, at + param.nbytes]
+        at += param.nbytes
+    header: dict[str, object] = {METADATA: {**metadata, **aliases}} if metadata or aliases else {}
+    for param in kept:
+        word, shape = _spelling(param)
+        header[param.path] = {"dtype": word, "shape": shape, "data_offsets": offsets[param.path]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    if len(text) > MAX_HEADER:
+        raise Unsupported(f"its header would take {len(text):,} bytes, over the format's {MAX_HEADER:,}")
+    return len(text).to_bytes(8, "little") + text
+
+
+def _spelling(param: Param) -> tuple[str, list[int]]:
+    """Dtype and shape as the header has them: an F4 element is one value where torch counts pairs."""
+    if param.dtype.name == "float4_e2m1fn_x2" and param.shape:
+        return "F4", [*param.shape[:-1], param.shape[-1] * 2]
+    if not param.dtype.safetensors:
+        raise Unsupported(f"{param.path} is {param.dtype.name}, which safetensors has no word for")
+    return param.dtype.safetensors, list(param.shape)

@@ -1,0 +1,323 @@
+"""The object that torch.save wrote, walked: state_dicts, training checkpoints and whole modules as entries.
+
+The walk never recurses, follows no cycle, and is bounded by the size of the pickle, however often its
+parts are shared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from paramctl.checkpoint import Entry, Kind, Leaf, Module, View
+from paramctl.errors import FormatError
+from paramctl.formats.pickles import Call, Dict, FrozenSet, Global, Persistent, Pickle, PyString, Set, describe
+from paramctl.formats.torch_layers import describe_layer
+from paramctl.formats.torch_tensors import Storages, is_tensor, read_tensor
+
+MAX_DEPTH = 500  # containers within containers; a real model stays under 50
+PLAIN_ITEMS = 10_000  # elements of a list of numbers that are listed as one value
+
+
+class Step:
+    """A container on the way from the root to a tensor, as one path reaches it.
+
+    `position` is where it lies in the container of `parent`, counted as `pickles.write` counts.
+    """
+
+    __slots__ = ("container", "parent", "position")
+
+    def __init__(self, container: Any, parent: Step | None, position: int) -> None:
+        self.container = container
+        self.parent = parent
+        self.position = position
+
+
+class Place(NamedTuple):
+    """Where a param stands in the pickle: its node, the container that holds it, and its view as saved.
+
+    `module` is the step of the module whose parameter it is, or None outside of modules.
+    """
+
+    node: Call
+    step: Step | None
+    position: int
+    module: Step | None
+    view: View
+
+
+class Listing(NamedTuple):
+    """What a pickled object holds: its entries in order, and the class of each layer by path."""
+
+    entries: tuple[Entry, ...]
+    modules: dict[str, Module]
+
+
+class _Frame(NamedTuple):
+    """A container that is being walked."""
+
+    children: Iterator[tuple[str, object, Step, int, Kind]]
+    path: str
+    named: bool
+    module: Step | None
+    identity: int
+
+
+def list_object(pickle: Pickle, storages: Storages) -> Listing:
+    """Every tensor and scalar of a pickled object. Raises FormatError where the walk finds no end."""
+    return _Walk(pickle, storages).run()
+
+
+class _Walk:
+    def __init__(self, pickle: Pickle, storages: Storages) -> None:
+        self.storages = storages
+        self.root = pickle.root
+        self.left = 16 * pickle.opcodes + 10_000
+        self.entries: list[Entry] = []
+        self.modules: dict[str, Module] = {}
+        self.open: set[int] = set()
+        self.frames: list[_Frame] = []
+
+    def run(self) -> Listing:
+        self.visit("", False, self.root, None, 0, "tensor", None)
+        while self.frames:
+            frame = self.frames[-1]
+            for name, node, step, position, kind in frame.children:
+                self.left -= 1
+                if self.left < 0:
+                    raise FormatError("shares its parts so often that listing them would not end")
+                path = f"{frame.path}.{name}" if frame.named else name
+                if self.visit(path, True, node, step, position, kind, frame.module):
+                    break
+            else:
+                self.open.discard(frame.identity)
+                self.frames.pop()
+        return Listing(tuple(self.entries), self.modules)
+
+    def visit(
+        self, path: str, named: bool, node: object, step: Step | None, position: int, kind: Kind, module: Step | None
+    ) -> bool:
+        """List a leaf, or open a container and say so."""
+        if type(node) is Call and is_tensor(node):
+            param = read_tensor(node, path, kind, self.storages)
+            place = Place(node, step, position, module, param.view)
+            self.entries.append(param._replace(place=place))
+            return False
+        if id(node) in self.open:
+            self.entries.append(Leaf(path, "(contains itself)", True))
+            return False
+        children, owner = self.children(node, path, step, position, kind)
+        if children is None:
+            self.entries.append(_leaf(path, node))
+            return False
+        if len(self.frames) >= MAX_DEPTH:
+            raise FormatError(f"nests deeper than {MAX_DEPTH} containers")
+        self.open.add(id(node))
+        self.frames.append(_Frame(children, path, named, owner or module if owner else None, id(node)))
+        return True
+
+    def children(
+        self, node: object, path: str, step: Step | None, position: int, kind: Kind
+    ) -> tuple[Iterator[tuple[str, object, Step, int, Kind]] | None, Step | None]:
+        """A container's children, and its own step where it is a module."""
+        here = Step(node, step, position)
+        if isinstance(node, Dict):
+            own: Kind = "optimizer" if _is_optimizer(node) else kind
+            return (_pairs(node, here, own) if node.pairs else None), None
+        if isinstance(node, list | tuple):
+            plain = not node or _plain(node) is not None
+            return (None if plain else _elements(node, here, kind)), None
+        if not isinstance(node, Call):
+            return None, None
+        state = _module_state(node, here)
+        if state is not None:
+            self.modules[path] = describe_layer(node, state.container)
+            return _module_children(state), here
+        if node.pairs:
+            return _items(node, here, kind), None
+        if node.elements:
+            return _appended(node, here, kind), None
+        return _ordered_dict(node, here, kind), None
+
+
+def _pairs(node: Dict, here: Step, kind: Kind) -> Iterator[tuple[str, object, Step, int, Kind]]:
+    """A dict's values; of two pairs with one key the later counts, as in Python."""
+    for i in _last_of_each(node.pairs):
+        key, child = node.pairs[i]
+        yield key_text(key), child, here, i, kind
+
+
+def _last_of_each(pairs: list[tuple[object, object]]) -> Iterator[int]:
+    last = {_identity(key): i for i, (key, _) in enumerate(pairs)}
+    if len(last) == len(pairs):
+        yield from range(len(pairs))
+        return
+    first_seen = dict.fromkeys(_identity(key) for key, _ in pairs)
+    yield from (last[identity] for identity in first_seen)
+
+
+def _identity(key: object) -> object:
+    """What tells a key from the others of its dict, without hashing deep."""
+    if isinstance(key, PyString):
+        return key.text
+    if key is None or isinstance(key, str | bytes | int | float):
+        return key
+    return (id(key),)
+
+
+def _items(node: Call, here: Step, kind: Kind) -> Iterator[tuple[str, object, Step, int, Kind]]:
+    positions = [i for i, (verb, _) in enumerate(node.mutations or ()) if verb == "items"]
+    pairs = [(node.mutations or [])[i][1] for i in positions]
+    own: Kind = "optimizer" if {"state", "param_groups"} <= {_identity(key) for key, _ in pairs} else kind
+    for i in _last_of_each(pairs):
+        yield key_text(pairs[i][0]), pairs[i][1], here, positions[i], own
+
+
+def _appended(node: Call, here: Step, kind: Kind) -> Iterator[tuple[str, object, Step, int, Kind]]:
+    positions = [i for i, (verb, _) in enumerate(node.mutations or ()) if verb == "append"]
+    for n, i in enumerate(positions):
+        yield str(n), (node.mutations or [])[i][1], here, i, kind
+
+
+def _elements(
+    node: list[object] | tuple[object, ...], here: Step, kind: Kind
+) -> Iterator[tuple[str, object, Step, int, Kind]]:
+    for i, child in enumerate(node):
+        yield str(i), child, here, i, kind
+
+
+def _ordered_dict(
+    node: Call, here: Step, kind: Kind
+) -> Iterator[tuple[str, object, Step, int, Kind]] | None:
+    """Python 2's OrderedDict, which came as a list of pairs in its arguments."""
+    func = node.func
+    if not (isinstance(func, Global) and func.full == "collections.OrderedDict"):
+        return None
+    given = node.args[0] if isinstance(node.args, tuple) and node.args else None
+    if not isinstance(given, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in given):
+        return None
+    arguments = Step(node.args, here, -1)
+    held = Step(given, arguments, 0)
+    return (
+        (key_text(pair[0]), pair[1], Step(pair, held, i), 1, kind) for i, pair in enumerate(given)
+    )
+
+
+def _module_state(node: Call, here: Step) -> Step | None:
+    """The step of a module's attributes, if the object is a `torch.nn.Module` of any class."""
+    for i, (verb, state) in enumerate(node.mutations or ()):
+        if verb != "build":
+            continue
+        step, found = here, state
+        if isinstance(state, tuple) and state:
+            step, found, i = Step(state, here, i), state[0], 0
+        if _has_module_parts(found):
+            return Step(found, step, i)
+    given = node.args[0] if isinstance(node.args, tuple) and node.args else None
+    if _has_module_parts(given):  # torch.fx.GraphModule is rebuilt from its attributes
+        return Step(given, Step(node.args, here, -1), 0)
+    return None
+
+
+def _has_module_parts(node: object) -> bool:
+    return isinstance(node, Dict) and node.get("_parameters") is not None and node.get("_modules") is not None
+
+
+def _module_children(state: Step) -> Iterator[tuple[str, object, Step, int, Kind]]:
+    """A module's parameters, buffers and sub-modules, in the order its attributes have them."""
+    kinds: dict[str, Kind] = {"_parameters": "parameter", "_buffers": "buffer", "_modules": "tensor"}
+    for i, (key, held) in enumerate(state.container.pairs):
+        kind = kinds.get(key_text(key))
+        if kind is None:
+            continue
+        step = Step(held, state, i)
+        if isinstance(held, Dict):
+            found = _pairs(held, step, kind)
+        elif isinstance(held, Call):
+            found = _items(held, step, kind)
+        else:
+            continue
+        yield from (child for child in found if child[1] is not None)
+
+
+def _is_optimizer(node: Dict) -> bool:
+    return node.get("state") is not None and node.get("param_groups") is not None
+
+
+def key_text(key: object) -> str:
+    """The name a dict key prints as."""
+    if isinstance(key, str):
+        return key
+    if isinstance(key, PyString):
+        return key.text
+    if key is None or isinstance(key, bool | float | bytes):
+        return repr(key)
+    if isinstance(key, int):
+        return str(key) if key.bit_length() < 1000 else f"an integer of {key.bit_length()} bits"
+    plain = _plain(key, 100)
+    return str(tuple(plain)) if isinstance(plain, list) and isinstance(key, tuple) else describe(key)
+
+
+def _leaf(path: str, node: object) -> Leaf:
+    found = _numpy_scalar(node)
+    plain = _plain(node) if found is None else found
+    if node is None or plain is not None:
+        return Leaf(path, plain)
+    if isinstance(node, Dict):
+        return Leaf(path, {})
+    return Leaf(path, _object_text(node), True)
+
+
+def _object_text(node: object) -> str:
+    if isinstance(node, bytes | bytearray):
+        return f"{len(node):,} bytes"
+    if isinstance(node, int):
+        return f"an integer of {node.bit_length():,} bits"
+    if isinstance(node, Set | FrozenSet):
+        return f"a set of {len(node.items):,}"
+    if isinstance(node, Persistent):
+        pid = node.pid
+        return f"storage of {pid[4]} elements" if isinstance(pid, tuple) and len(pid) > 4 else "storage"
+    return describe(node)
+
+
+def _plain(node: object, budget: int = PLAIN_ITEMS) -> object:
+    """A scalar, or a list of scalars and of lists of them, as JSON has them; None for all else."""
+    if isinstance(node, bool | float | str):
+        return node
+    if isinstance(node, int):
+        return node if node.bit_length() < 1000 else None
+    if isinstance(node, PyString):
+        return node.text
+    if not isinstance(node, list | tuple) or len(node) > budget:
+        return None
+    out = []
+    for item in node:
+        if isinstance(item, list | tuple) and any(isinstance(x, list | tuple) for x in item[:budget]):
+            return None
+        value = _plain(item, budget - len(node))
+        if value is None and item is not None:
+            return None
+        out.append(value)
+        budget -= len(item) if isinstance(item, list | tuple) else 0
+    return out
+
+
+def _numpy_scalar(node: object) -> float | int | None:
+    """The number in `numpy.core.multiarray.scalar(dtype, bytes)`, as trainers leave them behind."""
+    import struct
+
+    if not (isinstance(node, Call) and isinstance(node.func, Global) and node.func.name == "scalar"):
+        return None
+    if not node.func.module.startswith("numpy.") or not isinstance(node.args, tuple) or len(node.args) != 2:
+        return None
+    dtype, data = node.args
+    if isinstance(data, Call) and data.args and isinstance(data.args[0], str):
+        data = data.args[0].encode("latin-1", "replace")  # _codecs.encode(text, 'latin1')
+    word = dtype.args[0] if isinstance(dtype, Call) and dtype.args else None
+    word = word.text if isinstance(word, PyString) else word
+    code = {"f8": "d", "f4": "f", "i8": "q", "i4": "i", "u1": "B", "b1": "?"}.get(str(word))
+    if code is None or not isinstance(data, bytes) or len(data) != struct.calcsize(code):
+        return None
+    value: float | int = struct.unpack(f"<{code}", data)[0]
+    return value

@@ -1,0 +1,314 @@
+"""The tensors of a torch pickle: what torch.save wrote for each kind, as Params, and back.
+
+Reference: torch/_utils.py and torch/_tensor.py, whose `_rebuild_*` functions a pickle names. Nothing is
+called; their arguments are read.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol
+
+from paramctl.checkpoint import Kind, Param, Storage, contiguous
+from paramctl.dtypes import BY_NAME, DType
+from paramctl.errors import FormatError, Unsupported
+from paramctl.formats.pickles import Call, Dict, Global, Persistent, PyString
+from paramctl.segments import read
+
+MAX_DIMS = 64  # torch's own limit on the rank of a tensor
+MAX_INT = 2**63
+NESTED_TABLE = 1 << 20  # bytes of a nested tensor's size table that are read to list it
+
+
+class Stored(NamedTuple):
+    """The storage a tensor names: its key, the dtype its class says, its bytes, and its device."""
+
+    key: str
+    dtype: DType | None  # None: untyped, the tensor says its dtype itself
+    nbytes: int
+    device: str
+
+
+class Storages(Protocol):
+    """What an archive tells about a storage: `find` by a pickled id, `open` to read it."""
+
+    def find(self, pid: object) -> Stored: ...
+    def open(self, key: str) -> Storage: ...
+
+
+def is_tensor(node: object) -> bool:
+    """Whether a node of a pickle is a tensor of any kind."""
+    return isinstance(node, Call) and isinstance(node.func, Global) and node.func.full in _REBUILDERS
+
+
+def read_tensor(node: Call, path: str, kind: Kind, storages: Storages) -> Param:
+    """The Param that a tensor node describes. Raises FormatError where it contradicts itself."""
+    rebuild = _REBUILDERS[node.func.full]
+    if not isinstance(node.args, tuple):
+        raise FormatError(f"tensor '{path}' has no arguments to be rebuilt from")
+    try:
+        return rebuild(node.args, path, kind, storages)
+    except (IndexError, ValueError):
+        raise FormatError(f"tensor '{path}' has too few arguments for {node.func.full}") from None
+
+
+def dimensions(node: object, path: str, what: str = "shape") -> tuple[int, ...]:
+    """Sizes or strides: a tuple of plain integers, or torch.Size of one."""
+    if isinstance(node, Call) and isinstance(node.func, Global) and node.func.full == "torch.Size":
+        node = node.args[0] if node.args else None
+    if isinstance(node, list):
+        node = tuple(node)
+    if not isinstance(node, tuple) or not all(type(n) is int and 0 <= n < MAX_INT for n in node):
+        raise FormatError(f"tensor '{path}' has a {what} that is not a tuple of sizes")
+    if len(node) > MAX_DIMS:
+        raise FormatError(f"tensor '{path}' has {len(node)} dimensions, over torch's limit of {MAX_DIMS}")
+    return node
+
+
+def dtype_of(node: object, path: str) -> DType:
+    """The dtype that a global such as `torch.float16` names."""
+    name = node.name if isinstance(node, Global) and node.module == "torch" else ""
+    if name not in BY_NAME:
+        raise FormatError(f"tensor '{path}' has no dtype that torch knows")
+    return BY_NAME[name]
+
+
+def _strided(
+    path: str,
+    kind: Kind,
+    stored: Stored,
+    dtype: DType,
+    offset: object,
+    size: object,
+    stride: object,
+    requires_grad: object = None,
+    metadata: object = None,
+) -> Param:
+    shape, strides = dimensions(size, path), dimensions(stride, path, "stride")
+    if len(shape) != len(strides):
+        raise FormatError(f"tensor '{path}' has {len(shape)} sizes and {len(strides)} strides")
+    if type(offset) is not int or not 0 <= offset < MAX_INT:
+        raise FormatError(f"tensor '{path}' has an offset that is not a count")
+    rg = requires_grad if isinstance(requires_grad, bool) else None
+    flags = frozenset(f for f in ("conj", "neg") if isinstance(metadata, Dict) and metadata.get(f) is True)
+    param = Param(path, kind, dtype, shape, strides, stored.key, offset, rg, stored.device, flags=flags)
+    if param.numel >= MAX_INT:
+        raise FormatError(f"tensor '{path}' has a shape too large for any file")
+    if param.span and (offset + param.span) * dtype.bits > stored.nbytes * 8:
+        raise FormatError(
+            f"tensor '{path}' reaches element {offset + param.span:,} of a storage of {stored.nbytes:,} bytes"
+        )
+    return param
+
+
+def _v2(args: tuple[object, ...], path: str, kind: Kind, storages: Storages) -> Param:
+    pid, offset, size, stride, *rest = args
+    stored = storages.find(pid)
+    if stored.dtype is None:
+        raise FormatError(f"tensor '{path}' lies in an untyped storage and names no dtype")
+    requires_grad, _, metadata, *_ = (*rest, None, None, None)
+    return _strided(path, kind, stored, stored.dtype, offset, size, stride, requires_grad, metadata)
+
+
+def _v3(args: tuple[object, ...], path: str, kind: Kind, storages: Storages) -> Param:
+    pid, offset, size, stride, requires_grad, _, dtype, *rest = args
+    metadata = rest[0] if rest else None
+    return _strided(
+        path, kind, storages.find(pid), dtype_of(dtype, path), offset, size, stride, requires_grad, metadata
+    )
+
+
+def _inner(node: object, path: str, kind: Kind, storages: Storages) -> Param:
+    if not is_tensor(node):
+        raise FormatError(f"parameter '{path}' wraps something that is not a tensor")
+    assert isinstance(node, Call)
+    return read_tensor(node, path, kind, storages)
+
+
+def _parameter(args: tuple[object, ...], path: str, kind: Kind, storages: Storages) -> Param:
+    data, requires_grad, *_ = args
+    own: Kind = kind if kind in ("optimizer", "buffer") else "parameter"
+    param = _inner(data, path, own, storages)
+    return param._replace(requires_grad=requires_grad) if isinstance(requires_grad, bool) else param
+
+
+def _subclass(args: tuple[object, ...], path: str, kind: Kind, storages: Storages) -> Param:
+    """`_rebuild_from_type_v2(func, type, args, state)`: any of the others, in a subclass or with attributes."""
+    func, cls, inner, *_ = args
+    name = cls.name if isinstance(cls, Global) else ""
+    own: Kind = "parameter" if name == "Parameter" and kind == "tensor" else kind
+    return _inner(Call(func, inner, None, "reduce"), path, own, storages)
+
+
+def _sparse(args: tuple[object, ...], path: str, kind: Kind, storages: Storages) -> Param:
+    layout, data, *_ = args
+    if not isinstance(data, tuple) or len(data) < 3:
+        raise FormatError(f"sparse tensor '{path}' has no indices and values")
+    word = _layout_name(layout)
+    if word == "sparse_coo":
+        names, parts, size = ("indices", "values"), data[:2], data[2]
+    else:
+        names, parts, size = _COMPRESSED.get(word, ("compressed", "plain")) + ("values",), data[:3], data[3]
+    components = tuple(
+        _inner(part, f"{path}.{name}", kind, storages) for name, part in zip(names, parts, strict=True)
+    )
+    return _composite(path, kind, components[-1].dtype, dimensions(size, path), word, components)
+
+
+_COMPRESSED = {
+    "sparse_csr": ("crow_indices", "col_indices"),
+    "sparse_csc": ("ccol_indices", "row_indices"),
+    "sparse_bsr": ("crow_indices", "col_indices"),
+    "sparse_bsc": ("ccol_indices", "row_indices"),
+}
+
+
+def _layout_name(node: object) -> str:
+    """`sparse_coo` from the call `_get_layout("torch.sparse_coo")`."""
+    name = node.args[0] if isinstance(node, Call) and node.args else None
+    text = name.text if isinstance(name, PyString) else name
+    return text.removeprefix("torch.") if isinstance(text, str) else "sparse"
+
+
+def _composite(
+    path: str, kind: Kind, dtype: DType, shape: tuple[int, ...], layout: str, components: tuple[Param, ...]
+) -> Param:
+    device = components[0].device if components else None
+    return Param(
+        path, kind, dtype, shape, contiguous(shape), None, device=device, layout=layout, components=components
+    )
+
+
+def _quantized(args: tuple[object, ...], path: str, kind: Kind, storages: Storages) -> Param:
+    pid, offset, size, stride, quantizer, requires_grad, *_ = args
+    stored = storages.find(pid)
+    if stored.dtype is None or not isinstance(quantizer, tuple):
+        raise FormatError(f"quantized tensor '{path}' has no quantizer or no dtype")
+    param = _strided(path, kind, stored, stored.dtype, offset, size, stride, requires_grad)
+    names = ("scales", "zero_points")
+    components = tuple(
+        _inner(part, f"{path}.{name}", kind, storages)
+        for name, part in zip(names, quantizer[1:3], strict=False)
+        if is_tensor(part)
+    )
+    return param._replace(layout="quantized", components=components)
+
+
+def _nested(args: tuple[object, ...], path: str, kind: Kind, storages: Storages) -> Param:
+    """A nested tensor; its sizes are data, so its size table is read. A ragged size is -1."""
+    names = ("buffer", "sizes", "strides", "offsets")
+    parts = tuple(
+        _inner(part, f"{path}.{name}", kind, storages) for name, part in zip(names, args, strict=False)
+    )
+    buffer, sizes = parts[0], parts[1]
+    if sizes.dtype.name != "int64" or len(sizes.shape) != 2 or not sizes.is_contiguous:
+        raise FormatError(f"nested tensor '{path}' has no table of sizes")
+    if sizes.nbytes > NESTED_TABLE:
+        raise FormatError(f"nested tensor '{path}' has a table of {sizes.nbytes:,} bytes for its sizes")
+    rows, columns = sizes.shape
+    stored = storages.open(str(sizes.storage))
+    pattern = f"{'<' if stored.byteorder == 'little' else '>'}{rows * columns}q"
+    table = struct.unpack(pattern, read(stored.content, sizes.start, sizes.nbytes))
+    ragged = [set(table[i::columns]) for i in range(columns)]
+    shape = (rows, *(found.pop() if len(found) == 1 else -1 for found in ragged))
+    return _composite(path, kind, buffer.dtype, shape, "nested", parts)._replace(strides=())
+
+
+def _meta(args: tuple[object, ...], path: str, kind: Kind, _: Storages) -> Param:
+    dtype, size, stride, requires_grad, *_rest = args
+    shape, strides = dimensions(size, path), dimensions(stride, path, "stride")
+    rg = requires_grad if isinstance(requires_grad, bool) else None
+    return Param(path, kind, dtype_of(dtype, path), shape, strides, None, 0, rg, "meta", "meta")
+
+
+def _wrapper(args: tuple[object, ...], path: str, kind: Kind, _: Storages) -> Param:
+    cls, dtype, size, stride, _offset, _layout, _device, requires_grad, *_rest = args
+    shape, strides = dimensions(size, path), dimensions(stride, path, "stride")
+    rg = requires_grad if isinstance(requires_grad, bool) else None
+    word = cls.name if isinstance(cls, Global) else "subclass"
+    return Param(path, kind, dtype_of(dtype, path), shape, strides, None, 0, rg, None, word)
+
+
+def _from_numpy(args: tuple[object, ...], path: str, kind: Kind, _: Storages) -> Param:
+    """A tensor of a device torch copies through numpy: its bytes lie inside the pickle."""
+    array, dtype, device, requires_grad, *_rest = args
+    shape = _numpy_shape(array, path)
+    rg = requires_grad if isinstance(requires_grad, bool) else None
+    name = device.text if isinstance(device, PyString) else str(device)
+    return Param(path, kind, dtype_of(dtype, path), shape, contiguous(shape), None, 0, rg, name, "numpy")
+
+
+def _numpy_shape(node: object, path: str) -> tuple[int, ...]:
+    state = node.state if isinstance(node, Call) else None
+    if not isinstance(state, tuple) or len(state) < 2:
+        raise FormatError(f"tensor '{path}' holds no numpy array")
+    return dimensions(state[1], path)
+
+
+def _from_cpu(args: tuple[object, ...], path: str, kind: Kind, storages: Storages) -> Param:
+    data, _, device, *_rest = args
+    return _inner(data, path, kind, storages)._replace(device=device if isinstance(device, str) else None)
+
+
+Rebuild = Callable[[tuple[object, ...], str, Kind, Storages], Param]
+_REBUILDERS: Mapping[str, Rebuild] = {
+    "torch._utils._rebuild_tensor": _v2,
+    "torch._utils._rebuild_tensor_v2": _v2,
+    "torch._utils._rebuild_tensor_v3": _v3,
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_parameter_with_state": _parameter,
+    "torch._utils._rebuild_sparse_tensor": _sparse,
+    "torch._utils._rebuild_sparse_csr_tensor": _sparse,
+    "torch._utils._rebuild_qtensor": _quantized,
+    "torch._utils._rebuild_nested_tensor": _nested,
+    "torch._utils._rebuild_meta_tensor_no_storage": _meta,
+    "torch._utils._rebuild_wrapper_subclass": _wrapper,
+    "torch._utils._rebuild_device_tensor_from_numpy": _from_numpy,
+    "torch._utils._rebuild_xla_tensor": _from_numpy,
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor": _from_cpu,
+    "torch._tensor._rebuild_from_type": _subclass,
+    "torch._tensor._rebuild_from_type_v2": _subclass,
+}
+
+_TENSOR = Global("torch._utils", "_rebuild_tensor_v2")
+_TENSOR_V3 = Global("torch._utils", "_rebuild_tensor_v3")
+_ORDERED = Global("collections", "OrderedDict")
+
+
+def storage_id(key: str, dtype: DType, nbytes: int, device: str) -> Persistent:
+    """The pickled id of a storage, as torch.save writes it."""
+    if dtype.storage:
+        word, numel = Global("torch", dtype.storage), nbytes * 8 // dtype.bits
+    else:
+        word, numel = Global("torch.storage", "UntypedStorage"), nbytes
+    return Persistent(("storage", word, key, device, numel))
+
+
+def tensor_node(param: Param, storage: Persistent) -> Call:
+    """A new tensor node for `param` over `storage`, as torch.save writes a plain tensor."""
+    hooks = Call(_ORDERED, (), None, "reduce")
+    args = (storage, param.offset, param.shape, param.strides, bool(param.requires_grad), hooks)
+    if not param.dtype.storage:
+        return Call(_TENSOR_V3, (*args, Global("torch", param.dtype.name)), None, "reduce")
+    return Call(_TENSOR, args, None, "reduce")
+
+
+def retargeted(node: Call, param: Param, storage: Persistent) -> Call:
+    """`node` with its view replaced by that of `param`; class, hooks and attributes stay as they are."""
+    name = node.func.full
+    if name in ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"):
+        args = (retargeted(node.args[0], param, storage), *node.args[1:])
+    elif name.startswith("torch._tensor._rebuild_from_type"):
+        inner = retargeted(Call(node.args[0], node.args[2], None, "reduce"), param, storage)
+        args = (inner.func, node.args[1], inner.args, *node.args[3:])
+    elif name.startswith("torch._utils._rebuild_tensor"):
+        args = (storage, param.offset, param.shape, param.strides, *node.args[4:])
+        if len(args) > 6 and not param.flags and isinstance(args[-1], Dict):
+            args = args[:-1]  # conj and neg were resolved into the values
+    else:
+        raise Unsupported(f"{param.path} is saved by {name}, whose storage cannot be replaced")
+    copy = Call(node.func, args, node.kwargs, node.how)
+    copy.mutations = node.mutations
+    return copy
+

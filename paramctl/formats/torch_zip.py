@@ -1,0 +1,289 @@
+"""What torch.save writes since 1.6: a zip archive of one pickle and a record for each storage.
+
+Reference: torch/serialization.py and caffe2/serialize/inline_container.cc.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from paramctl.checkpoint import Checkpoint, Leaf, Param, Storage, View
+from paramctl.dtypes import BY_STORAGE
+from paramctl.errors import FormatError, Unsupported, UsageError
+from paramctl.formats import pickles, torch_edits, zips
+from paramctl.formats.pickles import Call, Dict, Global, Persistent, Pickle, PyString
+from paramctl.formats.torch_objects import list_object
+from paramctl.formats.torch_tensors import Stored, storage_id, tensor_node
+from paramctl.formats.zips import Archive, Piece, Record
+from paramctl.segments import Literal as LiteralSegment
+from paramctl.segments import Segment
+from paramctl.sources import Source
+from paramctl.values import content_of, contiguous_copy
+
+NAME = "torch-zip"
+SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
+MAX_PICKLE = 256 << 20  # bytes of data.pkl, inflated
+MAX_HELPER = 64 << 10  # bytes of version, byteorder, …
+VERSIONS = range(1, 11)  # of the archive; torch 2.13 reads 1 to 10 and writes 3
+ALIGNMENT = 64  # bytes, unless the archive says otherwise
+
+
+@dataclass(frozen=True)
+class Document:
+    """What is needed to write an archive back: its records, its pickle, and how it is aligned."""
+
+    archive: Archive
+    prefix: str
+    pickle: Pickle
+    alignment: int
+
+
+def recognises(head: bytes, source: Source) -> bool:
+    """Whether a zip archive begins here."""
+    return head.startswith(zips.MAGIC)
+
+
+def read(source: Source) -> Checkpoint:
+    """List what torch.save wrote. Raises FormatError where the archive contradicts itself."""
+    archive = zips.read(source)
+    prefix = _prefix(archive)
+    _check_version(archive, prefix)
+    pickle = pickles.read(archive.read(archive.records[f"{prefix}data.pkl"], MAX_PICKLE))
+    storages = _Storages(archive, prefix, _byteorder(archive, prefix))
+    listing = list_object(pickle, storages)
+    return Checkpoint(
+        format=NAME,
+        file=source.name,
+        entries=listing.entries,
+        saved=storages,
+        modules=listing.modules,
+        sources=(source,),
+        document=Document(archive, prefix, pickle, _alignment(archive, prefix)),
+    )
+
+
+def losses(checkpoint: Checkpoint) -> list[str]:
+    """What a new state_dict would not hold; a checkpoint's own document holds everything."""
+    if isinstance(checkpoint.document, Document):
+        return []
+    return [f"{e.path} ({'object' if e.is_object else 'scalar'})" for e in checkpoint.entries if isinstance(e, Leaf)]
+
+
+def layout(checkpoint: Checkpoint) -> Iterator[Segment]:
+    """The archive's segments: its own records around those that changed, or a new state_dict."""
+    if isinstance(checkpoint.document, Document):
+        return _edited(checkpoint, checkpoint.document)
+    return _state_dict(checkpoint)
+
+
+def _prefix(archive: Archive) -> str:
+    """The folder all records lie in, as torch finds it: that of the first."""
+    first = next(iter(archive.records), None)
+    if first is None:
+        raise FormatError("is a zip archive without any records")
+    prefix = first[: first.index("/") + 1] if "/" in first else ""
+    names = archive.records
+    if f"{prefix}constants.pkl" in names:
+        raise Unsupported("is a TorchScript archive, which this version does not read")
+    if f"{prefix}data.pkl" in names:
+        return prefix
+    if f"{prefix}archive_format" in names or "serialized_exported_program.json" in names:
+        raise Unsupported("is a torch.export archive, which this version does not read")
+    if "model.weights.h5" in names:
+        raise Unsupported("is a Keras archive, which this version does not read")
+    if all(name.endswith(".npy") for name in names):
+        raise Unsupported("is a NumPy .npz archive, which this version does not read")
+    raise FormatError("is a zip archive, but torch.save did not write it: it has no data.pkl")
+
+
+def _helper(archive: Archive, name: str) -> bytes | None:
+    record = archive.records.get(name)
+    return None if record is None else archive.read(record, MAX_HELPER).strip()
+
+
+def _check_version(archive: Archive, prefix: str) -> None:
+    text = _helper(archive, f"{prefix}version") or _helper(archive, f"{prefix}.data/version") or b"1"
+    if not re.fullmatch(rb"[0-9]{1,9}", text) or int(text) not in VERSIONS:
+        raise FormatError(
+            f"says version {text[:20]!r}, and torch reads {VERSIONS[0]} to {VERSIONS[-1]} (record version)"
+        )
+
+
+def _byteorder(archive: Archive, prefix: str) -> Literal["little", "big"]:
+    text = _helper(archive, f"{prefix}byteorder")
+    if text in (None, b"little"):
+        return "little"
+    if text == b"big":
+        return "big"
+    raise FormatError(f"says byteorder {(text or b'')[:20]!r}, and torch knows little and big (record byteorder)")
+
+
+def _alignment(archive: Archive, prefix: str) -> int:
+    text = _helper(archive, f"{prefix}.storage_alignment") or b""
+    asked = int(text) if re.fullmatch(rb"[0-9]{1,7}", text) else ALIGNMENT
+    return asked if asked and asked & (asked - 1) == 0 else ALIGNMENT
+
+
+class _Storages(Mapping[str, Storage]):
+    """The storages of an archive, each made when it is asked for: a listing asks for none."""
+
+    def __init__(self, archive: Archive, prefix: str, byteorder: Literal["little", "big"]) -> None:
+        self.archive = archive
+        self.folder = f"{prefix}data/"
+        self.byteorder = byteorder
+
+    def __getitem__(self, key: str) -> Storage:
+        record = self.archive.records[self.folder + key]
+        crc = record.crc32 if record.has_crc else None
+        return Storage((self.archive.content(record),), record.nbytes, self.byteorder, crc)
+
+    def __iter__(self) -> Iterator[str]:
+        start = len(self.folder)
+        return (name[start:] for name in self.archive.records if name.startswith(self.folder))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def open(self, key: str) -> Storage:
+        return self[key]
+
+    def find(self, pid: object) -> Stored:
+        """The storage a persistent id names. Raises FormatError unless the archive has just that."""
+        found = pid.pid if isinstance(pid, Persistent) else None
+        if not isinstance(found, tuple) or len(found) < 5 or _text(found[0]) != "storage":
+            raise FormatError("a tensor names no storage: its persistent id is not ('storage', …)")
+        word, key, device, numel = found[1], _text(found[2]), _text(found[3]), found[4]
+        if not isinstance(word, Global):
+            raise FormatError("a storage's class is not named by a global")
+        dtype = BY_STORAGE.get(word.name)
+        if dtype is None and word.name not in ("UntypedStorage", "_UntypedStorage"):
+            raise FormatError(f"storage {key!r} is of the unknown class {word.full}")
+        record = self.archive.records.get(self.folder + key) if key is not None else None
+        if record is None or key is None:
+            raise FormatError(f"storage {key!r} is not in the archive")
+        bits = dtype.bits if dtype else 8
+        if type(numel) is not int or numel < 0 or (numel * bits + 7) // 8 != record.nbytes:
+            raise FormatError(
+                f"storage {key!r} claims {numel!r} elements of {bits} bits; its record has {record.nbytes:,} bytes"
+            )
+        return Stored(key, dtype, record.nbytes, device or "cpu")
+
+
+def _text(node: object) -> str | None:
+    return node.text if isinstance(node, PyString) else node if isinstance(node, str) else None
+
+
+def _edited(checkpoint: Checkpoint, document: Document) -> Iterator[Segment]:
+    """The archive with the storages that changed, and with a new pickle where its structure did."""
+    archive, prefix = document.archive, document.prefix
+    edits = torch_edits.edits(checkpoint, document.pickle)
+    edited = dict(checkpoint.edited)
+    gone: set[str] = set()
+    pickle: bytes | None = None
+    if edits:
+        pickle = pickles.write(document.pickle.root, document.pickle.protocol, edits)
+        before, after = _keys(document.pickle), _keys(pickles.read(pickle))
+        gone = before - after
+        edited = {key: storage for key, storage in edited.items() if key in after}
+    pieces: list[Piece] = []
+    last_storage = 0
+    for record in sorted(archive.records.values(), key=lambda record: record.header):
+        key = record.name.removeprefix(f"{prefix}data/")
+        if key in gone and key != record.name:
+            continue
+        if pickle is not None and record.name == f"{prefix}data.pkl":
+            pieces.append(Piece(record.name, record, (LiteralSegment(pickle),)))
+        elif key != record.name and key in edited:
+            pieces.append(_piece(record.name, record, edited.pop(key)))
+        else:
+            pieces.append(Piece(record.name, record))
+        if key != record.name:
+            last_storage = len(pieces)
+    new = [_piece(f"{prefix}data/{key}", None, storage) for key, storage in edited.items()]
+    at = last_storage or len(pieces)
+    return zips.layout(archive, [*pieces[:at], *new, *pieces[at:]], document.alignment)
+
+
+def _piece(name: str, record: Record | None, storage: Storage) -> Piece:
+    """A changed storage; an archive written without checksums keeps none."""
+    without = record is not None and not record.has_crc and record.nbytes > 0
+    return Piece(name, record, storage.content, without)
+
+
+def _keys(pickle: Pickle) -> set[str]:
+    """The keys of all storages a pickle names."""
+    found = (node.pid for node in pickle.persistent)
+    return {key for pid in found if isinstance(pid, tuple) and len(pid) > 2 and (key := _text(pid[2])) is not None}
+
+
+_ORDERED = Global("collections", "OrderedDict")
+
+
+def _state_dict(checkpoint: Checkpoint) -> Iterator[Segment]:
+    """A new archive: an OrderedDict of the params, tied ones over one storage."""
+    root = Call(_ORDERED, (), None, "reduce")
+    root.mutations = []
+    pids: dict[View, tuple[Param, Persistent]] = {}
+    storages: list[Storage] = []
+    for param in checkpoint.params:
+        _check_plain(param)
+        if param.view not in pids or not param.numel:
+            own, storage = _own_storage(checkpoint, param, str(len(storages)))
+            pid = storage_id(str(own.storage), own.dtype, storage.nbytes, "cpu")
+            pids[param.view] = (own, pid)
+            storages.append(storage)
+        own, pid = pids[param.view]
+        root.mutations.append(("items", (param.path, tensor_node(own, pid))))
+    _check_unique(checkpoint)
+    return zips.layout(None, _archive_pieces(root, storages), ALIGNMENT)
+
+
+def _own_storage(checkpoint: Checkpoint, param: Param, key: str) -> tuple[Param, Storage]:
+    """A storage of its own for a param; an expanded one keeps its few values and its strides."""
+    if param.repeats_itself:
+        line = param._replace(shape=(param.span,), strides=(1,))
+        own, storage = contiguous_copy(checkpoint, line, key)
+        return param._replace(storage=key, offset=0, flags=frozenset()), storage
+    return contiguous_copy(checkpoint, _as_torch(param), key)
+
+
+def _as_torch(param: Param) -> Param:
+    """A param in a dtype torch has: pairs of 4-bit floats are one element."""
+    if param.dtype.name == "float4_e2m1fn" and param.shape and param.shape[-1] % 2 == 0:
+        from paramctl.checkpoint import contiguous
+        from paramctl.dtypes import BY_NAME
+
+        shape = (*param.shape[:-1], param.shape[-1] // 2)
+        return param._replace(dtype=BY_NAME["float4_e2m1fn_x2"], shape=shape, strides=contiguous(shape))
+    return param
+
+
+def _check_plain(param: Param) -> None:
+    if not param.is_plain:
+        raise Unsupported(f"{param.path} is a {param.layout} tensor, which cannot be written anew")
+    if param.dtype.name.startswith("float6"):
+        raise Unsupported(f"{param.path} is {param.dtype.name}, which torch has no dtype for")
+
+
+def _check_unique(checkpoint: Checkpoint) -> None:
+    paths = [param.path for param in checkpoint.params]
+    if len(set(paths)) < len(paths):
+        twice = next(path for path in paths if paths.count(path) > 1)
+        raise UsageError(f"two tensors print as '{twice}', and a state_dict has one name for each")
+
+
+def _archive_pieces(root: Call, storages: list[Storage]) -> list[Piece]:
+    def helper(name: str, data: bytes) -> Piece:
+        return Piece(f"archive/{name}", None, (LiteralSegment(data),))
+
+    return [
+        helper("data.pkl", pickles.write(root, 2)),
+        helper(".format_version", b"1"),
+        helper(".storage_alignment", b"%d" % ALIGNMENT),
+        helper("byteorder", b"little"),
+        *(Piece(f"archive/data/{i}", None, storage.content) for i, storage in enumerate(storages)),
+        helper("version", b"3\n"),
+    ]

@@ -1,0 +1,180 @@
+"""Files opened for reading by position: regular files, and a spooled standard input."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from paramctl.errors import FileError, FormatError
+
+STDIN = "-"
+
+
+class Identity(NamedTuple):
+    """What a file was when it was opened; it differs once somebody writes to it or replaces it."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+
+
+class Source:
+    """A regular file, read at any position by any number of readers.
+
+    `name` is what people called it (`-` for standard input), `size` its length in bytes. The
+    descriptor is closed when the last user lets go.
+    """
+
+    __slots__ = ("__weakref__", "_fd", "identity", "name", "path", "size")
+
+    def __init__(self, fd: int, name: str, path: Path | None) -> None:
+        self._fd = fd
+        self.name = name
+        self.path = path
+        self.identity = _identity(os.fstat(fd))
+        self.size = self.identity.size
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def read(self, offset: int, nbytes: int) -> bytes:
+        """Exactly `nbytes` bytes from `offset` on. Raises FormatError where the file is shorter."""
+        data = os.pread(self._fd, nbytes, offset)
+        if len(data) == nbytes:
+            return data
+        out = bytearray(nbytes)
+        self.read_into(offset, memoryview(out))
+        return bytes(out)
+
+    def read_into(self, offset: int, view: memoryview) -> None:
+        """Fill `view` from `offset` on. Raises FormatError where the file is shorter."""
+        at = 0
+        while at < len(view):
+            n = os.preadv(self._fd, [view[at:]], offset + at)
+            if n == 0:
+                raise FormatError(f"file ends at byte {offset + at:,}, {len(view) - at:,} bytes early")
+            at += n
+
+    def check_unchanged(self) -> None:
+        """Raise FileError if the file was written to since it was opened, or its name replaced."""
+        same = _identity(os.fstat(self._fd)) == self.identity
+        if same and self.path is not None:
+            try:
+                same = _identity(self.path.stat()) == self.identity
+            except OSError:
+                same = False
+        if not same:
+            raise FileError("changed while it was being read; nothing was written", hint="run it again")
+
+
+def open_source(name: str) -> Source:
+    """Open a regular file, or standard input for `-`, for reading.
+
+    A pipe is spooled to an unlinked temporary file; a standard input that is a file is used as it is.
+    Raises FileError for what is missing, a directory, or not a regular file: a FIFO or a device could
+    block for ever or never end.
+    """
+    if name == STDIN:
+        return _open_stdin()
+    path = Path(name)
+    try:
+        # Without O_NONBLOCK, opening a FIFO waits for a writer before it can be refused.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise FileError(_missing(path), hint="check the path") from None
+    except OSError as error:
+        raise FileError(f"cannot read: {error.strerror}") from None
+    except ValueError as error:  # a NUL in the name
+        raise FileError(f"cannot read: {error}") from None
+    mode = os.fstat(fd).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(fd)
+        raise FileError(f"is {_kind(mode)}, not a checkpoint file", hint=_kind_hint(mode))
+    return Source(fd, name, path.resolve())
+
+
+def _open_stdin() -> Source:
+    try:
+        mode = os.fstat(0).st_mode
+    except OSError:
+        raise FileError("standard input is closed", hint="name a FILE") from None
+    if stat.S_ISREG(mode) and os.lseek(0, 0, os.SEEK_CUR) == 0:
+        return Source(os.dup(0), STDIN, None)
+    if os.isatty(0):
+        raise FileError("standard input is a terminal", hint="name a FILE or pipe a checkpoint in")
+    return _spool()
+
+
+def _spool() -> Source:
+    """Copy what comes through the pipe to a temporary file that has no name."""
+    directory = tempfile.gettempdir()
+    fd = _nameless(directory)
+    try:
+        while True:
+            room = _splice(0, fd)
+            if room == 0:
+                return Source(fd, STDIN, None)
+    except OSError as error:
+        os.close(fd)
+        raise FileError(
+            f"cannot keep standard input in {directory}: {error.strerror}",
+            hint="make room there, or set TMPDIR to a larger place",
+        ) from None
+
+
+def _splice(source: int, target: int) -> int:
+    """Move up to 1 MiB from a pipe to a file, within the kernel where it can."""
+    if sys.platform == "linux" and stat.S_ISFIFO(os.fstat(source).st_mode):
+        return os.splice(source, target, 1 << 20)
+    data = os.read(source, 1 << 20)
+    view = memoryview(data)
+    while view:
+        view = view[os.write(target, view) :]
+    return len(data)
+
+
+def _nameless(directory: str) -> int:
+    flags = os.O_RDWR | os.O_CLOEXEC
+    if hasattr(os, "O_TMPFILE"):
+        try:
+            return os.open(directory, flags | os.O_TMPFILE, 0o600)
+        except OSError:
+            pass  # not every file system has it
+    fd, name = tempfile.mkstemp(dir=directory)
+    os.unlink(name)  # noqa: PTH108
+    return fd
+
+
+def _identity(info: os.stat_result) -> Identity:
+    return Identity(info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
+
+
+def _missing(path: Path) -> str:
+    return "is a link to a file that is not there" if path.is_symlink() else "no such file"
+
+
+def _kind(mode: int) -> str:
+    kinds = {
+        stat.S_IFDIR: "a directory",
+        stat.S_IFIFO: "a named pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
+    return kinds.get(stat.S_IFMT(mode), "a special file")
+
+
+def _kind_hint(mode: int) -> str:
+    if stat.S_ISDIR(mode):
+        return "name a file in it"
+    return "pipe it in and name '-'" if stat.S_ISFIFO(mode) else "name a regular file"

@@ -1,0 +1,220 @@
+"""Paths become nested nodes; repeated blocks fold; totals count tied params once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from paramctl.checkpoint import Checkpoint, Entry, Module, Param, natural_key
+
+# Levels of nesting. A name of 3,000 dots is not a model of 3,000 levels, and a JSON document that
+# deep could not be read by most programs: what is deeper keeps its dots, as one name.
+DEPTH = 100
+
+
+class Tensor(NamedTuple):
+    """A param in the tree. `tied_to` is the path of the first param of its group of ties."""
+
+    name: str
+    param: Param
+    tied_to: str | None
+
+
+class Scalar(NamedTuple):
+    """An entry that is not a tensor."""
+
+    name: str
+    value: object
+    is_object: bool
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """A layer: its name, its class where the file says, and what is under it, in the file's order.
+
+    `numel` and `nbytes` count everything under it, what is tied within it once.
+    """
+
+    name: str
+    module: Module | None = None
+    parent: Node | None = None
+    children: list[Child] = field(default_factory=list)
+    numel: int = 0
+    nbytes: int = 0
+
+
+Child = Node | Tensor | Scalar
+
+
+class Fold(NamedTuple):
+    """Several layers with consecutive numbers for names that are built alike; `first` stands for all."""
+
+    name: str
+    count: int
+    first: Node
+
+
+class Totals(NamedTuple):
+    """How much there is: every tensor, and values and bytes of those that are not tied to another."""
+
+    tensors: int
+    unique: int
+    numel: int
+    nbytes: int
+
+
+def build(checkpoint: Checkpoint, chosen: Collection[int] | None = None) -> Node:
+    """The tree of a checkpoint, or of the params at the positions `chosen` alone."""
+    root = Node("", checkpoint.modules.get(""))
+    layers: dict[str, Node] = {}
+    tied, params = checkpoint.tied_to, checkpoint.params
+    in_ties = {*tied, *tied.values()}
+    holders: dict[int, Node] = {}
+    for at, entry in _numbered(checkpoint.entries, chosen):
+        above, dot, name = entry.path.rpartition(".")
+        if entry.path.count(".") >= DEPTH:
+            *names, name = entry.path.split(".", DEPTH)
+            above = ".".join(names)
+        node = (layers.get(above) or _add_layer(layers, root, above, checkpoint.modules)) if dot else root
+        if not isinstance(entry, Param):
+            node.children.append(Scalar(name, entry.value, entry.is_object))
+            continue
+        leader = tied.get(at)
+        node.children.append(Tensor(name, entry, None if leader is None else params[leader].path))
+        node.numel += entry.numel
+        node.nbytes += entry.nbytes
+        if at in in_ties:
+            holders[at] = node
+    _count_ties_once(checkpoint, holders)
+    for node in reversed(layers.values()):  # each layer was added after the one it lies in
+        assert node.parent is not None
+        node.parent.numel += node.numel
+        node.parent.nbytes += node.nbytes
+    return root
+
+
+def _numbered(entries: Sequence[Entry], chosen: Collection[int] | None) -> Iterator[tuple[int, Entry]]:
+    """The entries to show, each param with its position among the params."""
+    at = -1
+    for entry in entries:
+        if isinstance(entry, Param):
+            at += 1
+            if chosen is None or at in chosen:
+                yield at, entry
+        elif chosen is None:
+            yield -1, entry
+
+
+def _add_layer(layers: dict[str, Node], root: Node, path: str, modules: Mapping[str, Module]) -> Node:
+    """The layer at `path`, made with all those above it that are not there yet."""
+    missing = []
+    above: str | None = path
+    while above is not None and above not in layers:
+        missing.append(above)
+        above, dot, _ = above.rpartition(".")
+        above = above if dot else None
+    node = root if above is None else layers[above]
+    for path in reversed(missing):
+        child = Node(path.rpartition(".")[2], modules.get(path) if path else None, node)
+        node.children.append(child)
+        node = layers[path] = child
+    return node
+
+
+def _count_ties_once(checkpoint: Checkpoint, holders: Mapping[int, Node]) -> None:
+    """Take from each layer what was counted there more than once.
+
+    A tied param counts in a layer unless one of its group came before it in that layer: its values are
+    taken off where its way to the root meets theirs, and so in everything above.
+    """
+    for group in checkpoint.groups():
+        seen: set[int] = set()
+        for at in group:
+            node: Node | None = holders.get(at)
+            while node is not None and id(node) not in seen:
+                seen.add(id(node))
+                node = node.parent
+            if node is not None:
+                node.numel -= checkpoint.params[at].numel
+                node.nbytes -= checkpoint.params[at].nbytes
+
+
+def totals(checkpoint: Checkpoint, chosen: Collection[int] | None = None) -> Totals:
+    """The totals of a checkpoint, or of the params at the positions `chosen` alone."""
+    tied, params = checkpoint.tied_to, checkpoint.params
+    positions = range(len(params)) if chosen is None else chosen
+    unique = [params[i] for i in {tied.get(i, i) for i in positions}]
+    return Totals(len(positions), len(unique), sum(p.numel for p in unique), sum(p.nbytes for p in unique))
+
+
+def walk(root: Node) -> Iterator[Node]:
+    """Every layer, each before those in it."""
+    waiting = [root]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        waiting += [child for child in reversed(node.children) if isinstance(child, Node)]
+
+
+def sort(root: Node) -> None:
+    """Put the children of every layer in natural order: `2` before `10`."""
+    for node in walk(root):
+        node.children.sort(key=lambda child: natural_key(child.name))
+
+
+class Folds:
+    """Which layers of a tree are built alike: same names, shapes, dtypes, classes and ties, all the way down."""
+
+    def __init__(self, root: Node) -> None:
+        kinds: dict[Hashable, int] = {}
+        self._kind: dict[int, int] = {}
+        for node in reversed(list(walk(root))):
+            structure = (node.module, *[self._structure(child) for child in node.children])
+            self._kind[id(node)] = kinds.setdefault(structure, len(kinds))
+
+    def _structure(self, child: Child) -> Hashable:
+        if isinstance(child, Tensor):
+            param = child.param
+            return (child.name, param.kind, param.dtype.name, param.shape, param.layout, child.tied_to)
+        if isinstance(child, Node):
+            return (child.name, self._kind[id(child)])
+        return (child.name, repr(child.value))
+
+    def children(self, node: Node) -> list[Child | Fold]:
+        """What is under `node`, with each run of layers that are alike as one Fold, where its first was.
+
+        Only the numbers must follow one another, not the layers: many files have `10` before `2`.
+        """
+        alike: dict[int, list[tuple[int, Node]]] = {}
+        for child in node.children:
+            if isinstance(child, Node) and _NUMBER.fullmatch(child.name):
+                alike.setdefault(self._kind[id(child)], []).append((int(child.name), child))
+        runs = {id(child): run for same in alike.values() for run in _runs(same) for child in run}
+        out: list[Child | Fold] = []
+        done: set[int] = set()
+        for child in node.children:
+            run = runs.get(id(child))
+            if run is None:
+                out.append(child)
+            elif id(run[0]) not in done:
+                done.add(id(run[0]))
+                out.append(Fold(f"{run[0].name}–{run[-1].name}", len(run), run[0]))
+        return out
+
+
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
+
+
+def _runs(layers: list[tuple[int, Node]]) -> Iterator[list[Node]]:
+    """The layers whose numbers follow one another, two or more at a time."""
+    run: list[tuple[int, Node]] = []
+    for number, node in sorted(layers, key=lambda pair: pair[0]):
+        if run and number != run[-1][0] + 1:
+            if len(run) > 1:
+                yield [node for _, node in run]
+            run = []
+        run.append((number, node))
+    if len(run) > 1:
+        yield [node for _, node in run]

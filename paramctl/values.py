@@ -1,0 +1,281 @@
+"""The values of a param: read as numpy arrays, and put back as bytes of its storage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from types import EllipsisType
+from typing import TYPE_CHECKING, Any
+
+from paramctl.checkpoint import Checkpoint, Param, Storage, contiguous
+from paramctl.dtypes import DType
+from paramctl.errors import Unsupported, UsageError
+from paramctl.segments import Buffer, Computed, Content, clip, read, splice
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+Index = tuple[int | slice | EllipsisType, ...]
+
+
+def read_values(checkpoint: Checkpoint, param: Param) -> Array:
+    """Every value of `param`, in its shape, as a new array in C order.
+
+    The CRC-32 of the whole storage is checked first where the file has one. Raises FormatError if it
+    does not match, Unsupported where there are no values to read (meta and composite tensors).
+    """
+    storage_of(checkpoint, param).check(str(param.storage))
+    return read_index(checkpoint, param, ())
+
+
+def read_index(checkpoint: Checkpoint, param: Param, index: Index) -> Array:
+    """The values of `param[index]`, reading little more than those; no CRC is checked."""
+    import numpy as np
+
+    storage = storage_of(checkpoint, param)
+    if param.dtype.bits % 8:
+        return np.asarray(_read_packed(storage, param)[index])
+    part = narrow(param, index)
+    return _decode(_gather(storage, part), part)
+
+
+def narrow(param: Param, index: Index) -> Param:
+    """The view that `param[index]` is, by numpy's basic indexing. The index must fit the shape."""
+    filled = _without_ellipsis(index, len(param.shape))
+    offset, shape, strides = param.offset, [], []
+    for item, n, step in zip(filled, param.shape, param.strides, strict=True):
+        if isinstance(item, slice):
+            start, stop, stride = item.indices(n)
+            shape.append(len(range(start, stop, stride)))
+            strides.append(step * stride)
+            offset += start * step if shape[-1] else 0
+        else:
+            offset += (item + n if item < 0 else item) * step
+    return param._replace(offset=offset, shape=tuple(shape), strides=tuple(strides))
+
+
+def content_of(checkpoint: Checkpoint, param: Param) -> tuple[Content, ...]:
+    """The param's bytes as every other format wants them: little-endian, in C order, nothing else."""
+    storage = storage_of(checkpoint, param)
+    if param.is_contiguous and storage.byteorder == "little" and not param.flags:
+        return clip(storage.content, param.start, param.nbytes)
+    if param.dtype.bits % 8:
+        raise Unsupported(f"{param.path} ({param.dtype.name}) has packed elements that are not contiguous")
+
+    def make() -> Iterator[Buffer]:
+        yield _bytes_of(_resolve(_gather(storage, param), param))
+
+    return (Computed(param.nbytes, make),)
+
+
+def with_values(storage: Storage, param: Param, make: Callable[[], Buffer]) -> Storage:
+    """`storage` in which the elements of the view `param` are what `make()` returns.
+
+    `make` is called when the bytes are needed; it returns them little-endian in C order. Whatever else
+    lies in the storage stays. Raises FormatError if what stays is corrupt.
+    """
+    if param.dtype.bits % 8 and not param.is_contiguous:
+        raise Unsupported(f"{param.path} ({param.dtype.name}) has packed elements that are not contiguous")
+    if param.is_contiguous:
+        new = Computed(param.nbytes, lambda: (_to_stored(make(), param, storage),))
+        start = param.start
+    else:
+        first, count = _reach(param)
+        start = first * param.dtype.itemsize
+        nbytes = count * param.dtype.itemsize
+        new = Computed(nbytes, lambda: (_scatter(storage, param, make()),))
+    if new.nbytes < storage.nbytes:
+        storage.check(str(param.storage))
+    return storage._replace(content=splice(storage.content, start, new), crc32=None)
+
+
+def storage_of(checkpoint: Checkpoint, param: Param) -> Storage:
+    """The storage that holds a param's values. Raises Unsupported where the file has none."""
+    if param.storage is None:
+        what = "is a meta tensor: no values are saved for it"
+        if param.components:
+            what = f"is {param.layout}: its values are in " + ", ".join(c.path for c in param.components)
+        raise Unsupported(f"{param.path or '.'} {what}")
+    return checkpoint.storages[param.storage]
+
+
+def cast(values: Array, dtype: DType) -> Array:
+    """`values` in `dtype`. Raises UsageError where it cannot hold them (a fraction in an integer)."""
+    import numpy as np
+
+    values = np.asarray(values)
+    if values.dtype.kind == "c" and dtype.category != "complex":
+        raise UsageError(f"complex values do not fit {dtype.name}")
+    if dtype.category in ("int", "bool", "quantized", "bits"):
+        _check_fits(values, dtype)
+    with np.errstate(all="ignore"):
+        if dtype.name == "complex32":
+            return _halves(values)
+        return values.astype(dtype.to_numpy())
+
+
+def encode(values: Array, dtype: DType) -> Buffer:
+    """The little-endian bytes of `values`, which are of `dtype` already."""
+    import numpy as np
+
+    values = np.ascontiguousarray(values)
+    if dtype.bits % 8:
+        bits = np.unpackbits(values.reshape(-1, 1).view(np.uint8), axis=1, count=dtype.bits, bitorder="little")
+        return np.packbits(bits.reshape(-1), bitorder="little").tobytes()
+    return _bytes_of(values)
+
+
+def _halves(values: Array) -> Array:
+    import numpy as np
+
+    parts = np.stack([values.real, values.imag], axis=-1).astype(np.float16)
+    return parts.view(np.uint32)[..., 0]
+
+
+def _check_fits(values: Array, dtype: DType) -> None:
+    import numpy as np
+
+    wide = values.astype(np.float64) if values.dtype.kind == "V" else values
+    if wide.dtype.kind == "f" and not (np.isfinite(wide).all() and (wide == np.floor(wide)).all()):
+        raise UsageError(f"{dtype.name} holds whole numbers only")
+    low, high = _limits(dtype)
+    if wide.size and (int(wide.min()) < low or int(wide.max()) > high):
+        raise UsageError(f"values from {wide.min()} to {wide.max()} do not fit {dtype.name}")
+
+
+def _limits(dtype: DType) -> tuple[int, int]:
+    if dtype.category == "bool":
+        return 0, 1
+    signed = dtype.numpy.startswith("int")
+    return (-(1 << dtype.bits - 1), (1 << dtype.bits - 1) - 1) if signed else (0, (1 << dtype.bits) - 1)
+
+
+def _without_ellipsis(index: Index, ndim: int) -> list[int | slice]:
+    items = [item for item in index if not isinstance(item, EllipsisType)]
+    missing = [slice(None)] * (ndim - len(items))
+    at = next((i for i, item in enumerate(index) if isinstance(item, EllipsisType)), len(items))
+    return [*items[:at], *missing, *items[at:]]
+
+
+def _reach(param: Param) -> tuple[int, int]:
+    """First element of the storage that a view touches, and how many lie from there to its last."""
+    steps = [(n - 1) * step for n, step in zip(param.shape, param.strides, strict=True)]
+    low = param.offset + sum(step for step in steps if step < 0)
+    high = param.offset + sum(step for step in steps if step > 0)
+    return low, high - low + 1
+
+
+def _gather(storage: Storage, param: Param) -> Array:
+    """A view's elements as they are stored, unsigned integers in the machine's order where swapped."""
+    import numpy as np
+
+    if param.numel == 0:
+        return np.empty(param.shape, _raw(param.dtype))
+    first, count = _reach(param)
+    size = param.dtype.itemsize
+    data = np.frombuffer(read(storage.content, first * size, count * size), _raw(param.dtype))
+    return _swapped(_strided(data, param, first), param.dtype, storage.byteorder)
+
+
+def _strided(data: Array, param: Param, first: int) -> Array:
+    import numpy as np
+
+    size = data.dtype.itemsize
+    strides = tuple(step * size for step in param.strides)
+    return np.lib.stride_tricks.as_strided(data[param.offset - first :], param.shape, strides)
+
+
+def _scatter(storage: Storage, param: Param, data: Buffer) -> Buffer:
+    """The span of bytes a view touches, with its elements taken from `data`."""
+    import numpy as np
+
+    first, count = _reach(param)
+    size = param.dtype.itemsize
+    span = read(storage.content, first * size, count * size)
+    values = np.frombuffer(_to_stored(data, param, storage), _raw(param.dtype)).reshape(param.shape)
+    _strided(np.frombuffer(span, _raw(param.dtype)), param, first)[...] = values
+    return span
+
+
+def _raw(dtype: DType) -> np.dtype[Any]:
+    """An element as bytes numpy can always move, whatever they mean."""
+    import numpy as np
+
+    return np.dtype("complex128" if dtype.itemsize == 16 else f"u{dtype.itemsize}")
+
+
+def _swapped(data: Array, dtype: DType, byteorder: str) -> Array:
+    """`data` in little-endian order; a complex element is swapped part by part."""
+    import numpy as np
+
+    size = dtype.itemsize // 2 if dtype.category == "complex" else dtype.itemsize
+    if byteorder == "little" or size == 1:
+        return data
+    raw = np.ascontiguousarray(data)
+    return raw.view(f"u{size}").byteswap().view(data.dtype)
+
+
+def _decode(data: Array, param: Param) -> Array:
+    import numpy as np
+
+    data = np.ascontiguousarray(_resolve(data, param))
+    if param.dtype.name == "complex32":
+        halves = data.view(np.float16).astype(np.float32).reshape(*data.shape, 2)
+        return halves.view(np.complex64)[..., 0]
+    return data.view(param.dtype.to_numpy())
+
+
+def _resolve(data: Array, param: Param) -> Array:
+    """Conjugate or negate stored elements that are flagged so; each undoes itself."""
+    import numpy as np
+
+    if not param.flags:
+        return data
+    part = {"complex128": "f8", "complex64": "f4", "complex32": "f2"}.get(param.dtype.name)
+    parts = np.array(data, order="C")
+    view = parts.reshape(*parts.shape, 1).view(part or param.dtype.to_numpy())
+    if "conj" in param.flags:
+        view[..., 1] = -view[..., 1]
+    if "neg" in param.flags:
+        np.negative(view, out=view)
+    return parts
+
+
+def _to_stored(data: Buffer, param: Param, storage: Storage) -> Buffer:
+    import numpy as np
+
+    if len(data) != param.nbytes:
+        raise AssertionError(f"{param.path}: {len(data)} bytes for {param.nbytes}")
+    if not param.flags and storage.byteorder == "little":
+        return data
+    values = np.frombuffer(data, _raw(param.dtype)).reshape(param.shape)
+    return _bytes_of(_swapped(_resolve(values, param), param.dtype, storage.byteorder))
+
+
+def _bytes_of(values: Array) -> Buffer:
+    import numpy as np
+
+    return memoryview(np.ascontiguousarray(values).reshape(-1).view(np.uint8))
+
+
+def _read_packed(storage: Storage, param: Param) -> Array:
+    """Elements smaller than a byte, the first in the lowest bits; one numpy element each."""
+    import ml_dtypes
+    import numpy as np
+
+    if not param.is_contiguous:
+        raise Unsupported(f"{param.path} ({param.dtype.name}) has packed elements that are not contiguous")
+    bits, data = param.dtype.bits, read(storage.content, param.start, param.nbytes)
+    flags = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")[: param.numel * bits]
+    codes = np.packbits(flags.reshape(-1, bits), axis=1, bitorder="little").reshape(param.shape)
+    floats = {"float4_e2m1fn", "float6_e2m3fn", "float6_e3m2fn"}
+    return codes.view(getattr(ml_dtypes, param.dtype.name)) if param.dtype.name in floats else codes
+
+
+def contiguous_copy(checkpoint: Checkpoint, param: Param, key: str) -> tuple[Param, Storage]:
+    """`param` as the only user of a new storage `key` that holds just its values."""
+    content = content_of(checkpoint, param)
+    own = param._replace(storage=key, offset=0, strides=contiguous(param.shape), flags=frozenset())
+    return own, Storage(content, param.nbytes)
