@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
-from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from paramctl.dtypes import DType
@@ -151,9 +150,9 @@ class Checkpoint:
     file: str
     entries: tuple[Entry, ...]
     saved: Mapping[str, Storage]
-    edited: Mapping[str, Storage] = MappingProxyType({})
-    modules: Mapping[str, Module] = MappingProxyType({})
-    metadata: Mapping[str, str] = MappingProxyType({})
+    edited: Mapping[str, Storage] = field(default_factory=dict)
+    modules: Mapping[str, Module] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
     sources: tuple[Source, ...] = ()
     document: object = field(default=None, repr=False)
 
@@ -189,6 +188,14 @@ class Checkpoint:
             n = seen[param.path] = seen.get(param.path, 0) + 1
             out.append(param.path if n == 1 else f"{param.path}#{n}")
         return tuple(out)
+
+    @cached_property
+    def own_params(self) -> Mapping[str, tuple[int, ...]]:
+        """Path of each layer → positions in `params` of those that are its own, not of layers in it."""
+        found: dict[str, list[int]] = {}
+        for i, param in enumerate(self.params):
+            found.setdefault(param.path.rpartition(".")[0], []).append(i)
+        return {layer: tuple(indices) for layer, indices in found.items()}
 
     def groups(self) -> Iterator[tuple[int, ...]]:
         """Positions in `params` of each group of ties, in the file's order."""

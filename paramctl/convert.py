@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from paramctl.changes import Change, Edit
+from paramctl.changes import Edit
 from paramctl.checkpoint import Checkpoint, Entry, Leaf, Param
 from paramctl.errors import NoMatch, UsageError
 from paramctl.formats import Format
@@ -28,9 +28,10 @@ def convert(checkpoint: Checkpoint, form: Format, *, layer: str | None = None, l
             hint="accept the loss with --lossy, or take one part with --layer",
         )
     kept = part if not lost else _without(part, form)
-    notes = tuple(f"left out: {name}" for name in lost)
-    changes = tuple(Change(param.path, f"written as {form.NAME}") for param in kept.params)
-    return Edit(replace(kept, format=form.NAME), changes, notes=notes)
+    tied = len(kept.tied_to)
+    count = f"{len(kept.params):,} tensors" + (f", {tied:,} of them tied," if tied else "") + f" as {form.NAME}"
+    notes = (count, *(f"left out: {name}" for name in lost))
+    return Edit(replace(kept, format=form.NAME), (), notes=notes)
 
 
 def subtree(checkpoint: Checkpoint, layer: str) -> Checkpoint:

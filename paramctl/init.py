@@ -11,7 +11,7 @@ from paramctl.changes import Change, Edit, Kept, also_tied, check_editable, stal
 from paramctl.checkpoint import Checkpoint, Param, Storage
 from paramctl.errors import UsageError
 from paramctl.paths import Selection, model_params, select
-from paramctl.schemes import Spec, Target
+from paramctl.schemes import Role, Spec, Target
 from paramctl.segments import Buffer
 from paramctl.values import with_values
 
@@ -25,6 +25,7 @@ class _Job(NamedTuple):
     spec: Spec
     role: str
     target: Target
+    assumed: bool  # that the layer is a Linear or a Conv, since the file names no class
 
 
 def init(
@@ -48,7 +49,7 @@ def init(
     chosen: dict[int, tuple[Spec, bool]] = {}
     notes: list[str] = []
     for patterns, text in _pairs(layers, scheme):
-        spec = schemes.parse(text, checkpoint.format)
+        spec = _parsed(text, checkpoint)
         selection = select(checkpoint, patterns) if patterns else Selection(model_params(checkpoint), frozenset())
         if selection.under:
             notes.append(f"selected inside '{selection.under}'")
@@ -116,25 +117,26 @@ def _plan(
                 continue
             spec = own
         target = _target(checkpoint, leader, role, seed)
-        resolved = schemes.resolve(spec, target)
-        reason = schemes.why_not(resolved, target)
-        if reason:
-            raise UsageError(reason)
+        resolved, assumed = schemes.resolve(spec, target)
+        if resolved is None and by_role:
+            kept.append(Kept(label, _why_kept(param)))
+            continue
+        concrete = schemes.check(spec, target)
         check_editable(checkpoint, leader, chosen)
-        jobs[leader] = _Job(leader, resolved, role, target)
+        jobs[leader] = _Job(leader, concrete, role, target, assumed)
     return list(jobs.values()), kept
 
 
 def _by_role(spec: Spec, role: str, param: Param, bias: str | None) -> tuple[Spec | None, str]:
     """The scheme for one param of a layer, or why it is kept."""
-    if role == "other":
+    if role == "other" and not spec.is_default:
         return None, _why_kept(param)
     if role == "bias":
         choice = bias or ("" if spec.is_default else "zeros")
         if choice == "keep":
             return None, "bias kept, as asked"
         if choice == "default":
-            return schemes.parse("default"), ""
+            return schemes.parse("torch-default"), ""
         return (schemes.parse(choice), "") if choice else (spec, "")
     if role == "scale" and not spec.is_default:
         return schemes.parse("ones"), ""
@@ -149,15 +151,41 @@ def _why_kept(param: Param) -> str:
     return "neither weight nor bias by its name and shape"
 
 
+def _parsed(text: str, checkpoint: Checkpoint) -> Spec:
+    return schemes.default_for(checkpoint.format) if text == "default" else schemes.parse(text)
+
+
 def _target(checkpoint: Checkpoint, index: int, role: str, seed: int) -> Target:
-    raise NotImplementedError
+    """What a scheme needs to know: the param, and what is known of its layer."""
+    param = checkpoint.params[index]
+    layer, _, _ = param.path.rpartition(".")
+    module = checkpoint.modules.get(layer)
+    return Target(
+        checkpoint.labels[index],
+        param.shape,
+        param.dtype,
+        seed,
+        role=_ROLES[role],
+        module=module.type if module else "",
+        siblings=_siblings(checkpoint, layer),
+    )
+
+
+_ROLES: dict[str, Role] = {"weight": "weight", "bias": "bias", "scale": "scale", "other": "tensor"}
+
+
+def _siblings(checkpoint: Checkpoint, layer: str) -> dict[str, tuple[int, ...]]:
+    """Shapes of a layer's own params by their last names."""
+    at = len(layer) + 1 if layer else 0
+    return {checkpoint.params[i].path[at:]: checkpoint.params[i].shape for i in checkpoint.own_params.get(layer, ())}
 
 
 def _change(checkpoint: Checkpoint, job: _Job) -> Change:
     param = checkpoint.params[job.index]
     fan_in, fan_out = schemes.fans(param.shape, "torch") if len(param.shape) >= 2 else (None, None)
     label = checkpoint.labels[job.index]
-    return Change(label, job.spec.text, job.role, fan_in, fan_out, also_tied(checkpoint, job.index))
+    how = f"{job.spec.text} (layer's class assumed)" if job.assumed else job.spec.text
+    return Change(label, how, job.role, fan_in, fan_out, also_tied(checkpoint, job.index))
 
 
 def _drawn(checkpoint: Checkpoint, jobs: list[_Job]) -> dict[str, Storage]:

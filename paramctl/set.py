@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from paramctl.changes import Change, Edit, also_tied, check_editable, stale_moments
 from paramctl.checkpoint import Checkpoint, Leaf, Param
 from paramctl.dtypes import DType
-from paramctl.errors import FileError, FormatError, NoMatch, ParamctlError, UsageError
-from paramctl.indexing import Index, check_index, split_index
-from paramctl.paths import find
+from paramctl.errors import FileError, FormatError, ParamctlError, UsageError
+from paramctl.indexing import check_index
+from paramctl.paths import find_part
 from paramctl.segments import Buffer
 from paramctl.sources import open_source
-from paramctl.values import cast, encode, narrow, read_index, read_values, storage_of, with_values
+from paramctl.values import Index, cast, encode, narrow, read_index, read_values, storage_of, with_values
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -97,20 +97,10 @@ def _but(also: tuple[str, ...], checkpoint: Checkpoint, index: int) -> tuple[str
 
 def _target(checkpoint: Checkpoint, text: str) -> tuple[int, Index]:
     """A param and an index; brackets that are part of a name, or a position, are tried first."""
-    try:
-        return _param(checkpoint, text), ()
-    except NoMatch:
-        path, part = split_index(text)
-        if not part:
-            raise
-        return _param(checkpoint, path), part
-
-
-def _param(checkpoint: Checkpoint, text: str) -> int:
-    found = find(checkpoint, text)
+    found, part = find_part(checkpoint, text)
     if isinstance(found, Leaf):
         raise UsageError(f"{found.path} is no tensor, and set changes tensors only")
-    return found
+    return found, part
 
 
 def _value(checkpoint: Checkpoint, text: str) -> Value:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import gcd
 
 from paramctl.checkpoint import Checkpoint, Param
 
-# Steps for the exact test of one pair, and pairs in all. Past these, what may overlap counts as
+# Pairs that are looked at; an exact test counts for many. Past that, what may overlap counts as
 # overlapping, so that a hostile file cannot ask for more work than its size allows.
-WORK = 10_000
-PAIRS = 20_000
+PATIENCE = 1_000_000
+EXACT = 500
+WORK = 10_000  # steps of one exact test
 
 
 def overlapping(checkpoint: Checkpoint, at: int) -> tuple[int, ...]:
-    """Positions in `params` of those that share some elements' bytes with the one at `at`, but are not tied to it."""
+    """Positions in `params` of those that share bytes with the one at `at` without being tied to it."""
     param = checkpoint.params[at]
     if not param.is_plain:
         return ()
@@ -75,14 +77,32 @@ class _Tests:
     """Tests whether two views intersect, exact as long as there is patience for them."""
 
     def __init__(self) -> None:
-        self.left = PAIRS
+        self.left = PATIENCE
 
     def overlap(self, a: Param, b: Param) -> bool:
         """Whether two views of one storage share a byte; true where that would take too long to find out."""
+        self.left -= 1
         if a.view == b.view or not a.span or not b.span or a.start >= _end(b) or b.start >= _end(a):
             return False
-        self.left -= 1
-        return self.left < 0 or (a.is_contiguous and b.is_contiguous) or _share(a, b)
+        if self.left < 0 or (a.is_contiguous and b.is_contiguous):
+            return True
+        if _interleave(a, b):
+            return False
+        self.left -= EXACT
+        return _share(a, b)
+
+
+def _interleave(a: Param, b: Param) -> bool:
+    """Whether all steps of both have a common factor that keeps their elements apart, as columns are."""
+    steps = [
+        step * param.dtype.itemsize
+        for param in (a, b)
+        for n, step in zip(param.shape, param.strides, strict=True)
+        if n > 1
+    ]
+    factor = gcd(*steps)
+    apart = (a.start - b.start) % factor if factor else 0
+    return b.dtype.itemsize <= apart <= factor - a.dtype.itemsize
 
 
 def _share(a: Param, b: Param) -> bool:
@@ -91,7 +111,8 @@ def _share(a: Param, b: Param) -> bool:
     import numpy as np
 
     try:
-        return bool(np.shares_memory(np.asarray(_Dummy(a)), np.asarray(_Dummy(b)), max_work=WORK))
+        one, other = np.asarray(_Dummy(a)), np.asarray(_Dummy(b))
+        return np.shares_memory(one, other, max_work=WORK)  # type: ignore[arg-type]  # any int, says its text
     except (np.exceptions.TooHardError, ValueError):  # too long to find out; too big for numpy
         return True
 
@@ -101,7 +122,9 @@ class _Dummy:
 
     def __init__(self, param: Param) -> None:
         size = param.dtype.itemsize
-        steps = [(n, step * size) for n, step in zip(param.shape, param.strides, strict=True) if n > 1 and step]
+        steps = [
+            (n, step * size) for n, step in zip(param.shape, param.strides, strict=True) if n > 1 and step
+        ]
         self.__array_interface__ = {
             "version": 3,
             "typestr": f"|V{size}",

@@ -14,11 +14,23 @@ from paramctl.checkpoint import Checkpoint, Entry, Module, Param, natural_key
 DEPTH = 100
 
 
+class Form(NamedTuple):
+    """What a tensor looks like; one object for all that look alike."""
+
+    kind: str
+    dtype: str
+    shape: tuple[int, ...]
+    layout: str
+    numel: int
+    nbytes: int
+
+
 class Tensor(NamedTuple):
     """A param in the tree. `tied_to` is the path of the first param of its group of ties."""
 
     name: str
     param: Param
+    form: Form
     tied_to: str | None
 
 
@@ -52,7 +64,7 @@ class Fold(NamedTuple):
     """Several layers with consecutive numbers for names that are built alike; `first` stands for all."""
 
     name: str
-    count: int
+    blocks: int
     first: Node
 
 
@@ -66,33 +78,66 @@ class Totals(NamedTuple):
 
 
 def build(checkpoint: Checkpoint, chosen: Collection[int] | None = None) -> Node:
-    """The tree of a checkpoint, or of the params at the positions `chosen` alone."""
+    """The tree of a checkpoint, or of the params at the positions `chosen` alone.
+
+    Layers that hold nothing, such as a ReLU, have their place in it too where the file names them.
+    """
     root = Node("", checkpoint.modules.get(""))
     layers: dict[str, Node] = {}
+    modules = checkpoint.modules
+    named = iter(modules if chosen is None else ())
     tied, params = checkpoint.tied_to, checkpoint.params
     in_ties = {*tied, *tied.values()}
     holders: dict[int, Node] = {}
+    form_of = _Forms().of
     for at, entry in _numbered(checkpoint.entries, chosen):
-        above, dot, name = entry.path.rpartition(".")
-        if entry.path.count(".") >= DEPTH:
-            *names, name = entry.path.split(".", DEPTH)
+        path = entry.path
+        above, dot, name = path.rpartition(".")
+        if path.count(".") >= DEPTH:
+            *names, name = path.split(".", DEPTH)
             above = ".".join(names)
-        node = (layers.get(above) or _add_layer(layers, root, above, checkpoint.modules)) if dot else root
+        node = layers.get(above) if dot else root
+        if node is None:
+            if above in modules:
+                _add_until(above, named, layers, root, modules)
+            node = _add_layer(layers, root, above, modules)
         if not isinstance(entry, Param):
             node.children.append(Scalar(name, entry.value, entry.is_object))
             continue
-        leader = tied.get(at)
-        node.children.append(Tensor(name, entry, None if leader is None else params[leader].path))
-        node.numel += entry.numel
-        node.nbytes += entry.nbytes
+        form = form_of(entry)
+        node.children.append(Tensor(name, entry, form, params[tied[at]].path if at in tied else None))
+        node.numel += form.numel
+        node.nbytes += form.nbytes
         if at in in_ties:
             holders[at] = node
+    _add_until(None, named, layers, root, modules)
     _count_ties_once(checkpoint, holders)
     for node in reversed(layers.values()):  # each layer was added after the one it lies in
         assert node.parent is not None
         node.parent.numel += node.numel
         node.parent.nbytes += node.nbytes
     return root
+
+
+class _Forms:
+    """Makes one Form for all params that look alike: 60,000 params seldom have more than a hundred."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str, tuple[int, ...]], Form] = {}
+
+    def of(self, param: Param) -> Form:
+        if param.components or param.layout != "strided":
+            return Form(param.kind, param.dtype.name, param.shape, param.layout, param.numel, param.nbytes)
+        key = (param.kind, param.dtype.name, param.shape)
+        form = self._known.get(key)
+        if form is None:
+            form = self._known[key] = Form(*key, param.layout, param.numel, param.nbytes)
+        return form
+
+
+def part(component: Param) -> Tensor:
+    """A component of a composite tensor, as a leaf of the tree; it counts nowhere."""
+    return Tensor(component.path.rpartition(".")[2], component, _Forms().of(component), None)
 
 
 def _numbered(entries: Sequence[Entry], chosen: Collection[int] | None) -> Iterator[tuple[int, Entry]]:
@@ -107,9 +152,20 @@ def _numbered(entries: Sequence[Entry], chosen: Collection[int] | None) -> Itera
             yield -1, entry
 
 
+def _add_until(
+    path: str | None, named: Iterator[str], layers: dict[str, Node], root: Node, modules: Mapping[str, Module]
+) -> None:
+    """Add the layers that the file names before the one at `path`, or all that are left."""
+    for name in named:
+        if name == path:
+            return
+        if name:
+            _add_layer(layers, root, name, modules)
+
+
 def _add_layer(layers: dict[str, Node], root: Node, path: str, modules: Mapping[str, Module]) -> Node:
     """The layer at `path`, made with all those above it that are not there yet."""
-    missing = []
+    missing: list[str] = []
     above: str | None = path
     while above is not None and above not in layers:
         missing.append(above)
@@ -146,7 +202,15 @@ def totals(checkpoint: Checkpoint, chosen: Collection[int] | None = None) -> Tot
     tied, params = checkpoint.tied_to, checkpoint.params
     positions = range(len(params)) if chosen is None else chosen
     unique = [params[i] for i in {tied.get(i, i) for i in positions}]
-    return Totals(len(positions), len(unique), sum(p.numel for p in unique), sum(p.nbytes for p in unique))
+    return Totals(*counts(checkpoint, chosen), sum(p.numel for p in unique), sum(p.nbytes for p in unique))
+
+
+def counts(checkpoint: Checkpoint, chosen: Collection[int] | None = None) -> tuple[int, int]:
+    """How many tensors there are, and how many if tied ones count once."""
+    tied = checkpoint.tied_to
+    if chosen is None:
+        return len(checkpoint.params), len(checkpoint.params) - len(tied)
+    return len(chosen), len({tied.get(i, i) for i in chosen})
 
 
 def walk(root: Node) -> Iterator[Node]:
@@ -165,32 +229,35 @@ def sort(root: Node) -> None:
 
 
 class Folds:
-    """Which layers of a tree are built alike: same names, shapes, dtypes, classes and ties, all the way down."""
+    """Which layers of a tree are built alike: names, shapes, dtypes, classes and ties, all the way down."""
 
     def __init__(self, root: Node) -> None:
         kinds: dict[Hashable, int] = {}
         self._kind: dict[int, int] = {}
         for node in reversed(list(walk(root))):
-            structure = (node.module, *[self._structure(child) for child in node.children])
+            structure = (node.module, *map(self._structure, node.children))
             self._kind[id(node)] = kinds.setdefault(structure, len(kinds))
 
     def _structure(self, child: Child) -> Hashable:
         if isinstance(child, Tensor):
-            param = child.param
-            return (child.name, param.kind, param.dtype.name, param.shape, param.layout, child.tied_to)
+            form = id(child.form) if child.form.layout == "strided" else child.form
+            return (child.name, form, child.tied_to)
         if isinstance(child, Node):
             return (child.name, self._kind[id(child)])
-        return (child.name, repr(child.value))
+        return (child.name, type(child.value).__name__, child.value if _is_atom(child.value) else id(child))
 
-    def children(self, node: Node) -> list[Child | Fold]:
+    def children(self, node: Node) -> Sequence[Child | Fold]:
         """What is under `node`, with each run of layers that are alike as one Fold, where its first was.
 
         Only the numbers must follow one another, not the layers: many files have `10` before `2`.
         """
+        numbered = [child for child in node.children if isinstance(child, Node) and child.name.isdigit()]
+        if len(numbered) < 2:
+            return node.children
         alike: dict[int, list[tuple[int, Node]]] = {}
-        for child in node.children:
-            if isinstance(child, Node) and _NUMBER.fullmatch(child.name):
-                alike.setdefault(self._kind[id(child)], []).append((int(child.name), child))
+        for layer in numbered:
+            if _NUMBER.fullmatch(layer.name):
+                alike.setdefault(self._kind[id(layer)], []).append((int(layer.name), layer))
         runs = {id(child): run for same in alike.values() for run in _runs(same) for child in run}
         out: list[Child | Fold] = []
         done: set[int] = set()
@@ -202,6 +269,10 @@ class Folds:
                 done.add(id(run[0]))
                 out.append(Fold(f"{run[0].name}–{run[-1].name}", len(run), run[0]))
         return out
+
+
+def _is_atom(value: object) -> bool:
+    return value is None or isinstance(value, str | int | float)
 
 
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")

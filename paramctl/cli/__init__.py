@@ -16,12 +16,12 @@ import typer
 from typer.core import TyperGroup
 
 from paramctl.cli import output
-from paramctl.errors import ParamctlError
+from paramctl.errors import FileError, ParamctlError
 
 # Each command is the function of that name in the file of that name. A file is imported when its
 # command runs or its help is shown: start-up pays for one command, not for all.
 LOOK = ("tree", "ls", "ties", "schemes")
-CHANGE: tuple[str, ...] = ()
+CHANGE = ("init", "set", "tie", "untie", "convert")
 
 # Typer 0.26 has no public name for the class of all usage errors; BadParameter is one of them.
 _UsageMistake: type[Exception] = typer.BadParameter.__bases__[0]
@@ -40,7 +40,7 @@ class Commands(TyperGroup):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.commands = dict.fromkeys((*LOOK, *CHANGE))  # type: ignore[arg-type]  # names, for suggestions
+        self.commands: Any = dict.fromkeys((*LOOK, *CHANGE))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The command of that name, or None."""
@@ -50,12 +50,24 @@ class Commands(TyperGroup):
             self.commands[cmd_name] = _build(cmd_name)
         return self.commands[cmd_name]
 
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command. A reader that is gone is said here: Typer would end with 1 and say nothing."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            output.silence()
+            raise FileError(
+                "the reader is gone, and did not get all of it", file="standard output"
+            ) from error
+
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """List the commands in two groups: those that look and those that change."""
         for title, names in (("Look", LOOK), ("Change", CHANGE)):
             if names:
                 with formatter.section(title):
-                    formatter.write_dl([(name, self.get_command(ctx, name).get_short_help_str(66)) for name in names])
+                    formatter.write_dl(
+                        [(name, self.get_command(ctx, name).get_short_help_str(66)) for name in names]
+                    )
 
 
 def _build(name: str) -> Any:
@@ -82,7 +94,9 @@ def _print_version(wanted: bool) -> None:
 @app.callback(invoke_without_command=True)
 def paramctl(
     ctx: typer.Context,
-    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+    version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Print the version."
+    ),
     debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
 ) -> None:
     """See, re-initialise, tie and rewrite the parameters of saved networks.
@@ -147,16 +161,13 @@ def _explain(error: BaseException) -> int:
         case _ if isinstance(error, _UsageMistake):
             return _say_usage(error)
         case Stopped():
-            return _say(_SIGNALS[error.signum], code=128 + error.signum)
+            return _say(_SIGNALS[signal.Signals(error.signum)], code=128 + error.signum)
         case KeyboardInterrupt():
             return _say(_SIGNALS[signal.SIGINT], code=130)
         case MemoryError():
             return _say("there is not enough memory", code=3)
         case RecursionError():
             return _say("the file is nested too deeply", code=3)
-        case BrokenPipeError():
-            output.silence()
-            return _say("nobody reads it any more; what was written is not whole", file="standard output", code=3)
         case OSError():
             return _say(f"cannot read or write: {error.strerror or error}", file=_named(error), code=3)
         case _:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -27,7 +27,9 @@ def opened(file: str | None) -> Iterator[Checkpoint]:
     """
     if file is None:
         if output.stdin_is_terminal():
-            raise UsageError("no checkpoint was named", hint="name a FILE, or pipe one in and name '-' or nothing")
+            raise UsageError(
+                "no checkpoint was named", hint="name a FILE, or pipe one in and name '-' or nothing"
+            )
         file = STDIN
     from paramctl import formats
 
@@ -36,6 +38,25 @@ def opened(file: str | None) -> Iterator[Checkpoint]:
     except ParamctlError as error:
         error.file = error.file or called(file)
         raise
+
+
+def chosen(checkpoint: Checkpoint, selections: list[str] | None) -> frozenset[int] | None:
+    """Positions of the params that `--layer` names, or None where it was not given."""
+    if not selections:
+        return None
+    from paramctl.paths import select
+
+    selection = select(checkpoint, selections, alike=True)
+    if selection.under:
+        output.note(f"selected inside '{output.escape(selection.under)}'")
+    return frozenset(selection.indices)
+
+
+def one_of(flags: Mapping[str, bool]) -> None:
+    """Raise UsageError if several of the options were given that exclude one another."""
+    given = [name for name, value in flags.items() if value]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} exclude one another", hint="give one of them")
 
 
 def called(file: str) -> str:
@@ -85,7 +106,7 @@ def complete_scheme(incomplete: str) -> list[str]:
     """The names of all schemes."""
     from paramctl.schemes import SCHEMES
 
-    return [scheme.name for scheme in SCHEMES if scheme.name.startswith(incomplete)]
+    return [name for name in SCHEMES if name.startswith(incomplete)]
 
 
 # --- arguments and options ---------------------------------------------------------------------
@@ -108,8 +129,8 @@ Layers = Annotated[
         metavar="SELECTION",
         show_default=False,
         autocompletion=complete_path,
-        help="Only these: a path, a layer, a glob ('**.bias'), positions ('[0][1]'), 're:PATTERN', '!' and any of"
-        " them to take away, '@FILE' for a list. Repeatable.",
+        help="Only these: a path, a layer, a glob ('**.bias'), positions ('[0][1]'), 're:PATTERN', '!' and"
+        " any of them to take away, '@FILE' for a list. Repeatable.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -134,6 +155,12 @@ Force = Annotated[bool, typer.Option("--force", "-f", help="Let -o replace a fil
 DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Print the report and write nothing.")]
 Seed = Annotated[
     int | None,
-    typer.Option("--seed", min=0, show_default=False, help="Draw what this seed drew before; printed if left out."),
+    typer.Option(
+        "--seed", min=0, show_default=False, help="Draw what this seed drew before; printed if left out."
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no report; errors still show.")]
+# Where other positional arguments follow, FILE cannot be left out: nothing would tell it from them.
+RequiredFile = Annotated[
+    str, typer.Argument(metavar="FILE", show_default=False, help="The checkpoint; '-' is standard input.")
+]

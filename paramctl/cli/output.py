@@ -20,12 +20,15 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from paramctl.errors import FileError
 
 if TYPE_CHECKING:
+    from json import JSONEncoder
+
     from paramctl.checkpoint import Param
 
 When = Literal["auto", "always", "never"]
 
 LIMIT = 500  # characters of one name that a terminal or an error message shows
 RICH_LINES = 2000  # Rich takes ten times as long as plain lines do, which shows from here on
+NARROW = 24  # columns that text keeps, however small the terminal
 BATCH = 2000  # lines written at a time
 
 
@@ -62,6 +65,11 @@ def elide(text: str, width: int) -> str:
         return text
     head = max(width - 1, 0) // 2
     return f"{text[:head]}…{text[len(text) - max(width - 1 - head, 0) :]}"
+
+
+def cut(text: str, width: int) -> str:
+    """`text` without its end, so that no more than `width` characters remain."""
+    return text if len(text) <= width else f"{text[: max(width - 1, 0)]}…"
 
 
 def _spelled(c: str) -> str:
@@ -164,7 +172,8 @@ def prepare() -> None:
 
 
 _ASCII = {
-    "├": "|", "└": "`", "│": "|", "─": "-", "×": "x", "–": "-", "→": "->", "…": "...", "≤": "<=", "≥": ">=", "·": "-",
+    "├": "|", "└": "`", "│": "|", "─": "-", "×": "x", "–": "-", "−": "-", "→": "->", "…": "...", "·": "*",
+    "≤": "<=", "≥": ">=",
 }  # fmt: skip
 
 
@@ -216,13 +225,19 @@ def listing(rows: Iterable[Line], color: When = "auto") -> None:
     """Write lines for people: in colour if it is wanted and they are few, plain otherwise."""
     rows = iter(rows)
     first = list(islice(rows, RICH_LINES + 1))
-    if use_color(color) and len(first) <= RICH_LINES:
-        write(_colored(first))
+    if in_color(len(first), color):
+        colored(first)
     else:
         lines("".join(row.cells).rstrip() for row in chain(first, rows))
 
 
-def _colored(rows: Sequence[Line]) -> str:
+def in_color(count: int, color: When) -> bool:
+    """Whether a listing of `count` lines goes through Rich."""
+    return count <= RICH_LINES and use_color(color)
+
+
+def colored(rows: Iterable[Line]) -> None:
+    """Write lines in colour."""
     from rich.console import Console
     from rich.text import Text
 
@@ -236,7 +251,7 @@ def _colored(rows: Sequence[Line]) -> str:
             text = Text.assemble(*zip(cells, styles, strict=True))
             text.rstrip()
             console.print(text, soft_wrap=True, highlight=False)
-    return capture.get()
+    write(capture.get())
 
 
 def aligned(
@@ -254,6 +269,16 @@ def aligned(
     for first, *others in rows:
         cells = [elide(first, widths[0]) if width is not None else first, *others]
         yield Line(tuple(map(_padded, cells, widths, align, [*["  "] * len(others), ""])), style)
+
+
+def wrapped(text: str, indent: int) -> list[str]:
+    """`text` over as many lines as a terminal needs beside `indent` columns; one line off a terminal."""
+    width = terminal_width()
+    if width is None:
+        return [text] if text else []
+    from textwrap import wrap
+
+    return wrap(text, max(width - indent, NARROW), break_long_words=False, break_on_hyphens=False)
 
 
 def _padded(text: str, width: int, align: str, gap: str) -> str:
@@ -301,7 +326,7 @@ def json_text(value: object) -> str:
 
 
 @lru_cache(maxsize=1)
-def _encoder():  # type: ignore[no-untyped-def]
+def _encoder() -> JSONEncoder:
     from json import JSONEncoder
 
     return JSONEncoder(ensure_ascii=True, allow_nan=False)

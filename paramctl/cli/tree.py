@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from paramctl import tree as trees
 from paramctl.cli import output
 from paramctl.cli.options import Color, FileArgument, Json, Layers, called, chosen, opened
-from paramctl.cli.output import Line
+from paramctl.tree import Child, Fold, Folds, Form, Node, Scalar, Tensor, Totals
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from paramctl.checkpoint import Checkpoint, Param
-    from paramctl.tree import Child, Fold, Folds, Node, Scalar, Tensor, Totals
-
-WIDEST = (72, 16, 24, 24, 12)  # what columns grow to; a longer cell pushes the rest of its own line
-NARROWEST = 24  # of the names, on a small terminal
+    from paramctl.checkpoint import Checkpoint
 
 
 def tree(
@@ -26,10 +21,19 @@ def tree(
     layer: Layers = None,
     depth: Annotated[
         int | None,
-        typer.Option("--depth", "-L", min=1, metavar="N", show_default=False, help="Show N levels; deeper is summed up."),
+        typer.Option(
+            "--depth",
+            "-L",
+            min=1,
+            metavar="N",
+            show_default=False,
+            help="Show N levels; deeper is summed up.",
+        ),
     ] = None,
     expand: Annotated[bool, typer.Option("--expand", help="Show repeated blocks one by one.")] = False,
-    sort: Annotated[bool, typer.Option("--sort", help="Sort names, 2 before 10; the default is the file's order.")] = False,
+    sort: Annotated[
+        bool, typer.Option("--sort", help="Sort names, 2 before 10; the default is the file's order.")
+    ] = False,
     as_json: Json = False,
     color: Color = "auto",
 ) -> None:
@@ -46,20 +50,23 @@ def tree(
       paramctl tree model.pt --layer encoder.0 --expand
       cat model.pt | paramctl tree --json | jq .totals
     """
-    from paramctl import tree as trees
-
     with opened(file) as checkpoint:
         positions = chosen(checkpoint, layer)
         root = trees.build(checkpoint, positions)
         if sort:
             trees.sort(root)
-        totals = trees.totals(checkpoint, positions)
+        totals = Totals(*trees.counts(checkpoint, positions), root.numel, root.nbytes)
         if as_json:
             output.json(_document(checkpoint, root, totals))
             return
         folds = None if expand else trees.Folds(root)
-        rows = [_title(checkpoint, root), *_Rows(folds, depth).under(root)]
-        output.listing([*_lines(rows, output.terminal_width()), *_last(totals)], color)
+        rows = _Rows(folds, depth).of(root, checkpoint)
+        layout = _Layout(rows, output.terminal_width())
+        if output.in_color(len(rows), color):
+            output.colored(map(layout.line, rows))
+        else:
+            output.lines(map(layout.text, rows))
+        output.lines(["", output.totals_text(*totals)])
 
 
 # --- JSON --------------------------------------------------------------------------------------
@@ -77,8 +84,6 @@ def _document(checkpoint: Checkpoint, root: Node, totals: Totals) -> dict[str, o
 
 def _nested(root: Node) -> dict[str, object]:
     """The tree as JSON has it. Nothing folds, and nothing recurses."""
-    from paramctl.tree import Node
-
     document, children = _layer_object(root)
     waiting = [(root, children)]
     while waiting:
@@ -95,12 +100,14 @@ def _nested(root: Node) -> dict[str, object]:
 
 def _layer_object(node: Node) -> tuple[dict[str, object], list[object]]:
     children: list[object] = []
-    return {"name": node.name, "type": node.module.type if node.module else None, "children": children}, children
+    return {
+        "name": node.name,
+        "type": node.module.type if node.module else None,
+        "children": children,
+    }, children
 
 
 def _leaf_object(leaf: Tensor | Scalar) -> dict[str, object]:
-    from paramctl.tree import Tensor
-
     if isinstance(leaf, Tensor):
         return {"name": leaf.name, **output.tensor_object(leaf.param, leaf.tied_to)}
     return {"name": leaf.name, "value": leaf.value}
@@ -108,19 +115,11 @@ def _leaf_object(leaf: Tensor | Scalar) -> dict[str, object]:
 
 # --- text --------------------------------------------------------------------------------------
 
-
-class _Row(NamedTuple):
-    """One line before it is aligned: the guide, the name, what follows it, and a remark at the end.
-
-    `facts` are dtype, shape, values and bytes of a tensor; values and bytes of a layer; nothing of
-    anything else. `text` is a layer's class or a scalar's value.
-    """
-
-    guide: str
-    name: str
-    facts: tuple[str, ...]
-    text: str = ""
-    remark: str = ""
+# One line before it is aligned: the guide, the name, what is known of it, a text, and a remark at the
+# end. Known of a tensor are dtype, shape, values and bytes; of a layer values and bytes, and the text
+# is its class; of a scalar nothing, and the text is its value. (60,000 named tuples would take longer
+# to make than all else here.)
+_Row = tuple[str, str, tuple[str, ...], str, str]
 
 
 class _Rows:
@@ -129,57 +128,196 @@ class _Rows:
     def __init__(self, folds: Folds | None, depth: int | None) -> None:
         self._folds = folds
         self._depth = depth
-        self._facts: dict[tuple[str, tuple[int, ...]], tuple[str, ...]] = {}
+        self._limit = output.LIMIT if output.stdout_is_terminal() else None  # a program may look for a name
+        self._names: dict[str, str] = {}
+        self._facts: dict[int, tuple[str, ...]] = {}
+        self._layers: dict[tuple[int, int], tuple[str, ...]] = {}
 
-    def under(self, root: Node) -> Iterator[_Row]:
-        """The rows of everything under `root`."""
-        from paramctl.tree import Fold, Node
-
+    def of(self, root: Node, checkpoint: Checkpoint) -> list[_Row]:
+        """The row of the file, and those of everything in it."""
+        what = f"{checkpoint.format}  {_class(root)}" if root.module else checkpoint.format
+        rows: list[_Row] = [("", output.escape(called(checkpoint.file)), ("", ""), what, "")]
         stack = [("", self._children(root, 0), 0)]
         while stack:
             indent, children, at = stack.pop()
+            branch = f"{indent}├── "
             while at < len(children):
                 child = children[at]
                 at += 1
                 last = at == len(children)
-                yield self._row(f"{indent}{'└── ' if last else '├── '}", child)
-                inner = child.first if isinstance(child, Fold) else child
-                below = self._children(inner, len(stack) + 1) if isinstance(inner, Node) else self._parts(inner)
+                guide = f"{indent}└── " if last else branch
+                if isinstance(child, Tensor):
+                    rows.append(self._tensor(guide, child if child.param.path else child._replace(name=".")))
+                    below = self._parts(child) if child.param.components else None
+                else:
+                    rows.append(self._other(guide, child))
+                    below = self._below(child, len(stack) + 1)
                 if below:
                     stack.append((indent, children, at))
                     indent, children, at = f"{indent}{'    ' if last else '│   '}", below, 0
+                    branch = f"{indent}├── "
+        return rows
 
-    def _children(self, node: Node, level: int) -> list[Child | Fold]:
+    def _below(self, child: Child | Fold, level: int) -> Sequence[Child | Fold]:
+        node = child.first if isinstance(child, Fold) else child
+        return self._children(node, level) if isinstance(node, Node) else ()
+
+    def _children(self, node: Node, level: int) -> Sequence[Child | Fold]:
         if self._depth is not None and level >= self._depth:
-            return []
-        return list(node.children) if self._folds is None else self._folds.children(node)
+            return ()
+        return node.children if self._folds is None else self._folds.children(node)
 
-    def _parts(self, child: Tensor | Scalar) -> list[Child | Fold]:
+    def _parts(self, tensor: Tensor) -> Sequence[Child | Fold]:
         """What a composite tensor is made of, where everything is to be seen."""
-        from paramctl.tree import Tensor
+        if self._folds is not None:
+            return ()
+        return [trees.part(component) for component in tensor.param.components]
 
-        if self._folds is not None or not isinstance(child, Tensor):
-            return []
-        return [Tensor(part.path.rpartition(".")[2], part, None) for part in child.param.components]
+    def _tensor(self, guide: str, tensor: Tensor) -> _Row:
+        name, _, form, tied_to = tensor
+        plain = tied_to is None and form.kind != "buffer" and form.layout == "strided"
+        facts = self._facts.get(id(form))
+        if facts is None:
+            facts = self._facts[id(form)] = _facts(form)
+        shown = self._names.get(name) or self._shown(name)
+        return guide, shown, facts, "", "" if plain else self._remark(form, tied_to)
 
-    def _row(self, guide: str, child: Child | Fold) -> _Row:
-        from paramctl.tree import Fold, Scalar, Tensor
+    def _other(self, guide: str, child: Node | Scalar | Fold) -> _Row:
+        if isinstance(child, Scalar):
+            return guide, self._shown(child.name), (), _value(child.value), ""
+        if isinstance(child, Fold):
+            return (
+                guide,
+                f"{child.name} ×{child.blocks:,}",
+                self._sums(child.first),
+                _class(child.first),
+                "each",
+            )
+        name = self._names.get(child.name) or self._shown(child.name)
+        return guide, name, self._sums(child), _class(child), ""
 
-        match child:
-            case Tensor(name, param, tied_to):
-                return _Row(guide, _shown(name), self._tensor_facts(param), "", _remark(param, tied_to))
-            case Scalar(name, value, _):
-                return _Row(guide, _shown(name), (), _value(value))
-            case Fold(name, count, node):
-                return _Row(guide, f"{name} ×{count:,}", _sums(node), _class(node), "each")
-            case _:
-                return _Row(guide, _shown(child.name), _sums(child), _class(child))
+    def _sums(self, node: Node) -> tuple[str, ...]:
+        sums = self._layers.get((node.numel, node.nbytes))
+        if sums is None:
+            numbers = (f"{node.numel:,}", output.human_bytes(node.nbytes)) if node.numel else ("", "")
+            sums = self._layers[node.numel, node.nbytes] = numbers
+        return sums
 
-    def _tensor_facts(self, param: Param) -> tuple[str, ...]:
-        key = (param.dtype.name, param.shape)
-        facts = self._facts.get(key)
-        if facts is None or param.components:
-            shape = output.shape_text(param.shape)
-            facts = (param.dtype.name, shape, f"{param.numel:,}", output.human_bytes(param.nbytes))
-            self._facts[key] = facts
-        return facts
+    def _shown(self, name: str) -> str:
+        shown = self._names[name] = output.escape(name, self._limit) or '""'
+        return shown
+
+    def _remark(self, form: Form, tied_to: str | None) -> str:
+        words = ["buffer"] if form.kind == "buffer" else []
+        if form.layout != "strided":
+            words.append(form.layout)
+        if tied_to is not None:
+            words.append(f"= {output.escape(tied_to, self._limit) or '.'}")
+        return " ".join(words)
+
+
+def _facts(form: Form) -> tuple[str, ...]:
+    return form.dtype, output.shape_text(form.shape), f"{form.numel:,}", output.human_bytes(form.nbytes)
+
+
+def _class(node: Node) -> str:
+    return output.escape(node.module.text) if node.module else ""
+
+
+def _value(value: object) -> str:
+    try:
+        return output.escape(str(value))
+    except ValueError:  # an integer of thousands of digits
+        return output.json_text(value)
+
+
+_TENSOR = ("dim", "", "cyan", "", "", "dim")
+_LAYER = ("dim", "bold", "green", "", "dim")
+_SCALAR = ("dim", "", "dim")
+
+WIDEST = (72, 16, 24, 24, 12)  # what columns grow to; a longer cell pushes the rest of its own line
+NARROWEST = 24  # what names keep on a small terminal
+
+
+class _Layout:
+    """Aligns rows. Off a terminal nothing is cut; on one, names give way to what follows them."""
+
+    def __init__(self, rows: Sequence[_Row], terminal: int | None) -> None:
+        facts = {row[2] for row in rows}
+        columns = [
+            min(max((len(fact[i]) for fact in facts if len(fact) >= -i), default=0), most)
+            for i, most in zip(range(-4, 0), WIDEST[1:], strict=True)
+        ]
+        middle = columns[0] + columns[1] + 4
+        names = (len(row[0]) + output.cell_width(row[1]) for row in rows if len(row[2]) != 2)
+        layers = (
+            len(row[0]) + output.cell_width(row[1]) + (len(row[3]) and len(row[3]) + 2)
+            for row in rows[1:]
+            if len(row[2]) == 2
+        )
+        label = max(
+            min(max(names, default=0), WIDEST[0]),
+            max((width for width in layers if width <= WIDEST[0]), default=0) - middle,
+        )
+        self._terminal = terminal
+        self._remark = 0
+        if terminal is not None:
+            remarks = min(max(len(row[4]) for row in rows), NARROWEST)
+            label = min(label, max(terminal - sum(columns) - 10 - remarks, NARROWEST))
+            self._remark = max(terminal - label - sum(columns) - 10, 12)
+        self._label = label
+        self._to_sums = label + middle
+        self._aligned = {fact: _aligned(fact, columns) for fact in facts}
+        self._joined = {fact: "".join(cells) for fact, cells in self._aligned.items()}
+
+    def text(self, row: _Row) -> str:
+        """The row as a plain line."""
+        guide, name, facts, text, remark = row
+        if self._terminal is not None or not (name.isascii() and text.isascii()):
+            return "".join(self.line(row).cells).rstrip()
+        if len(facts) == 4:
+            start = f"{guide}{name}".ljust(self._label)
+        elif facts:
+            start = (f"{guide}{name}  {text}" if text else f"{guide}{name}").ljust(self._to_sums)
+        else:
+            return f"{f'{guide}{name}'.ljust(self._label)}  {text}"
+        return f"{start}{self._joined[facts]}{remark}".rstrip()
+
+    def line(self, row: _Row) -> output.Line:
+        """The row as cells, each with its style."""
+        if len(row[2]) == 2:
+            return self._layer(row)
+        guide, name, facts, text, remark = row
+        room = self._label - len(guide)
+        if self._terminal is not None:
+            name = output.elide(name, max(room, 8))
+            remark = output.elide(remark, self._remark)
+        taken = output.cell_width(name)
+        name += " " * (room - taken)
+        if facts:
+            return output.Line((guide, name, *self._aligned[facts], remark), (*_TENSOR, _style(remark)))
+        return output.Line((guide, name, f"  {text}"), _SCALAR)
+
+    def _layer(self, row: _Row) -> output.Line:
+        guide, name, facts, text, remark = row
+        room = self._to_sums - len(guide)
+        if self._terminal is not None:
+            most = room if facts[0] else self._terminal - len(guide)
+            name = output.elide(name, max(most, 8))
+            text = text and output.cut(text, max(most - output.cell_width(name) - 2, 0))
+        text = f"  {text}" if text else ""
+        text += " " * (room - output.cell_width(name) - output.cell_width(text))
+        return output.Line((guide, name, text, *self._aligned[facts], remark), (*_LAYER, _style(remark)))
+
+
+def _style(remark: str) -> str:
+    return "magenta" if "=" in remark else "dim"
+
+
+def _aligned(facts: tuple[str, ...], widths: list[int]) -> tuple[str, ...]:
+    """Dtype, shape, values and bytes of a tensor, or values and bytes of a layer, padded."""
+    if not facts:
+        return ()
+    columns = zip(facts, "<<>>"[-len(facts) :], widths[-len(facts) :], strict=True)
+    *cells, last = (f"  {text:{side}{width}}" for text, side, width in columns)
+    return (*cells, f"{last}  ")

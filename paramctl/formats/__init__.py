@@ -5,12 +5,12 @@ A format is a module that meets `Format`. A new one is one file and one name in 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 from paramctl import files
-from paramctl.checkpoint import Checkpoint
+from paramctl.checkpoint import Checkpoint, Param
 from paramctl.errors import FormatError, ParamctlError, UsageError
 from paramctl.files import InPlace, NewFile, Stream, Target
 from paramctl.formats import safetensors, torch_zip
@@ -24,8 +24,8 @@ class Format(Protocol):
 
     `recognises` decides by the bytes alone. `read` lists a file without reading its values; `layout`
     turns any checkpoint into segments, in the file's own form where it came from this format.
-    `losses` names what of a checkpoint this format has no place for. `reference_check` re-reads a
-    written file with the format's own library, where that is cheap, given the file it came from.
+    `losses` names what of a checkpoint this format has no place for. `verify` opens a file that was just
+    written with the format's own library, where that is cheap and could open the source.
     """
 
     NAME: str
@@ -35,6 +35,7 @@ class Format(Protocol):
     def read(self, source: Source) -> Checkpoint: ...
     def layout(self, checkpoint: Checkpoint) -> Iterable[Segment]: ...
     def losses(self, checkpoint: Checkpoint) -> list[str]: ...
+    def verify(self, path: Path, meant: Checkpoint) -> None: ...
 
 
 FORMATS: tuple[Format, ...] = (torch_zip, safetensors)
@@ -83,24 +84,38 @@ def named(name: str) -> Format:
     raise UsageError(f"no format '{name}'", hint=f"name one of {known}")
 
 
-def save(checkpoint: Checkpoint, target: Target, format: Format | None = None) -> int:
+def save(checkpoint: Checkpoint, target: Target, form: Format | None = None) -> int:
     """Write `checkpoint` to `target` and return the number of bytes.
 
-    It keeps its own format unless another is given. A file is verified by reading it back before it
-    takes its name.
+    It keeps its own format unless another is given. A file is read back before it takes its name: its
+    headers, offsets and sizes, and by the format's own library where that could read the source.
+    Raises FileError where it cannot be written, UsageError where a file is in the way.
     """
-    form = format or BY_NAME[checkpoint.format]
+    form = form or BY_NAME[checkpoint.format]
     if isinstance(target, NewFile | InPlace):
         files.destination(target)  # refuse before the work, not after it
 
     def verify(path: Path) -> None:
-        verify_listing(form.read(open_source(str(path))), checkpoint)
+        _verify_listing(form.read(open_source(str(path))), checkpoint)
+        form.verify(path, checkpoint)
 
     return files.write(form.layout(checkpoint), target, checkpoint.sources, verify)
 
 
-def verify_listing(written: Checkpoint, meant: Checkpoint) -> None:
+def _verify_listing(written: Checkpoint, meant: Checkpoint) -> None:
     """Raise FormatError unless `written` lists the tensors, shapes, dtypes and ties of `meant`."""
+    if sorted(_summary(written)) != sorted(_summary(meant)):
+        raise FormatError("was written, but does not read back as what was meant", hint="nothing was replaced")
+
+
+def _summary(checkpoint: Checkpoint) -> Iterator[tuple[str, int, int, bool]]:
+    for i, (label, param) in enumerate(zip(checkpoint.labels, checkpoint.params, strict=True)):
+        yield label, param.numel * _values_in(param), param.nbytes, i in checkpoint.tied_to
+
+
+def _values_in(param: Param) -> int:
+    """Values in one element: torch counts pairs of 4-bit floats, safetensors each of them."""
+    return 2 if param.dtype.name == "float4_e2m1fn_x2" else 1
 
 
 __all__ = ["FORMATS", "Format", "InPlace", "NewFile", "Stream", "by_suffix", "named", "open", "read", "save"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from bisect import bisect
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from paramctl.checkpoint import Checkpoint, Entry, Leaf, Param, Storage, View, contiguous, natural_key
@@ -101,6 +102,29 @@ def layout(checkpoint: Checkpoint) -> Iterator[Segment]:
     yield Literal(_header(kept, order, aliases, checkpoint.metadata))
     for param in order:
         yield from contents[param.path]
+
+
+def verify(path: Path, meant: Checkpoint) -> None:
+    """Open a file that was just written with the library itself, unless it could not open the source."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            file.keys()
+    except SafetensorError as error:
+        document = meant.document
+        if not isinstance(document, Document) or _opens(document.source):
+            raise FormatError(f"was written, but safetensors refuses it: {error}") from None
+
+
+def _opens(source: Source) -> bool:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(source.path or f"/proc/self/fd/{source.fileno()}", framework="np"):
+            return True
+    except SafetensorError:
+        return False
 
 
 def _header_bytes(source: Source) -> bytes:
@@ -219,21 +243,24 @@ def _is_alias(key: str, text: str, params: Mapping[str, Param]) -> bool:
 
 
 def _with_aliases(params: Mapping[str, Param], metadata: Mapping[str, str]) -> tuple[Param, ...]:
-    """The params in header order, and each alias where its name would stand if names are sorted."""
+    """The params in header order, and each alias where its layer would stand if layers are sorted."""
     listed = list(params.values())
+    rank = {name: i for i, name in enumerate(params)}
     aliases = [
         params[text]._replace(path=key) for key, text in metadata.items() if _is_alias(key, text, params)
     ]
-    if not aliases:
-        return tuple(listed)
-    keys = [natural_key(param.path) for param in listed]
-    if keys != sorted(keys):
-        return (*listed, *aliases)
+    aliases.sort(key=lambda alias: (natural_key(_layer(alias)), rank[str(alias.storage)]))
+    layers = [natural_key(_layer(param)) for param in listed] if aliases else []
+    in_order = layers == sorted(layers)
     spots: dict[int, list[Param]] = {}
-    for alias in sorted(aliases, key=lambda alias: natural_key(alias.path)):
-        after_kept = bisect(keys, natural_key(str(alias.storage)))
-        spots.setdefault(max(after_kept, bisect(keys, natural_key(alias.path))), []).append(alias)
+    for alias in aliases:
+        spot = bisect(layers, natural_key(_layer(alias))) if in_order else len(listed)
+        spots.setdefault(max(spot, rank[str(alias.storage)] + 1), []).append(alias)
     return tuple(p for i in range(len(listed) + 1) for p in (*spots.get(i, ()), *listed[i : i + 1]))
+
+
+def _layer(param: Param) -> str:
+    return param.path.rpartition(".")[0]
 
 
 def _worth(leaf: Leaf) -> str:

@@ -15,7 +15,7 @@ Edits = Mapping[tuple[int, int], Any]
 
 
 def edits(checkpoint: Checkpoint, pickle: Pickle) -> Edits:
-    """Replacements for `pickles.write`: (container, position) → node. Empty while only values changed."""
+    """Replacements for `pickle_writer.write`: (container, position) → node. Empty while only values changed."""
     placed = [(param, param.place) for param in checkpoint.params if isinstance(param.place, Place)]
     changed = [(param, place) for param, place in placed if param.view != place.view]
     if not changed:

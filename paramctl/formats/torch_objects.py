@@ -22,7 +22,7 @@ PLAIN_ITEMS = 10_000  # elements of a list of numbers that are listed as one val
 class Step:
     """A container on the way from the root to a tensor, as one path reaches it.
 
-    `position` is where it lies in the container of `parent`, counted as `pickles.write` counts.
+    `position` is where it lies in the container of `parent`, counted as `pickle_writer.write` counts.
     """
 
     __slots__ = ("container", "parent", "position")

@@ -8,13 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Literal
 
 from paramctl.checkpoint import Checkpoint, Leaf, Param, Storage, View
 from paramctl.dtypes import BY_STORAGE
 from paramctl.errors import FormatError, Unsupported, UsageError
-from paramctl.formats import pickles, torch_edits, zips
-from paramctl.formats.pickles import Call, Dict, Global, Persistent, Pickle, PyString
+from paramctl.formats import pickle_writer, pickles, torch_edits, zips
+from paramctl.formats.pickles import Call, Global, Persistent, Pickle, PyString
 from paramctl.formats.torch_objects import list_object
 from paramctl.formats.torch_tensors import Stored, storage_id, tensor_node
 from paramctl.formats.zips import Archive, Piece, Record
@@ -77,6 +78,10 @@ def layout(checkpoint: Checkpoint) -> Iterator[Segment]:
     if isinstance(checkpoint.document, Document):
         return _edited(checkpoint, checkpoint.document)
     return _state_dict(checkpoint)
+
+
+def verify(path: Path, meant: Checkpoint) -> None:
+    """Nothing beyond reading it back: torch takes seconds to import and checks less than we do."""
 
 
 def _prefix(archive: Archive) -> str:
@@ -184,7 +189,7 @@ def _edited(checkpoint: Checkpoint, document: Document) -> Iterator[Segment]:
     gone: set[str] = set()
     pickle: bytes | None = None
     if edits:
-        pickle = pickles.write(document.pickle.root, document.pickle.protocol, edits)
+        pickle = pickle_writer.write(document.pickle.root, document.pickle.protocol, edits)
         before, after = _keys(document.pickle), _keys(pickles.read(pickle))
         gone = before - after
         edited = {key: storage for key, storage in edited.items() if key in after}
@@ -280,7 +285,7 @@ def _archive_pieces(root: Call, storages: list[Storage]) -> list[Piece]:
         return Piece(f"archive/{name}", None, (LiteralSegment(data),))
 
     return [
-        helper("data.pkl", pickles.write(root, 2)),
+        helper("data.pkl", pickle_writer.write(root, 2)),
         helper(".format_version", b"1"),
         helper(".storage_alignment", b"%d" % ALIGNMENT),
         helper("byteorder", b"little"),

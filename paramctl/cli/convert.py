@@ -1,0 +1,74 @@
+"""`paramctl convert`: carry a checkpoint into another format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from paramctl.cli.editing import Asked, edit
+from paramctl.cli.options import STDIN, DryRun, FileArgument, Force, Json, Output, Quiet, complete_path
+from paramctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from paramctl.formats import Format
+
+
+def convert(
+    file: FileArgument = None,
+    output: Output = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to", metavar="FORMAT", show_default=False, help="The format to write: safetensors or torch-zip."
+        ),
+    ] = None,
+    layer: Annotated[
+        str | None,
+        typer.Option(
+            "--layer",
+            "-l",
+            metavar="PATH",
+            show_default=False,
+            autocompletion=complete_path,
+            help="Take this layer only, and count its names from there.",
+        ),
+    ] = None,
+    lossy: Annotated[bool, typer.Option("--lossy", help="Leave out what the format cannot hold.")] = False,
+    force: Force = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a checkpoint in another format: .pt or .safetensors, told by the suffix or --to.
+
+    Ties survive. What the other format has no place for (scalars, optimizer settings, objects) is listed
+    and refused, unless --lossy accepts the loss.
+
+    \b
+    Examples:
+      paramctl convert net.pt -o net.safetensors
+      paramctl convert run.ckpt --layer model -o model.safetensors
+      paramctl convert --to safetensors < net.pt > net.safetensors
+    """
+    from paramctl.convert import convert as verb
+
+    form = _form(output, to)
+    edit(
+        file,
+        Asked(output, False, force, dry_run, json, quiet),
+        lambda checkpoint: verb(checkpoint, form, layer=layer, lossy=lossy),
+        form,
+    )
+
+
+def _form(output: str | None, to: str | None) -> Format:
+    from paramctl import formats
+
+    if to is not None:
+        return formats.named(to)
+    form = formats.by_suffix(Path(output)) if output not in (None, STDIN) else None
+    if form is None:
+        raise UsageError("cannot tell which format to write", hint="name it with --to safetensors or --to torch-zip")
+    return form

@@ -1,0 +1,104 @@
+"""`paramctl ls`: one line a tensor, made for grep, awk and jq."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from paramctl.cli import output
+from paramctl.cli.options import Color, FileArgument, Json, JsonLines, Layers, Tsv, chosen, one_of, opened
+from paramctl.cli.output import Line
+
+if TYPE_CHECKING:
+    from paramctl.checkpoint import Checkpoint
+
+
+def ls(
+    file: FileArgument = None,
+    layer: Layers = None,
+    as_tsv: Tsv = False,
+    as_json: Json = False,
+    as_json_lines: JsonLines = False,
+    color: Color = "auto",
+) -> None:
+    """List a checkpoint's tensors, one a line.
+
+    In a pipe the lines are tab-separated: path, kind, dtype, shape (8x4), number of values, bytes, and
+    the path it is tied to. On a terminal they are aligned.
+
+    \b
+    Examples:
+      paramctl ls model.pt
+      paramctl ls model.pt --layer 're:.*bias'
+      paramctl ls model.pt | awk -F'\\t' '$3 == "float16"' | cut -f1
+      paramctl ls model.pt --jsonl | jq -r 'select(.numel > 1e6).path'
+    """
+    one_of({"--tsv": as_tsv, "--json": as_json, "--jsonl": as_json_lines})
+    with opened(file) as checkpoint:
+        positions = chosen(checkpoint, layer)
+        listed = range(len(checkpoint.params)) if positions is None else sorted(positions)
+        if as_json:
+            output.json(_document(checkpoint, listed, positions))
+        elif as_json_lines:
+            output.json_lines(_objects(checkpoint, listed))
+        elif as_tsv or not output.stdout_is_terminal():
+            output.tsv(_rows(checkpoint, listed))
+        else:
+            output.listing(_aligned(checkpoint, listed), color)
+
+
+def _document(
+    checkpoint: Checkpoint, listed: Sequence[int], positions: Collection[int] | None
+) -> dict[str, object]:
+    from paramctl.tree import totals
+
+    return {
+        "schema": 1,
+        "file": checkpoint.file,
+        "format": checkpoint.format,
+        "tensors": list(_objects(checkpoint, listed)),
+        "totals": totals(checkpoint, positions)._asdict(),
+    }
+
+
+def _objects(checkpoint: Checkpoint, listed: Sequence[int]) -> Iterator[dict[str, object]]:
+    for at in listed:
+        yield output.tensor_object(checkpoint.params[at], _tied_to(checkpoint, at))
+
+
+def _rows(checkpoint: Checkpoint, listed: Sequence[int]) -> Iterator[tuple[object, ...]]:
+    for at in listed:
+        param = checkpoint.params[at]
+        shape = "x".join(map(str, param.shape))
+        yield (
+            param.path,
+            param.kind,
+            param.dtype.name,
+            shape,
+            param.numel,
+            param.nbytes,
+            _tied_to(checkpoint, at) or "",
+        )
+
+
+def _aligned(checkpoint: Checkpoint, listed: Sequence[int]) -> Iterator[Line]:
+    rows = []
+    for at in listed:
+        param = checkpoint.params[at]
+        first = _tied_to(checkpoint, at)
+        rows.append((
+            output.escape(param.path) or ".",
+            param.kind,
+            param.dtype.name,
+            output.shape_text(param.shape),
+            f"{param.numel:,}",
+            output.human_bytes(param.nbytes),
+            "" if first is None else f"= {output.escape(first) or '.'}",
+        ))  # fmt: skip
+    styles = ("bold", "dim", "cyan", "", "", "dim", "magenta")
+    return output.aligned(rows, "<<<<>><", styles, output.terminal_width())
+
+
+def _tied_to(checkpoint: Checkpoint, at: int) -> str | None:
+    leader = checkpoint.tied_to.get(at)
+    return None if leader is None else checkpoint.params[leader].path

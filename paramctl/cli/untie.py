@@ -1,0 +1,35 @@
+"""`paramctl untie`: give tied params copies of their own."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from paramctl.cli.editing import Asked, edit
+from paramctl.cli.options import DryRun, Force, InPlaceFlag, Json, Output, Quiet, RequiredFile, complete_path
+
+
+def untie(
+    file: RequiredFile,
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="SELECTION...", autocompletion=complete_path, help="Params or layers to part."),
+    ],
+    output: Output = None,
+    in_place: InPlaceFlag = False,
+    force: Force = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Give each selected param that shares its bytes with others a copy of its own.
+
+    \b
+    Examples:
+      paramctl untie tied.pt 4 -o net.pt
+      paramctl untie tied.pt '**' -i
+    """
+    from paramctl.tie import untie as verb
+
+    edit(file, Asked(output, in_place, force, dry_run, json, quiet), lambda checkpoint: verb(checkpoint, *paths))

@@ -1,0 +1,523 @@
+"""Selections become params; where nothing matches, the nearest names.
+
+A selection is an exact path or a layer, else `re:PATTERN`, `!` and another, `@FILE`, else positions
+(`[0][1].bias`), else a glob. Names are data, so an exact path wins over everything it looks like.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+import warnings
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from difflib import SequenceMatcher
+from functools import cached_property
+from heapq import nlargest
+from pathlib import Path
+from typing import NamedTuple
+
+from paramctl.checkpoint import Checkpoint, Leaf
+from paramctl.errors import FileError, NoMatch, ParamctlError, UsageError
+from paramctl.indexing import Index, split_index
+from paramctl.observations import gradient_owners, model_inside
+from paramctl.sources import STDIN, open_source
+from paramctl.tree import Child, Node, Tensor, build
+
+MAX_LIST = 256 << 20  # bytes of a list of paths
+LONGEST = 300  # characters of a name that may be the nearest to something
+CUTOFF = 0.6  # of difflib's ratio, below which names are no longer alike
+
+
+class Selection(NamedTuple):
+    """What some patterns name: positions in `Checkpoint.params`, in the file's order.
+
+    `exact` are those that were named one by one: by full path, by position, in a list. `under` is the
+    model inside the checkpoint, if a pattern matched only from there.
+    """
+
+    indices: tuple[int, ...]
+    exact: frozenset[int]
+    under: str = ""
+
+
+# --- what verbs ask ----------------------------------------------------------------------------
+
+
+def select(
+    checkpoint: Checkpoint,
+    patterns: Sequence[str],
+    *,
+    alike: bool = False,
+    among: Collection[int] | None = None,
+) -> Selection:
+    """The params that `patterns` name together, without those that a `!` takes away; all if there are none.
+
+    A path that several params print as is refused, unless `alike` takes all of them (to look, not to
+    edit). Globs, regular expressions and a selection of only `!…` choose `among` these params, where
+    they find any there. Raises NoMatch where a pattern names nothing, UsageError where it cannot be read.
+    """
+    everything = range(len(checkpoint.params))
+    if not patterns:
+        return Selection(tuple(everything), frozenset())
+    search = _Search(checkpoint, alike, among)
+    taken: set[int] = set()
+    exact: set[int] = set()
+    away: set[int] = set()
+    under = ""
+    found = [search.signed(pattern) for pattern in patterns]
+    if all(negative for _, negative in found):
+        taken.update(everything if among is None else among)
+    for match, negative in found:
+        under = under or match.under
+        (away if negative else taken).update(match.indices)
+        exact.update(() if negative else match.exact)
+    if not taken - away:
+        raise NoMatch("nothing is left of the selection", hint="'!' takes away all that the others name")
+    return Selection(tuple(sorted(taken - away)), frozenset(exact - away), under)
+
+
+def find(checkpoint: Checkpoint, text: str) -> int | Leaf:
+    """The one entry of that path or position: a position in `params`, or a scalar.
+
+    Raises NoMatch where there is none, UsageError where there are several or it is a layer.
+    """
+    for names in _Search(checkpoint).scopes(text):
+        hits: list[int | Leaf] = [*names.exactly(text), *names.leaves(text)]
+        layers = [] if hits else names.members(text)
+        if not hits and not layers:
+            ends = names.positioned(text)
+            hits = [end for end in ends if not isinstance(end, str)]
+            layers = [i for end in ends if isinstance(end, str) for i in names.members(end)]
+        if len(hits) > 1:
+            raise _alike(checkpoint, text, [hit for hit in hits if isinstance(hit, int)])
+        if hits:
+            return hits[0]
+        if layers:
+            some = ", ".join(checkpoint.params[i].path for i in layers[:3])
+            raise UsageError(f"'{text}' is a layer, not a single parameter", hint=f"name one, such as {some}")
+    raise no_match(checkpoint, text)
+
+
+def find_part(checkpoint: Checkpoint, text: str) -> tuple[int | Leaf, Index]:
+    """What `find` finds for a path, and the index behind it: `0.weight[0,:5]`, `[0][1].bias[3]`.
+
+    Brackets that are part of a name or of a position are no index. Raises what `find` and `split_index` do.
+    """
+    for path, index in readings(text):
+        try:
+            return find(checkpoint, path), index
+        except NoMatch:
+            continue
+    raise no_match(checkpoint, text.split("[")[0] or text)
+
+
+def readings(text: str) -> Iterator[tuple[str, Index]]:
+    """Every way to read a text as a path and an index behind it, the longest path first."""
+    yield text, ()
+    path = text
+    index: Index = ()
+    while True:
+        path, part = split_index(path)
+        if part is None:
+            return
+        if index and not all(isinstance(item, int) for item in part):
+            raise UsageError(f"'{text}' has several indices", hint="write them as one: [1:3, 0]")
+        index = (*part, *index)
+        yield path, index
+
+
+def layer_members(checkpoint: Checkpoint, text: str) -> list[tuple[str, int]]:
+    """The params of a layer, by their paths within it; a single param has the path "".
+
+    Raises NoMatch where there is nothing of that name or position, UsageError where names are not unique.
+    """
+    for names in _Search(checkpoint).scopes(text):
+        single, layers = names.exactly(text), [text]
+        if not single and not names.members(text):
+            ends = names.positioned(text)
+            single = [end for end in ends if isinstance(end, int)]
+            layers = [end for end in ends if isinstance(end, str)]
+        if len(single) + len(layers) > 1 and not (len(single) == 1 and layers == [text]):
+            raise _alike(checkpoint, text, single)
+        if single:
+            return [("", single[0])]
+        found = [(names.name(i)[len(layer) + 1 :], i) for layer in layers for i in names.members(layer)]
+        for name in _twice(name for name, _ in found):
+            raise _alike(checkpoint, f"{text}.{name}", [i for other, i in found if other == name])
+        if found:
+            return found
+    raise no_match(checkpoint, text)
+
+
+def position_of(checkpoint: Checkpoint, index: int) -> str:
+    """`[0][1][0]`: where in the nested tree a param is, as one would index nested lists."""
+    return _positions(checkpoint, {index})[index]
+
+
+def model_params(checkpoint: Checkpoint) -> tuple[int, ...]:
+    """Positions in `params` of the model's own: neither what an optimizer remembers, nor gradients."""
+    gradients = gradient_owners(checkpoint)
+    return tuple(i for i, p in enumerate(checkpoint.params) if p.kind != "optimizer" and i not in gradients)
+
+
+def nearest(checkpoint: Checkpoint, text: str, n: int = 3) -> list[str]:
+    """Up to `n` paths of params and layers that are spelled much like `text`, the best first."""
+    text = text[:LONGEST]
+    pairs = {text[i : i + 2] for i in range(len(text) - 1)} or {text}
+    inside = model_inside(checkpoint)
+    skip = len(inside) + 1 if inside else 0
+
+    def shared(name: str) -> tuple[int, int]:
+        return sum(pair in name for pair in pairs), -abs(len(name) - len(text))
+
+    def ratio(name: str) -> float:
+        matcher.set_seq1(name)
+        whole = matcher.ratio()
+        if skip and name.startswith(f"{inside}."):
+            matcher.set_seq1(name[skip:])
+            return max(whole, matcher.ratio())
+        return whole
+
+    matcher = SequenceMatcher(None, "", text, autojunk=False)
+    likely = nlargest(100, _names_and_layers(checkpoint), key=shared)
+    rated = [(ratio(name), name) for name in likely]
+    return [name or "." for score, name in nlargest(n, rated, key=lambda pair: pair[0]) if score >= CUTOFF]
+
+
+def no_match(checkpoint: Checkpoint, text: str) -> NoMatch:
+    """The error for a selection that names nothing, with what it may have meant."""
+    what = f"no parameter or layer matches '{text}'"
+    module = checkpoint.modules.get(text)
+    if module is not None:
+        return NoMatch(f"the layer '{text}' ({module.type}) has no parameters")
+    leaves = (entry.path for entry in checkpoint.entries if isinstance(entry, Leaf))
+    if any(path == text or path.startswith(f"{text}.") for path in leaves):
+        return NoMatch(f"there is no tensor in '{text}'", hint="'paramctl show' prints other values")
+    if not checkpoint.params:
+        return NoMatch(f"{what}: there are no tensors in this checkpoint")
+    names = nearest(checkpoint, text)
+    return NoMatch(what, hint=f"nearest: {', '.join(names)}" if names else "'paramctl ls' lists them all")
+
+
+# --- how a selection is read -------------------------------------------------------------------
+
+
+class _Match(NamedTuple):
+    """What one pattern names; `exact` are those it named one by one."""
+
+    indices: Collection[int]
+    exact: Collection[int] = ()
+    under: str = ""
+
+
+class _Names:
+    """The params under the names that a selection may call them by: from the root, or from a layer.
+
+    With `folded`, names are compared in Unicode's composed form, however they were typed.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, under: str = "", folded: bool = False) -> None:
+        self.checkpoint = checkpoint
+        self.under = under
+        self.folded = folded
+
+    def name(self, index: int) -> str:
+        """The name of a param here."""
+        path = self.checkpoint.params[index].path
+        return self._fold(path[len(self.under) + 1 :] if self.under else path)
+
+    def exactly(self, text: str) -> list[int]:
+        """The params of just that name; a bare tensor's is `.`."""
+        text = self._fold(text)
+        return self._by_name.get(text) or (self._by_name.get("", []) if text == "." else [])
+
+    def leaves(self, text: str) -> list[Leaf]:
+        """The scalars of just that name."""
+        path = self._fold(f"{self.under}.{text}" if self.under else text)
+        found = (entry for entry in self.checkpoint.entries if isinstance(entry, Leaf))
+        return [leaf for leaf in found if self._fold(leaf.path) == path]
+
+    def members(self, layer: str) -> list[int]:
+        """The params under a layer, in the file's order."""
+        start = f"{self._fold(layer)}."
+        first = bisect_left(self._sorted, (start, -1))
+        last = bisect_left(self._sorted, (f"{start[:-1]}/", -1))  # '/' is what comes next to '.'
+        return sorted(i for _, i in self._sorted[first:last])
+
+    def positioned(self, text: str) -> list[int | str | Leaf]:
+        """The params, layers (by their names here) and scalars that `[0].a[1]` leads to from here."""
+        if not _POSITION.search(text) or self._node is None:
+            return []
+        return [self._end(node, path) for node, path in _walk(self._node, self._fold(text), self._fold)]
+
+    def matching(self, pattern: re.Pattern[str]) -> list[int]:
+        """The params whose whole name a pattern matches."""
+        return [i for name, i in self._pairs if pattern.fullmatch(name)]
+
+    def _fold(self, text: str) -> str:
+        return unicodedata.normalize("NFC", text) if self.folded else text
+
+    @cached_property
+    def _pairs(self) -> list[tuple[str, int]]:
+        paths = enumerate(param.path for param in self.checkpoint.params)
+        if self.under:
+            prefix = f"{self.under}."
+            paths_here = ((path[len(prefix) :], i) for i, path in paths if path.startswith(prefix))
+        else:
+            paths_here = ((path, i) for i, path in paths)
+        return [(self._fold(path), i) for path, i in paths_here] if self.folded else list(paths_here)
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for name, i in self._pairs:
+            found.setdefault(name, []).append(i)
+        return found
+
+    @cached_property
+    def _sorted(self) -> list[tuple[str, int]]:
+        return sorted(self._pairs)
+
+    @cached_property
+    def _node(self) -> Node | None:
+        root = build(self.checkpoint)
+        layers = (child for child in root.children if isinstance(child, Node))
+        return next((layer for layer in layers if layer.name == self.under), None) if self.under else root
+
+    @cached_property
+    def _index_of(self) -> dict[int, int]:
+        return {id(param): i for i, param in enumerate(self.checkpoint.params)}
+
+    def _end(self, child: Child, path: str) -> int | str | Leaf:
+        if isinstance(child, Node):
+            return path
+        if isinstance(child, Tensor):
+            return self._index_of[id(child.param)]
+        return Leaf(f"{self.under}.{path}" if self.under else path, child.value, child.is_object)
+
+
+class _Search:
+    """One checkpoint and how to look for things in it."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, alike: bool = False, among: Collection[int] | None = None
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.alike = alike
+        self.among = None if among is None else frozenset(among)
+        self._root = _Names(checkpoint)
+
+    @cached_property
+    def _inside(self) -> _Names | None:
+        under = model_inside(self.checkpoint)
+        return _Names(self.checkpoint, under) if under else None
+
+    def scopes(self, text: str) -> Iterator[_Names]:
+        """Where to look for `text`, one after the other until something is found."""
+        yield self._root
+        if self._inside:
+            yield self._inside
+        if not text.isascii():
+            yield _Names(self.checkpoint, folded=True)
+            if self._inside:
+                yield _Names(self.checkpoint, self._inside.under, folded=True)
+
+    def signed(self, pattern: str) -> tuple[_Match, bool]:
+        """What a pattern names, and whether it takes that away."""
+        if not pattern.startswith("!") or self._named(self._root, pattern):
+            return self.match(pattern), False
+        return self.match(pattern[1:]), True
+
+    def match(self, text: str) -> _Match:
+        """What a pattern names in the first place where it names anything. Raises NoMatch."""
+        if text.startswith("@") and not self._named(self._root, text):
+            return self._listed(text[1:])
+        for names in self.scopes(text):
+            found = self._named(names, text) or self._patterned(names, text)
+            if found:
+                return found
+        raise no_match(self.checkpoint, text)
+
+    def _named(self, names: _Names, text: str) -> _Match | None:
+        """An exact path or a layer."""
+        found = names.exactly(text)
+        if found:
+            return self._single(names, text, found)
+        members = names.members(text)
+        return _Match(members, (), names.under) if members else None
+
+    def _single(self, names: _Names, text: str, found: list[int]) -> _Match:
+        if len(found) > 1 and not self.alike:
+            raise _alike(self.checkpoint, text, found)
+        return _Match(found, found, names.under)
+
+    def _patterned(self, names: _Names, text: str) -> _Match | None:
+        if text.startswith("re:"):
+            return self._all(names, names.matching(_compiled(text[3:])))
+        ends = names.positioned(text)
+        single = [end for end in ends if isinstance(end, int)]
+        members = [i for end in ends if isinstance(end, str) for i in names.members(end)]
+        if members:
+            return _Match([*single, *members], single, names.under)
+        return self._single(names, text, single) if single else self._globbed(names, text)
+
+    def _globbed(self, names: _Names, text: str) -> _Match | None:
+        """The params a glob matches or, if it matches none, those under the layers it does."""
+        if "*" not in text:
+            return None
+        glob = _glob(unicodedata.normalize("NFC", text) if names.folded else text)
+        found = names.matching(re.compile(glob, re.DOTALL))
+        return self._all(names, found or names.matching(re.compile(rf"{glob}\..*", re.DOTALL)))
+
+    def _all(self, names: _Names, found: list[int]) -> _Match | None:
+        meant = found if self.among is None else [i for i in found if i in self.among]
+        return _Match(meant or found, (), names.under) if found else None
+
+    def _listed(self, name: str) -> _Match:
+        """The params and layers that a file lists, one a line."""
+        lines = _lines_of(self.checkpoint, name)
+        for names in self.scopes("".join(lines)):
+            found = [self._named(names, line) for line in lines]
+            if any(found):
+                break
+        indices: set[int] = set()
+        exact: set[int] = set()
+        for number, (line, match) in enumerate(zip(lines, found, strict=True), 1):
+            if match is None:
+                raise NoMatch(f"{_called(name)}: line {number}: {no_match(self.checkpoint, line)}")
+            indices.update(match.indices)
+            exact.update(match.exact)
+        return _Match(indices, exact, names.under)
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # FutureWarning about sets within sets
+            return re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise UsageError(f"'{pattern}' is no regular expression: {error}") from None
+
+
+def _glob(text: str) -> str:
+    """A glob as a regular expression: `*` within one name, `**` across names.
+
+    `**.` stands for any number of names, none included: `**.bias` is also `bias`.
+    """
+    pieces = re.split(r"((?:^|(?<=\.))\*\*\.|\*\*|\*)", text)
+    meaning = {"**.": r"(?:.*\.)?", "**": ".*", "*": r"[^.]*"}
+    return "".join(meaning[piece] if i % 2 else re.escape(piece) for i, piece in enumerate(pieces))
+
+
+_POSITION = re.compile(r"\[(-?[0-9]{1,9})\]")
+
+
+def _walk(root: Node, text: str, fold: Callable[[str], str]) -> Iterator[tuple[Child, str]]:
+    """What positions and names lead to, with its path. Every way to read `text` is gone, each once."""
+    waiting: list[tuple[Node, str, int]] = [(root, "", 0)]
+    seen: set[tuple[int, int]] = set()
+    while waiting:
+        node, path, at = waiting.pop()
+        for child, end in _steps(node, text, at, fold, node is root):
+            if (id(child), end) in seen:
+                continue
+            seen.add((id(child), end))
+            here = child.name if node is root else f"{path}.{child.name}"
+            if end == len(text):
+                yield child, here
+            elif isinstance(child, Node):
+                waiting.append((child, here, end))
+
+
+def _steps(
+    node: Node, text: str, at: int, fold: Callable[[str], str], first: bool
+) -> Iterator[tuple[Child, int]]:
+    """The children that the next `[n]` or name of `text` stands for, and where it ends."""
+    position = _POSITION.match(text, at)
+    if position and -len(node.children) <= int(position[1]) < len(node.children):
+        yield node.children[int(position[1])], position.end()
+    if not first and not text.startswith(".", at):
+        return
+    start = at if first else at + 1
+    for child in node.children:
+        name = fold(child.name)
+        end = start + len(name)
+        if text.startswith(name, start) and (end == len(text) or text[end] in ".["):
+            yield child, end
+
+
+def _positions(checkpoint: Checkpoint, wanted: Collection[int]) -> dict[int, str]:
+    names = {id(checkpoint.params[i]): i for i in wanted}
+    found: dict[int, str] = {}
+    waiting: list[tuple[Node, str]] = [(build(checkpoint), "")]
+    while waiting and len(found) < len(names):
+        node, prefix = waiting.pop()
+        for n, child in enumerate(node.children):
+            if isinstance(child, Node):
+                waiting.append((child, f"{prefix}[{n}]"))
+            elif isinstance(child, Tensor) and id(child.param) in names:
+                found[names[id(child.param)]] = f"{prefix}[{n}]"
+    return found
+
+
+def _alike(checkpoint: Checkpoint, text: str, indices: Sequence[int]) -> UsageError:
+    positions = _positions(checkpoint, set(indices[:5]))
+    several = ", ".join(positions[i] for i in indices[:5])
+    hint = f"name one by its position: {several}" if several else "name one by its position"
+    return UsageError(f"several entries print as '{text}'", hint=hint)
+
+
+def _twice(names: Iterable[str]) -> Iterator[str]:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            yield name
+        seen.add(name)
+
+
+def _names_and_layers(checkpoint: Checkpoint) -> Iterator[str]:
+    """The names of params, and of the layers above them, that are short enough to be typed."""
+    seen: set[str] = set()
+    for param in checkpoint.params:
+        name = param.path[:LONGEST]
+        if len(param.path) > LONGEST:
+            name = name.rpartition(".")[0]
+        while name not in seen:
+            seen.add(name)
+            yield name
+            name = name.rpartition(".")[0]
+
+
+def _lines_of(checkpoint: Checkpoint, name: str) -> list[str]:
+    """The lines of a list of paths that are not empty. Raises FileError, or NoMatch where there are none."""
+    if not name:
+        raise UsageError("'@' names no list of paths", hint="say @FILE, or @- for standard input")
+    if name == STDIN and checkpoint.file == STDIN:
+        raise UsageError("standard input cannot be both the checkpoint and '@-'", hint="name a FILE for one")
+    lines = [line for line in _text_of(name).replace("\r\n", "\n").split("\n") if line]
+    if not lines:
+        raise NoMatch("lists no paths", file=_called(name))
+    return lines
+
+
+def _text_of(name: str) -> str:
+    try:
+        if name == STDIN:
+            source = open_source(STDIN)
+            data = source.read(0, min(source.size, MAX_LIST + 1))
+        else:
+            with Path(name).open("rb") as file:  # a list may come through a named pipe: @<(grep …)
+                data = file.read(MAX_LIST + 1)
+    except ParamctlError as error:
+        raise FileError(error.what, hint="pipe a list of paths in", file=_called(name)) from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise FileError(f"cannot read: {reason}", hint="'@' names a list of paths", file=name) from None
+    if len(data) > MAX_LIST:
+        raise FileError(f"is larger than {MAX_LIST >> 20} MiB, so it is no list of paths", file=_called(name))
+    return data.decode("utf-8", "surrogateescape")
+
+
+def _called(name: str) -> str:
+    return "standard input" if name == STDIN else name
