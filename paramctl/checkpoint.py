@@ -86,7 +86,10 @@ class Param(NamedTuple):
         """Elements from its first to its last in the storage, both included; 0 if it has none."""
         if 0 in self.shape:
             return 0
-        return 1 + sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True))
+        reach = 1
+        for n, step in zip(self.shape, self.strides, strict=True):
+            reach += (n - 1) * step
+        return reach
 
     @property
     def start(self) -> int:

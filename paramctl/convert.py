@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from paramctl.changes import Edit
@@ -18,7 +17,7 @@ def convert(checkpoint: Checkpoint, form: Format, *, layer: str | None = None, l
     Raises UsageError that lists what `form` has no place for, unless `lossy` accepts its loss.
     """
     part = checkpoint if layer is None else subtree(checkpoint, layer)
-    if form.NAME != checkpoint.format or layer is not None:
+    if checkpoint.format != form.NAME or layer is not None:
         part = replace(part, document=None)
     lost = form.losses(part)
     if lost and not lossy:

@@ -47,9 +47,8 @@ class DType(NamedTuple):
 
         if not self.numpy:
             return np.dtype(f"u{max(self.itemsize, 1)}")
-        if hasattr(np, self.numpy):
-            return np.dtype(getattr(np, self.numpy))
-        return np.dtype(getattr(ml_dtypes, self.numpy))
+        found: np.dtype[np.generic] = np.dtype(getattr(np, self.numpy, None) or getattr(ml_dtypes, self.numpy))
+        return found
 
 
 _TABLE = (

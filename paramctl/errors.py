@@ -40,7 +40,7 @@ class UsageError(ParamctlError):
     exit_code = 2
 
 
-class NoMatch(ParamctlError):
+class NoMatch(ParamctlError, LookupError):
     """A selection names nothing in the checkpoint."""
 
     exit_code = 1

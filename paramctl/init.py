@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from paramctl import schemes
@@ -19,9 +20,9 @@ MAX_SEED = 2**63  # seeds that are drawn; any whole number may be given
 
 
 class _Job(NamedTuple):
-    """One param and what becomes of it."""
+    """The param at one position of `checkpoint.params`, and what becomes of it."""
 
-    index: int
+    at: int
     spec: Spec
     role: str
     target: Target
@@ -181,18 +182,18 @@ def _siblings(checkpoint: Checkpoint, layer: str) -> dict[str, tuple[int, ...]]:
 
 
 def _change(checkpoint: Checkpoint, job: _Job) -> Change:
-    param = checkpoint.params[job.index]
+    param = checkpoint.params[job.at]
     fan_in, fan_out = schemes.fans(param.shape, "torch") if len(param.shape) >= 2 else (None, None)
-    label = checkpoint.labels[job.index]
+    label = checkpoint.labels[job.at]
     how = f"{job.spec.text} (layer's class assumed)" if job.assumed else job.spec.text
-    return Change(label, how, job.role, fan_in, fan_out, also_tied(checkpoint, job.index))
+    return Change(label, how, job.role, fan_in, fan_out, also_tied(checkpoint, job.at))
 
 
 def _drawn(checkpoint: Checkpoint, jobs: list[_Job]) -> dict[str, Storage]:
     """The storages of the drawn params; each is drawn only when its bytes are written."""
     storages: dict[str, Storage] = {}
     for job in jobs:
-        param = checkpoint.params[job.index]
+        param = checkpoint.params[job.at]
         if not param.numel:
             continue
         key = str(param.storage)
@@ -201,7 +202,8 @@ def _drawn(checkpoint: Checkpoint, jobs: list[_Job]) -> dict[str, Storage]:
     return storages
 
 
-class _Draw(NamedTuple):
+@dataclass(frozen=True)
+class _Draw:
     """One draw, done anew each time its bytes are needed, and the same each time."""
 
     spec: Spec

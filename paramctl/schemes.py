@@ -1,4 +1,4 @@
-"""Named initialisations: what their names mean, and the one place where torch is imported, to draw them.
+"""Named initialisations: what their names mean, and how one is drawn.
 
 A scheme's text becomes a `Spec`; a spec and a `Target` become the bytes of one param. The functions
 themselves are in `initializers`; the frameworks' defaults, which choose among them by role, are here.
@@ -39,6 +39,7 @@ from paramctl.initializers import (
     scheme,
     shape_text,
 )
+from paramctl.torch_module import import_torch
 
 if TYPE_CHECKING:
     import torch
@@ -475,16 +476,10 @@ def draw(spec: Spec, target: Target, current: bytes | None = None) -> bytes | me
     return _bytes(_from_scheme(concrete, target), target.dtype)
 
 
-def _torch() -> ModuleType:
-    import torch
-
-    return torch
-
-
 def _bytes(tensor: torch.Tensor, dtype: DType) -> bytes | memoryview:
     if dtype.bits % 8:
         return _packed(tensor, dtype)
-    return tensor.reshape(-1).view(_torch().uint8).numpy().data
+    return tensor.reshape(-1).view(import_torch().uint8).numpy().data
 
 
 def _packed(tensor: torch.Tensor, dtype: DType) -> bytes:
@@ -503,7 +498,7 @@ def _own_generators(seed: int) -> Iterator[None]:
 
     import numpy as np
 
-    torch, python, numpy = _torch(), random.getstate(), np.random.get_state()
+    torch, python, numpy = import_torch(), random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=[]):
             # Not torch.manual_seed: it seeds the accelerators too, which fork_rng would not put back.
@@ -520,7 +515,7 @@ def _from_scheme(spec: Spec, target: Target) -> torch.Tensor:
     """Drawn in the param's dtype, else in the nearest that torch can draw in, and rounded."""
     import warnings
 
-    torch = _torch()
+    torch = import_torch()
     dtype = getattr(torch, target.dtype.name, torch.float32)
     wide = torch.complex64 if target.dtype.category == "complex" else torch.float32
     try:
@@ -536,7 +531,7 @@ def _from_scheme(spec: Spec, target: Target) -> torch.Tensor:
 
 def _filled(spec: Spec, target: Target, dtype: torch.dtype) -> torch.Tensor | None:
     """A filled tensor, or None if torch does not implement the draw in `dtype`."""
-    torch, seed = _torch(), seed_for(target.seed, target.path)
+    torch, seed = import_torch(), seed_for(target.seed, target.path)
     tensor = torch.empty(target.shape, dtype=dtype)
     canvas = Canvas(torch.nn.init, tensor, torch.Generator().manual_seed(seed), target.kernel)
     try:
@@ -550,7 +545,7 @@ def _filled(spec: Spec, target: Target, dtype: torch.dtype) -> torch.Tensor | No
 
 
 def _from_user(user: UserFunction, target: Target, current: bytes | None) -> torch.Tensor:
-    torch = _torch()
+    torch = import_torch()
     dtype = getattr(torch, target.dtype.name)
     tensor = torch.zeros(target.shape, dtype=dtype)
     if current is not None:
@@ -576,7 +571,7 @@ def _wrong_return(user: UserFunction, target: Target, what: str) -> UsageError:
 
 def _run(user: UserFunction, tensor: torch.Tensor, target: Target) -> object:
     """What the function returns. It gets the path too if it has a second parameter without a default."""
-    torch = _torch()
+    torch = import_torch()
     try:
         # What it prints must not end up in a checkpoint on standard output.
         with redirect_stdout(sys.stderr), torch.no_grad():

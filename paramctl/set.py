@@ -30,7 +30,7 @@ class Assignment(NamedTuple):
     """One parsed statement: which elements of which param, what to do, and with what."""
 
     text: str
-    index: int  # of the param, in checkpoint.params
+    at: int  # the param, by its position in checkpoint.params
     part: Index
     target: Param  # the view of the elements that `part` names
     op: str
@@ -166,7 +166,7 @@ def _dims(shape: Sequence[int]) -> str:
 
 def _batch(step: Assignment) -> tuple[int, int]:
     """Neighbouring statements about one param are done in one go, unless one reads a param."""
-    return step.index, -1 if step.value.param is None else id(step)
+    return step.at, -1 if step.value.param is None else id(step)
 
 
 def _apply(checkpoint: Checkpoint, index: int, steps: list[Assignment]) -> Checkpoint:
@@ -246,4 +246,6 @@ def _computed(old: Array, op: str, given: Array, dtype: DType) -> Array:
             made = a * b
         case _:
             made = a / b
-    return made.astype(np.int64 if dtype.name != "uint64" else np.uint64) if made.dtype == object else made
+    narrow_type = np.uint64 if dtype.name == "uint64" else np.int64
+    exact: Array = made.astype(narrow_type) if made.dtype == object else made
+    return exact

@@ -9,8 +9,8 @@ from paramctl.checkpoint import Checkpoint, Param
 
 # Pairs that are looked at; an exact test counts for many. Past that, what may overlap counts as
 # overlapping, so that a hostile file cannot ask for more work than its size allows.
-PATIENCE = 1_000_000
-EXACT = 500
+PATIENCE = 200_000
+EXACT = 100
 WORK = 10_000  # steps of one exact test
 
 
@@ -122,9 +122,7 @@ class _Dummy:
 
     def __init__(self, param: Param) -> None:
         size = param.dtype.itemsize
-        steps = [
-            (n, step * size) for n, step in zip(param.shape, param.strides, strict=True) if n > 1 and step
-        ]
+        steps = [(n, step * size) for n, step in zip(param.shape, param.strides, strict=True) if n > 1 and step]
         self.__array_interface__ = {
             "version": 3,
             "typestr": f"|V{size}",

@@ -257,7 +257,7 @@ def _to_stored(data: Buffer, param: Param, storage: Storage) -> Buffer:
 def _bytes_of(values: Array) -> Buffer:
     import numpy as np
 
-    return memoryview(np.ascontiguousarray(values).reshape(-1).view(np.uint8))
+    return np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
 
 
 def _read_packed(storage: Storage, param: Param) -> Array:

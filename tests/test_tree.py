@@ -77,7 +77,9 @@ def test_scalars_are_leaves_in_their_place() -> None:
 
 
 def test_layers_without_params_have_the_place_the_file_gives_them() -> None:
-    modules = {name: Module(kind, kind) for name, kind in (("", "Net"), ("0", "A"), ("1", "ReLU"), ("2", "B"), ("3", "D"))}
+    modules = {
+        name: Module(kind, kind) for name, kind in (("", "Net"), ("0", "A"), ("1", "ReLU"), ("2", "B"), ("3", "D"))
+    }
     root = tree.build(checkpoint(param("own", 1), param("0.w", 1), param("2.w", 1), modules=modules))
     assert outline(root) == ["own", "0 1 4", "  w", "1 0 0", "2 1 4", "  w", "3 0 0"]
     assert root.module == Module("Net", "Net")
@@ -93,14 +95,29 @@ def test_what_is_tied_counts_once_in_every_layer_above_both() -> None:
             param("n.x", 1),
         )
     )
-    assert outline(root) == ["m 10 40", "  a 10 40", "    w", "  b 10 40", "    w", "    v", "n 11 44", "  w", "  x"]
+    assert outline(root) == [
+        "m 10 40",
+        "  a 10 40",
+        "    w",
+        "  b 10 40",
+        "    w",
+        "    v",
+        "n 11 44",
+        "  w",
+        "  x",
+    ]
     assert root.numel == 11
     tied = [child.tied_to for node in tree.walk(root) for child in node.children if isinstance(child, Tensor)]
     assert tied == [None, "m.a.w", "m.a.w", "m.a.w", None]
 
 
 def test_totals_count_ties_once_and_empty_tensors_never_as_ties() -> None:
-    entries = (param("a", 5, storage="s"), param("b", 5, storage="s"), param("c", 0, storage="s"), param("d", 0, storage="s"))
+    entries = (
+        param("a", 5, storage="s"),
+        param("b", 5, storage="s"),
+        param("c", 0, storage="s"),
+        param("d", 0, storage="s"),
+    )
     assert tree.totals(checkpoint(*entries)) == Totals(4, 3, 5, 20)
     assert tree.totals(checkpoint(*entries), {1}) == Totals(1, 1, 5, 20)
 
@@ -121,7 +138,7 @@ def test_equal_blocks_fold_by_their_numbers_not_their_order() -> None:
 
 
 def test_blocks_that_differ_do_not_fold() -> None:
-    different = {
+    different: dict[str, tuple[Entry, ...]] = {
         "shape": (param("0.w", 2), param("1.w", 3)),
         "dtype": (param("0.w", 2), param("1.w", 2, dtype="float16")),
         "name": (param("0.w", 2), param("1.v", 2)),
@@ -173,7 +190,5 @@ def test_every_layer_counts_what_its_unique_params_hold(rows: list[tuple[str, st
     root = tree.build(saved)
     assert (root.numel, root.nbytes) == tree.totals(saved)[2:]
     for node in tree.walk(root):
-        under = [
-            child.param.view for each in tree.walk(node) for child in each.children if isinstance(child, Tensor)
-        ]
+        under = [child.param.view for each in tree.walk(node) for child in each.children if isinstance(child, Tensor)]
         assert node.numel == 2 * len(set(under))

@@ -56,18 +56,14 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except BrokenPipeError as error:
             output.silence()
-            raise FileError(
-                "the reader is gone, and did not get all of it", file="standard output"
-            ) from error
+            raise FileError("the reader is gone, and did not get all of it", file="standard output") from error
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """List the commands in two groups: those that look and those that change."""
         for title, names in (("Look", LOOK), ("Change", CHANGE)):
             if names:
                 with formatter.section(title):
-                    formatter.write_dl(
-                        [(name, self.get_command(ctx, name).get_short_help_str(66)) for name in names]
-                    )
+                    formatter.write_dl([(name, self.get_command(ctx, name).get_short_help_str(66)) for name in names])
 
 
 def _build(name: str) -> Any:
@@ -94,9 +90,7 @@ def _print_version(wanted: bool) -> None:
 @app.callback(invoke_without_command=True)
 def paramctl(
     ctx: typer.Context,
-    version: bool = typer.Option(
-        False, "--version", callback=_print_version, is_eager=True, help="Print the version."
-    ),
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
     debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
 ) -> None:
     """See, re-initialise, tie and rewrite the parameters of saved networks.
@@ -132,6 +126,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 output.note(output.escape(line, None))
         return _explain(error)
     finally:
+        if argv is None:
+            gc.freeze()  # or the interpreter looks through all of it once more before it ends
         gc.enable()
 
 

@@ -8,7 +8,16 @@ import typer
 
 from paramctl.cli.editing import Asked, edit
 from paramctl.cli.options import (
-    DryRun, FileArgument, Force, InPlaceFlag, Json, Layers, Output, Quiet, Seed, complete_scheme,
+    DryRun,
+    FileArgument,
+    Force,
+    InPlaceFlag,
+    Json,
+    Layers,
+    Output,
+    Quiet,
+    Seed,
+    complete_scheme,
 )  # fmt: skip
 
 

@@ -42,14 +42,12 @@ def ls(
         elif as_json_lines:
             output.json_lines(_objects(checkpoint, listed))
         elif as_tsv or not output.stdout_is_terminal():
-            output.tsv(_rows(checkpoint, listed))
+            output.lines(_lines(checkpoint, listed))
         else:
             output.listing(_aligned(checkpoint, listed), color)
 
 
-def _document(
-    checkpoint: Checkpoint, listed: Sequence[int], positions: Collection[int] | None
-) -> dict[str, object]:
+def _document(checkpoint: Checkpoint, listed: Sequence[int], positions: Collection[int] | None) -> dict[str, object]:
     from paramctl.tree import totals
 
     return {
@@ -66,19 +64,16 @@ def _objects(checkpoint: Checkpoint, listed: Sequence[int]) -> Iterator[dict[str
         yield output.tensor_object(checkpoint.params[at], _tied_to(checkpoint, at))
 
 
-def _rows(checkpoint: Checkpoint, listed: Sequence[int]) -> Iterator[tuple[object, ...]]:
+def _lines(checkpoint: Checkpoint, listed: Sequence[int]) -> Iterator[str]:
+    known: dict[tuple[str, str, tuple[int, ...]], str] = {}  # a few forms serve 60,000 tensors
     for at in listed:
         param = checkpoint.params[at]
-        shape = "x".join(map(str, param.shape))
-        yield (
-            param.path,
-            param.kind,
-            param.dtype.name,
-            shape,
-            param.numel,
-            param.nbytes,
-            _tied_to(checkpoint, at) or "",
-        )
+        form = (param.kind, param.dtype.name, param.shape)
+        facts = known.get(form)
+        if facts is None or param.components:
+            shape = "x".join(map(str, param.shape))
+            facts = known[form] = f"{param.kind}\t{param.dtype.name}\t{shape}\t{param.numel}\t{param.nbytes}"
+        yield f"{output.escape(param.path, None)}\t{facts}\t{output.escape(_tied_to(checkpoint, at) or '', None)}"
 
 
 def _aligned(checkpoint: Checkpoint, listed: Sequence[int]) -> Iterator[Line]:

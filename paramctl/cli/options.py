@@ -27,9 +27,7 @@ def opened(file: str | None) -> Iterator[Checkpoint]:
     """
     if file is None:
         if output.stdin_is_terminal():
-            raise UsageError(
-                "no checkpoint was named", hint="name a FILE, or pipe one in and name '-' or nothing"
-            )
+            raise UsageError("no checkpoint was named", hint="name a FILE, or pipe one in and name '-' or nothing")
         file = STDIN
     from paramctl import formats
 
@@ -73,7 +71,8 @@ _HARMLESS = re.compile(r"[\w./:@%+=,-][\w ./:@%+=,-]*")
 
 def complete_path(ctx: typer.Context, incomplete: str) -> list[str]:
     """The layers and params inside the file named on the line; none where anything is amiss."""
-    file = ctx.params.get("file")
+    # An option that still lacks its value keeps Typer from reading the arguments: FILE is left over.
+    file = ctx.params.get("file") or next(iter(ctx.args), None)
     if not isinstance(file, str) or file == STDIN:
         return []
     from paramctl import formats
@@ -155,9 +154,7 @@ Force = Annotated[bool, typer.Option("--force", "-f", help="Let -o replace a fil
 DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Print the report and write nothing.")]
 Seed = Annotated[
     int | None,
-    typer.Option(
-        "--seed", min=0, show_default=False, help="Draw what this seed drew before; printed if left out."
-    ),
+    typer.Option("--seed", min=0, show_default=False, help="Draw what this seed drew before; printed if left out."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no report; errors still show.")]
 # Where other positional arguments follow, FILE cannot be left out: nothing would tell it from them.

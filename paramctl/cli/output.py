@@ -286,11 +286,6 @@ def _padded(text: str, width: int, align: str, gap: str) -> str:
     return f"{space}{text}{gap}" if align == ">" else f"{text}{space}{gap}"
 
 
-def tsv(rows: Iterable[Iterable[object]]) -> None:
-    """Write tab-separated lines; a tab, a newline and their like are escaped, nothing is cut."""
-    lines("\t".join([escape(str(cell), None) for cell in row]) for row in rows)
-
-
 # --- JSON --------------------------------------------------------------------------------------
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 from bisect import bisect
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from paramctl.checkpoint import Checkpoint, Entry, Leaf, Param, Storage, View, contiguous, natural_key
+from paramctl.checkpoint import Checkpoint, Leaf, Param, Storage, View, contiguous, natural_key
 from paramctl.dtypes import BY_SAFETENSORS, DType
 from paramctl.errors import FormatError, Unsupported, UsageError
 from paramctl.segments import Content, Extent, Literal, Segment
@@ -20,7 +21,7 @@ from paramctl.sources import Source
 from paramctl.values import content_of
 
 NAME = "safetensors"
-SUFFIXES = (".safetensors",)
+SUFFIXES: tuple[str, ...] = (".safetensors",)
 MAX_HEADER = 100_000_000  # bytes; the library's own limit
 MAX_INT = 2**63  # counts beyond it overflow what every reader computes with
 METADATA = "__metadata__"
@@ -32,8 +33,40 @@ class Document(NamedTuple):
 
     source: Source
     header: bytes  # the eight bytes of its length, and the JSON
-    data_order: tuple[str, ...]  # names, by where their bytes lie
-    listing: tuple[tuple[str, View], ...]  # every param's path and view, as read
+    places: list[tuple[int, int, str]]  # begin, end and name of each tensor's bytes, in their order
+    listed: tuple[Param, ...]  # every param as read
+
+
+class _Form(NamedTuple):
+    """A dtype and a shape; many tensors have the same."""
+
+    dtype: DType
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    nbytes: int
+
+
+class _Storages(Mapping[str, Storage]):
+    """The tensors' bytes, each described when it is asked for: a listing asks for none."""
+
+    def __init__(self, source: Source, data_start: int, places: list[tuple[int, int, str]]) -> None:
+        self.source = source
+        self.data_start = data_start
+        self.places = places
+
+    @cached_property
+    def by_name(self) -> dict[str, tuple[int, int]]:
+        return {name: (begin, end) for begin, end, name in self.places}
+
+    def __getitem__(self, name: str) -> Storage:
+        begin, end = self.by_name[name]
+        return Storage((Extent(self.source, self.data_start + begin, end - begin),), end - begin)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.by_name)
+
+    def __len__(self) -> int:
+        return len(self.by_name)
 
 
 def recognises(head: bytes, source: Source) -> bool:
@@ -54,26 +87,23 @@ def read(source: Source) -> Checkpoint:
     metadata = _metadata(entries.pop(METADATA, {}))
     params: dict[str, Param] = {}
     places: list[tuple[int, int, str]] = []
+    forms: dict[str, _Form] = {}
     for name, entry in entries.items():
-        dtype, shape, begin, end = _entry(name, entry)
-        params[name] = Param(name, "tensor", dtype, shape, contiguous(shape), name)
+        form, begin, end = _entry(name, entry, forms)
+        params[name] = Param(name, "tensor", form.dtype, form.shape, form.strides, name)
         places.append((begin, end, name))
     places.sort()
     _check_coverage(places, source.size - data_start)
-    storages = {
-        name: Storage((Extent(source, data_start + begin, end - begin),), end - begin)
-        for begin, end, name in places
-    }
     listed = _with_aliases(params, metadata)
     return Checkpoint(
         format=NAME,
         file=source.name,
         entries=listed,
-        saved=storages,
+        saved=_Storages(source, data_start, places),
         metadata={key: text for key, text in metadata.items() if not _is_alias(key, text, params)},
         sources=(source,),
         document=Document(
-            source, header, tuple(name for *_, name in places), tuple((p.path, p.view) for p in listed)
+            source, header, places, listed
         ),
     )
 
@@ -89,12 +119,12 @@ def layout(checkpoint: Checkpoint) -> Iterator[Segment]:
     """The file's segments: its own header where nothing but values changed, else a new one."""
     document = checkpoint.document
     params = [param for param in checkpoint.params if param.is_plain]
-    if isinstance(document, Document) and document.listing == tuple((p.path, p.view) for p in params):
+    if isinstance(document, Document) and _same(params, document.listed):
         yield Extent(document.source, 0, len(document.header))
-        for name in document.data_order:
+        for _, _, name in document.places:
             yield from checkpoint.storages[name].content
         return
-    previous = document.data_order if isinstance(document, Document) else ()
+    previous = [name for _, _, name in document.places] if isinstance(document, Document) else []
     kept, aliases = _leaders(params)
     _check_names(params)
     order = _data_order(kept, previous)
@@ -125,6 +155,11 @@ def _opens(source: Source) -> bool:
             return True
     except SafetensorError:
         return False
+
+
+def _same(params: list[Param], listed: tuple[Param, ...]) -> bool:
+    """Whether the header that listed those says what these are."""
+    return [(p.path, p.view) for p in params] == [(p.path, p.view) for p in listed]
 
 
 def _header_bytes(source: Source) -> bytes:
@@ -177,7 +212,8 @@ def _metadata(found: object) -> dict[str, str]:
     return found
 
 
-def _entry(name: str, entry: object) -> tuple[DType, tuple[int, ...], int, int]:
+def _entry(name: str, entry: object, forms: dict[str, _Form]) -> tuple[_Form, int, int]:
+    """A tensor's dtype and shape, and where its bytes begin and end. `forms` are those met before."""
     if not isinstance(entry, dict):
         raise FormatError(f"tensor {name!r} is not described by an object")
     if not name.isascii():
@@ -186,21 +222,41 @@ def _entry(name: str, entry: object) -> tuple[DType, tuple[int, ...], int, int]:
         word, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     except KeyError as missing:
         raise FormatError(f"tensor {name!r} has no {missing.args[0]}") from None
+    text = f"{word}{shape}"
+    form = forms.get(text)
+    if form is None:
+        form = forms[text] = _form(name, word, shape)
+    begin, end = _pair(name, offsets)
+    if end - begin != form.nbytes:
+        raise FormatError(
+            f"tensor {name!r} takes {form.nbytes:,} bytes by its shape, {end - begin:,} by its offsets"
+        )
+    return form, begin, end
+
+
+def _form(name: str, word: object, shape: object) -> _Form:
     dtype = BY_SAFETENSORS.get(word) if isinstance(word, str) else None
     if dtype is None:
         raise FormatError(f"tensor {name!r} has the unknown dtype {word!r}")
-    dims = _counts(name, "shape", shape)
-    begin, end = _pair(name, offsets)
+    if not isinstance(shape, list) or not all(type(n) is int and 0 <= n < MAX_INT for n in shape):
+        raise FormatError(f"tensor {name!r} has a shape that is not a list of sizes")
     numel = 1
-    for n in dims:
+    for n in shape:
         numel *= n
         if numel >= MAX_INT:
             raise FormatError(f"tensor {name!r} has a shape too large for any file")
-    if numel * dtype.bits % 8 or end - begin != dtype.nbytes(numel):
-        raise FormatError(
-            f"tensor {name!r} takes {dtype.nbytes(numel):,} bytes by its shape, {end - begin:,} by its offsets"
-        )
-    return dtype, dims, begin, end
+    if numel * dtype.bits % 8:
+        raise FormatError(f"tensor {name!r} does not fill its last byte: {numel:,} elements of {dtype.bits} bits")
+    dims = tuple(shape)
+    return _Form(dtype, dims, contiguous(dims), dtype.nbytes(numel))
+
+
+def _pair(name: str, found: object) -> tuple[int, int]:
+    if isinstance(found, list) and len(found) == 2:
+        begin, end = found
+        if type(begin) is int and type(end) is int and 0 <= begin <= end < MAX_INT:
+            return begin, end
+    raise FormatError(f"tensor {name!r} has data_offsets that are not a begin and an end")
 
 
 def _check_encodable(name: str) -> None:
@@ -208,19 +264,6 @@ def _check_encodable(name: str) -> None:
         name.encode()
     except UnicodeEncodeError:
         raise FormatError(f"tensor name {name!a} is not valid Unicode") from None
-
-
-def _counts(name: str, what: str, found: object) -> tuple[int, ...]:
-    if not isinstance(found, list) or not all(type(n) is int and 0 <= n < MAX_INT for n in found):
-        raise FormatError(f"tensor {name!r} has a {what} that is not a list of sizes")
-    return tuple(found)
-
-
-def _pair(name: str, found: object) -> tuple[int, int]:
-    counts = _counts(name, "data_offsets", found)
-    if len(counts) != 2 or counts[0] > counts[1]:
-        raise FormatError(f"tensor {name!r} has data_offsets that are not a begin and an end")
-    return counts[0], counts[1]
 
 
 def _check_coverage(places: list[tuple[int, int, str]], nbytes: int) -> None:
@@ -292,7 +335,7 @@ def _check_names(params: Iterable[Param]) -> None:
         _check_encodable(param.path)
 
 
-def _data_order(kept: list[Param], previous: tuple[str, ...]) -> list[Param]:
+def _data_order(kept: list[Param], previous: list[str]) -> list[Param]:
     """Where each tensor's bytes go: as before; new ones after the last whose alignment is as large."""
     rank = {name: i for i, name in enumerate(previous)}
     order = sorted((p for p in kept if p.storage == p.path in rank), key=lambda p: rank[p.path])

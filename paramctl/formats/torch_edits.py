@@ -83,7 +83,7 @@ class _Rewriter:
         found = self.replace.get((id(state), position))
         if found is None:
             found = self.replace[id(state), position] = list(held)
-        return found  # type: ignore[no-any-return]
+        return found
 
     def own(self, step: Step) -> Any:
         """The container of `step`, or its copy where other paths share it."""

@@ -77,6 +77,7 @@ class _Walk:
         self.modules: dict[str, Module] = {}
         self.open: set[int] = set()
         self.frames: list[_Frame] = []
+        self.plain: dict[int, object] = {}
 
     def run(self) -> Listing:
         self.visit("", False, self.root, None, 0, "tensor", None)
@@ -108,7 +109,7 @@ class _Walk:
             return False
         children, owner = self.children(node, path, step, position, kind)
         if children is None:
-            self.entries.append(_leaf(path, node))
+            self.entries.append(self.leaf(path, node))
             return False
         if len(self.frames) >= MAX_DEPTH:
             raise FormatError(f"nests deeper than {MAX_DEPTH} containers")
@@ -125,7 +126,7 @@ class _Walk:
             own: Kind = "optimizer" if _is_optimizer(node) else kind
             return (_pairs(node, here, own) if node.pairs else None), None
         if isinstance(node, list | tuple):
-            plain = not node or _plain(node) is not None
+            plain = not node or self.as_plain(node) is not None
             return (None if plain else _elements(node, here, kind)), None
         if not isinstance(node, Call):
             return None, None
@@ -138,6 +139,27 @@ class _Walk:
         if node.elements:
             return _appended(node, here, kind), None
         return _ordered_dict(node, here, kind), None
+
+
+    def as_plain(self, node: object) -> object:
+        """`_plain`, asked once for each list: one that is shared a thousand times is read once."""
+        if not isinstance(node, list | tuple):
+            return _plain(node)
+        if id(node) not in self.plain:
+            self.plain[id(node)] = _plain(node)
+        return self.plain[id(node)]
+
+    def leaf(self, path: str, node: object) -> Leaf:
+        """The entry of something that is neither a tensor nor holds one."""
+        found = _numpy_scalar(node)
+        plain = self.as_plain(node) if found is None else found
+        if node is None or plain is not None:
+            return Leaf(path, plain)
+        if isinstance(node, Dict):
+            return Leaf(path, {})
+        if isinstance(node, Persistent):
+            return Leaf(path, f"storage of {self.storages.find(node).nbytes:,} bytes", True)
+        return Leaf(path, _object_text(node), True)
 
 
 def _pairs(node: Dict, here: Step, kind: Kind) -> Iterator[tuple[str, object, Step, int, Kind]]:
@@ -258,16 +280,6 @@ def key_text(key: object) -> str:
     return str(tuple(plain)) if isinstance(plain, list) and isinstance(key, tuple) else describe(key)
 
 
-def _leaf(path: str, node: object) -> Leaf:
-    found = _numpy_scalar(node)
-    plain = _plain(node) if found is None else found
-    if node is None or plain is not None:
-        return Leaf(path, plain)
-    if isinstance(node, Dict):
-        return Leaf(path, {})
-    return Leaf(path, _object_text(node), True)
-
-
 def _object_text(node: object) -> str:
     if isinstance(node, bytes | bytearray):
         return f"{len(node):,} bytes"
@@ -275,9 +287,6 @@ def _object_text(node: object) -> str:
         return f"an integer of {node.bit_length():,} bits"
     if isinstance(node, Set | FrozenSet):
         return f"a set of {len(node.items):,}"
-    if isinstance(node, Persistent):
-        pid = node.pid
-        return f"storage of {pid[4]} elements" if isinstance(pid, tuple) and len(pid) > 4 else "storage"
     return describe(node)
 
 

@@ -37,6 +37,11 @@ class Storages(Protocol):
     def open(self, key: str) -> Storage: ...
 
 
+def is_global(node: object, full: str) -> bool:
+    """Whether a node is the name of that class or function."""
+    return isinstance(node, Global) and node.full == full
+
+
 def is_tensor(node: object) -> bool:
     """Whether a node of a pickle is a tensor of any kind."""
     return isinstance(node, Call) and isinstance(node.func, Global) and node.func.full in _REBUILDERS
@@ -55,12 +60,15 @@ def read_tensor(node: Call, path: str, kind: Kind, storages: Storages) -> Param:
 
 def dimensions(node: object, path: str, what: str = "shape") -> tuple[int, ...]:
     """Sizes or strides: a tuple of plain integers, or torch.Size of one."""
-    if isinstance(node, Call) and isinstance(node.func, Global) and node.func.full == "torch.Size":
+    if type(node) is not tuple and isinstance(node, Call) and is_global(node.func, "torch.Size"):
         node = node.args[0] if node.args else None
     if isinstance(node, list):
         node = tuple(node)
-    if not isinstance(node, tuple) or not all(type(n) is int and 0 <= n < MAX_INT for n in node):
+    if not isinstance(node, tuple):
         raise FormatError(f"tensor '{path}' has a {what} that is not a tuple of sizes")
+    for n in node:
+        if type(n) is not int or not 0 <= n < MAX_INT:
+            raise FormatError(f"tensor '{path}' has a {what} that is not a tuple of sizes")
     if len(node) > MAX_DIMS:
         raise FormatError(f"tensor '{path}' has {len(node)} dimensions, over torch's limit of {MAX_DIMS}")
     return node
@@ -91,14 +99,15 @@ def _strided(
     if type(offset) is not int or not 0 <= offset < MAX_INT:
         raise FormatError(f"tensor '{path}' has an offset that is not a count")
     rg = requires_grad if isinstance(requires_grad, bool) else None
-    flags = frozenset(f for f in ("conj", "neg") if isinstance(metadata, Dict) and metadata.get(f) is True)
-    param = Param(path, kind, dtype, shape, strides, stored.key, offset, rg, stored.device, flags=flags)
+    param = Param(path, kind, dtype, shape, strides, stored.key, offset, rg, stored.device)
+    if metadata is not None:
+        flags = frozenset(f for f in ("conj", "neg") if isinstance(metadata, Dict) and metadata.get(f) is True)
+        param = param._replace(flags=flags)
     if param.numel >= MAX_INT:
         raise FormatError(f"tensor '{path}' has a shape too large for any file")
-    if param.span and (offset + param.span) * dtype.bits > stored.nbytes * 8:
-        raise FormatError(
-            f"tensor '{path}' reaches element {offset + param.span:,} of a storage of {stored.nbytes:,} bytes"
-        )
+    span = param.span
+    if span and (offset + span) * dtype.bits > stored.nbytes * 8:
+        raise FormatError(f"tensor '{path}' reaches element {offset + span:,} of a storage of {stored.nbytes:,} bytes")
     return param
 
 
@@ -147,9 +156,9 @@ def _sparse(args: tuple[object, ...], path: str, kind: Kind, storages: Storages)
         raise FormatError(f"sparse tensor '{path}' has no indices and values")
     word = _layout_name(layout)
     if word == "sparse_coo":
-        names, parts, size = ("indices", "values"), data[:2], data[2]
+        names, parts, size = ["indices", "values"], data[:2], data[2]
     else:
-        names, parts, size = _COMPRESSED.get(word, ("compressed", "plain")) + ("values",), data[:3], data[3]
+        names, parts, size = [*_COMPRESSED.get(word, ("compressed", "plain")), "values"], data[:3], data[3]
     components = tuple(
         _inner(part, f"{path}.{name}", kind, storages) for name, part in zip(names, parts, strict=True)
     )

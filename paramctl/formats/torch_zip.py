@@ -22,10 +22,10 @@ from paramctl.formats.zips import Archive, Piece, Record
 from paramctl.segments import Literal as LiteralSegment
 from paramctl.segments import Segment
 from paramctl.sources import Source
-from paramctl.values import content_of, contiguous_copy
+from paramctl.values import contiguous_copy
 
 NAME = "torch-zip"
-SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
+SUFFIXES: tuple[str, ...] = (".pt", ".pth", ".bin", ".ckpt")
 MAX_PICKLE = 256 << 20  # bytes of data.pkl, inflated
 MAX_HELPER = 64 << 10  # bytes of version, byteorder, …
 VERSIONS = range(1, 11)  # of the archive; torch 2.13 reads 1 to 10 and writes 3
@@ -160,7 +160,9 @@ class _Storages(Mapping[str, Storage]):
         found = pid.pid if isinstance(pid, Persistent) else None
         if not isinstance(found, tuple) or len(found) < 5 or _text(found[0]) != "storage":
             raise FormatError("a tensor names no storage: its persistent id is not ('storage', …)")
-        word, key, device, numel = found[1], _text(found[2]), _text(found[3]), found[4]
+        _, word, key, device, numel, *_ = found
+        if type(key) is not str:
+            key = _text(key)
         if not isinstance(word, Global):
             raise FormatError("a storage's class is not named by a global")
         dtype = BY_STORAGE.get(word.name)
@@ -174,7 +176,7 @@ class _Storages(Mapping[str, Storage]):
             raise FormatError(
                 f"storage {key!r} claims {numel!r} elements of {bits} bits; its record has {record.nbytes:,} bytes"
             )
-        return Stored(key, dtype, record.nbytes, device or "cpu")
+        return Stored(key, dtype, record.nbytes, _text(device) or "cpu")
 
 
 def _text(node: object) -> str | None:

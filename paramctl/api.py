@@ -1,0 +1,248 @@
+"""The Python door: the same verbs as the commands, on a checkpoint that is indexed like the model it saved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from paramctl import formats
+from paramctl.changes import Change, Edit
+from paramctl.checkpoint import Checkpoint, Leaf, Param
+from paramctl.dtypes import BY_NAME
+from paramctl.errors import NoMatch
+from paramctl.paths import find
+from paramctl.tree import Node, Scalar, Tensor, build
+
+if TYPE_CHECKING:
+    import torch
+
+    from paramctl.values import Array
+
+
+class Parameter:
+    """One parameter or buffer of an open checkpoint. Its values are read when they are asked for."""
+
+    def __init__(self, checkpoint: Checkpoint, index: int) -> None:
+        self._checkpoint = checkpoint
+        self._index = index
+
+    def __repr__(self) -> str:
+        tied = f", tied to {self.tied_to}" if self.tied_to else ""
+        return f"Parameter({self.path!r}, {self.dtype}, {list(self.shape)}{tied})"
+
+    @property
+    def _param(self) -> Param:
+        return self._checkpoint.params[self._index]
+
+    @property
+    def path(self) -> str:
+        """Its name in the checkpoint, such as `0.block 1.0.bias`."""
+        return self._param.path
+
+    @property
+    def kind(self) -> str:
+        """`parameter`, `buffer`, `optimizer`, or `tensor` where the file does not say."""
+        return self._param.kind
+
+    @property
+    def dtype(self) -> str:
+        """torch's name of its dtype, without the prefix."""
+        return self._param.dtype.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its sizes, in elements."""
+        return self._param.shape
+
+    @property
+    def requires_grad(self) -> bool | None:
+        """What the file says of it; None if nothing."""
+        return self._param.requires_grad
+
+    @property
+    def tied_to(self) -> str | None:
+        """The path of the first param of its group of ties; None for that one, and without ties."""
+        leader = self._checkpoint.tied_to.get(self._index)
+        return None if leader is None else self._checkpoint.labels[leader]
+
+    def numpy(self) -> Array:
+        """Its values, a new array. Raises FormatError if the file is corrupt there."""
+        from paramctl.values import read_values
+
+        return read_values(self._checkpoint, self._param)
+
+    def torch(self) -> torch.Tensor:
+        """Its values, a new tensor of the dtype it was saved in. Raises FormatError as `numpy` does."""
+        from paramctl.segments import read
+        from paramctl.torch_module import tensor_of
+        from paramctl.values import content_of, storage_of
+
+        param = self._param
+        storage_of(self._checkpoint, param).check(str(param.storage))
+        dtype, shape = param.dtype, param.shape
+        if dtype.name == "float4_e2m1fn" and shape:
+            dtype, shape = BY_NAME["float4_e2m1fn_x2"], (*shape[:-1], shape[-1] // 2)
+        return tensor_of(read(content_of(self._checkpoint, param), 0, param.nbytes), dtype, shape)
+
+
+class Layer:
+    """A layer of an open checkpoint: index it by name, by position, or by a longer path."""
+
+    def __init__(self, checkpoint: Checkpoint, node: Node, indices: dict[int, int]) -> None:
+        self._checkpoint = checkpoint
+        self._node = node
+        self._indices = indices
+
+    def __repr__(self) -> str:
+        kind = self._node.module.text if self._node.module else "Layer"
+        return f"{kind}: {', '.join(self)}"
+
+    def __len__(self) -> int:
+        return len(self._node.children)
+
+    def __iter__(self) -> Iterator[str]:
+        return (child.name for child in self._node.children)
+
+    def __getitem__(self, key: int | str) -> Layer | Parameter | object:
+        """The child at a position, or under a name or path; of a scalar, its value.
+
+        Raises NoMatch (which is a LookupError) where there is none.
+        """
+        if isinstance(key, int):
+            try:
+                return self._opened(self._node.children[key])
+            except IndexError:
+                raise NoMatch(f"there is no child {key} among {len(self)}") from None
+        for child in self._node.children:
+            if child.name == key:
+                return self._opened(child)
+        name, dot, rest = key.partition(".")
+        while dot:
+            for child in self._node.children:
+                if child.name == name and isinstance(child, Node):
+                    return Layer(self._checkpoint, child, self._indices)[rest]
+            more, dot, rest = rest.partition(".")
+            name = f"{name}.{more}"
+        raise NoMatch(f"there is no '{key}' here; there are {', '.join(self)}")
+
+    def _opened(self, child: Node | Tensor | Scalar) -> Layer | Parameter | object:
+        if isinstance(child, Node):
+            return Layer(self._checkpoint, child, self._indices)
+        if isinstance(child, Tensor):
+            return Parameter(self._checkpoint, self._indices[id(child.param)])
+        return child.value
+
+
+class Model(Layer):
+    """An open checkpoint. Verbs return a new one and leave this as it is; `save` writes.
+
+    `changes` are what the last verb did, `seed` what it drew with.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, edit: Edit | None = None) -> None:
+        indices = {id(param): i for i, param in enumerate(checkpoint.params)}
+        super().__init__(checkpoint, build(checkpoint), indices)
+        self._edit = edit
+
+    def __repr__(self) -> str:
+        return f"Model({self._checkpoint.file!r}, {self.format}, {len(self.parameters)} tensors)"
+
+    def __getitem__(self, key: int | str) -> Layer | Parameter | object:
+        """As of any layer; a text may also be positions (`[0][1].bias`) or a path inside the one model."""
+        try:
+            return super().__getitem__(key)
+        except NoMatch:
+            if isinstance(key, int):
+                raise
+            found = find(self._checkpoint, key)
+            return found.value if isinstance(found, Leaf) else Parameter(self._checkpoint, found)
+
+    @property
+    def format(self) -> str:
+        """The name of the format it was read from."""
+        return self._checkpoint.format
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """Every tensor, in the file's order."""
+        return tuple(Parameter(self._checkpoint, i) for i in range(len(self._checkpoint.params)))
+
+    @property
+    def ties(self) -> tuple[tuple[str, ...], ...]:
+        """The paths of each group of tied params."""
+        labels = self._checkpoint.labels
+        return tuple(tuple(labels[i] for i in group) for group in self._checkpoint.groups())
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """What the verb that made this checkpoint did to each param it changed."""
+        return self._edit.changed if self._edit else ()
+
+    @property
+    def seed(self) -> int | None:
+        """What the params of the last `init` were drawn with, together with their paths."""
+        return self._edit.seed if self._edit else None
+
+    def init(
+        self,
+        layer: str | Sequence[str] = (),
+        scheme: str | Sequence[str] = "default",
+        *,
+        seed: int | None = None,
+        bias: str | None = None,
+    ) -> Model:
+        """Draw layers anew; see `paramctl init`. Raises UsageError where a scheme cannot apply."""
+        from paramctl.init import init
+
+        return self._made(init(self._checkpoint, _texts(layer), _texts(scheme), seed=seed, bias=bias))
+
+    def set(self, *statements: str) -> Model:
+        """Set values, as in `"0.weight[0,0] = 42"`; see `paramctl set`."""
+        from paramctl.set import set
+
+        return self._made(set(self._checkpoint, *statements))
+
+    def tie(self, first: str, *others: str) -> Model:
+        """Each of `others` becomes `first`; see `paramctl tie`."""
+        from paramctl.tie import tie
+
+        return self._made(tie(self._checkpoint, first, *others))
+
+    def untie(self, *paths: str) -> Model:
+        """Give params copies of their own; see `paramctl untie`."""
+        from paramctl.tie import untie
+
+        return self._made(untie(self._checkpoint, *paths))
+
+    def save(self, path: str | Path, *, force: bool = False, lossy: bool = False) -> int:
+        """Write it to `path`, whole or not at all, in the format of its suffix; return the bytes written.
+
+        Raises UsageError if the file exists and `force` is not given, or if the format cannot hold
+        everything and `lossy` is not given.
+        """
+        from paramctl.convert import convert
+
+        target = formats.NewFile(Path(path), force)
+        form = formats.by_suffix(Path(path)) or formats.named(self.format)
+        checkpoint = self._checkpoint
+        if checkpoint.format != form.NAME:
+            checkpoint = convert(checkpoint, form, lossy=lossy).checkpoint
+        return formats.save(checkpoint, target, form)
+
+    def _made(self, edit: Edit) -> Model:
+        return Model(edit.checkpoint, edit)
+
+
+def open(path: str | Path) -> Model:
+    """Open a checkpoint; only its headers are read. `-` is standard input.
+
+    Raises FileError if it cannot be read, FormatError if it is no checkpoint.
+    """
+    return Model(formats.open(str(path)))
+
+
+def _texts(given: str | Sequence[str]) -> Sequence[str]:
+    return [given] if isinstance(given, str) else given
+
+

@@ -1,0 +1,339 @@
+"""`paramctl show`: one or a few params in full, with their values."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from paramctl.cli import output
+from paramctl.cli.options import Color, Force, Json, complete_path, one_of, opened
+from paramctl.cli.output import Line
+from paramctl.errors import NoMatch, Unsupported, UsageError
+
+if TYPE_CHECKING:
+    from paramctl.checkpoint import Checkpoint, Leaf, Param
+    from paramctl.indexing import Index
+    from paramctl.observations import Observed
+    from paramctl.preview import Preview
+
+    Named = tuple[int | Leaf, Index]
+
+WIDTH = 80  # columns of a row of values where there is no terminal
+UNKNOWN = "not recorded"
+
+
+def show(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", show_default=False, help="The checkpoint; '-' is standard input.")
+    ],
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PATH[INDEX]...",
+            show_default=False,
+            autocompletion=complete_path,
+            help="A path, a layer or positions ('[0][1].bias'), perhaps with an index ('0.weight[0,:5]').",
+        ),
+    ],
+    full: Annotated[bool, typer.Option("--full", help="Print every value, however many there are.")] = False,
+    precision: Annotated[
+        int, typer.Option("--precision", "-p", min=0, max=20, metavar="N", help="Digits behind the point.")
+    ] = 4,
+    as_json: Json = False,
+    npy: Annotated[bool, typer.Option("--npy", help="Write one tensor as a .npy file.")] = False,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", show_default=False, help="Where --npy writes; '-': to the pipe."
+        ),
+    ] = None,
+    force: Force = False,
+    color: Color = "auto",
+) -> None:
+    """Show parameters in full: what they are, and their values.
+
+    Of more than 1,000 values the edges are printed, and only those are read. A layer shows everything
+    in it. An index is numpy's: '0.weight[0]', '0.weight[:2, -1]', '0.weight[..., ::2]'.
+
+    \b
+    Examples:
+      paramctl show model.pt 2.bias
+      paramctl show model.pt '0.weight[0, :5]' '[0][1].bias'
+      paramctl show model.pt 2.bias --npy -o bias.npy
+      paramctl show model.pt 2.bias --json | jq .tensors[0].values
+    """
+    one_of({"--json": as_json, "--npy": npy})
+    if not npy and (out is not None or force):
+        raise UsageError("-o and -f go with --npy", hint="add --npy, or use '>' for text")
+    with opened(file) as checkpoint:
+        named = [one for text in paths for one in _named(checkpoint, text)]
+        _check(checkpoint, named)
+        if npy:
+            _save(checkpoint, named, out, force)
+        elif as_json:
+            output.json(_document(checkpoint, named, full))
+        else:
+            output.listing(_Page(checkpoint, full, precision).lines(named), color)
+
+
+def _named(checkpoint: Checkpoint, text: str) -> list[Named]:
+    """What a PATH[INDEX] names: params, or scalars where there are none."""
+    from paramctl.paths import no_match, readings, select
+
+    path = text
+    for path, index in readings(text):
+        if not path:
+            break
+        try:
+            return [(i, index) for i in select(checkpoint, [path], alike=True).indices]
+        except NoMatch as error:
+            failure = error
+            scalars = _scalars(checkpoint, path)
+        if scalars and not index:
+            return [(leaf, ()) for leaf in scalars]
+    raise failure if path else no_match(checkpoint, text)
+
+
+def _scalars(checkpoint: Checkpoint, path: str) -> list[Leaf]:
+    """The scalar of that path or position, or those in that layer."""
+    from paramctl.checkpoint import Leaf
+    from paramctl.paths import find
+
+    try:
+        found = find(checkpoint, path)
+        return [found] if isinstance(found, Leaf) else []
+    except NoMatch:
+        leaves = (entry for entry in checkpoint.entries if isinstance(entry, Leaf))
+        return [leaf for leaf in leaves if leaf.path.startswith(f"{path}.")]
+
+
+def _check(checkpoint: Checkpoint, named: list[Named]) -> None:
+    """Raise UsageError, before anything is printed, for an index that does not fit."""
+    from paramctl.indexing import check_index
+
+    for entry, index in named:
+        if isinstance(entry, int):
+            param = checkpoint.params[entry]
+            if not (index and -1 in param.shape):
+                check_index(index, param.shape, param.path)
+                continue
+            raise UsageError(f"{param.path} is ragged (nested), and an index has no meaning for it")
+
+
+# --- .npy --------------------------------------------------------------------------------------
+
+
+def _save(checkpoint: Checkpoint, named: list[Named], out: str | None, force: bool) -> None:
+    from paramctl import npy
+    from paramctl.files import NewFile, Stream, Target
+
+    entry, index = named[0]
+    if len(named) > 1 or not isinstance(entry, int):
+        what = f"{len(named)} entries were named" if len(named) > 1 else "a scalar was named"
+        raise UsageError(f"a .npy file holds one tensor, and {what}", hint="name one tensor")
+    param = checkpoint.params[entry]
+    target: Target
+    if out in (None, "-"):
+        if output.stdout_is_terminal():
+            raise UsageError("a .npy file is not for a terminal", hint="add -o FILE, or a pipe")
+        target = Stream(1)
+    else:
+        target = NewFile(Path(str(out)), force)
+    dtype = npy.save(checkpoint, param, index, target)
+    if dtype != param.dtype.name:
+        output.note(f"numpy has no {param.dtype.name}: written as {dtype}, which holds every value of it")
+    if index and checkpoint.storages[str(param.storage)].crc32 is not None:
+        output.note("a part was read, so its checksum is unchecked")
+
+
+# --- JSON --------------------------------------------------------------------------------------
+
+
+def _document(checkpoint: Checkpoint, named: list[Named], full: bool) -> dict[str, object]:
+    from paramctl.observations import observed
+
+    about = observed(checkpoint)
+    scalars = [{"path": e.path, "value": e.value} for e, _ in named if not isinstance(e, int)]
+    tensors = [_object(checkpoint, e, index, full, about) for e, index in named if isinstance(e, int)]
+    document: dict[str, object] = {"schema": 1, "file": checkpoint.file, "tensors": tensors}
+    return {**document, "scalars": scalars} if scalars else document
+
+
+def _object(
+    checkpoint: Checkpoint, at: int, index: Index, full: bool, about: Mapping[int, tuple[Observed, ...]]
+) -> dict[str, object]:
+    from paramctl.indexing import index_text
+
+    param = checkpoint.params[at]
+    leader = checkpoint.tied_to.get(at)
+    stored = {one.name: checkpoint.params[one.at].path for one in _stored_for(checkpoint, at, about)}
+    found = {
+        **output.tensor_object(param, None if leader is None else checkpoint.params[leader].path),
+        "requires_grad": param.requires_grad,
+        "stride": list(param.strides),
+        "device": param.device,
+        "grad": stored.pop("grad", None),
+        "moments": stored,
+        "index": index_text(index) if index else None,
+        **_json_values(checkpoint, param, index, full),
+    }
+    if param.components:
+        parts = ((part, _json_values(checkpoint, part, (), full)) for part in param.components)
+        found["components"] = [{**output.tensor_object(part, None), **values} for part, values in parts]
+    return found
+
+
+def _json_values(checkpoint: Checkpoint, param: Param, index: Index, full: bool) -> dict[str, object]:
+    from paramctl.preview import nested, preview
+
+    if param.storage is None:
+        return {"values": None, "preview": None}
+    shown = preview(checkpoint, param, index, full=full)
+    if shown.is_whole:
+        return {"values": nested(shown), "preview": None}
+    return {"values": None, "preview": nested(shown)}
+
+
+# --- text --------------------------------------------------------------------------------------
+
+
+class _Page:
+    """Says of each entry what is known, as lines."""
+
+    def __init__(self, checkpoint: Checkpoint, full: bool, precision: int) -> None:
+        self.checkpoint = checkpoint
+        self.full = full
+        self.precision = precision
+        self.width = output.terminal_width() or WIDTH
+
+    @cached_property
+    def about(self) -> Mapping[int, tuple[Observed, ...]]:
+        from paramctl.observations import observed
+
+        return observed(self.checkpoint)
+
+    @cached_property
+    def users(self) -> Counter[str | None]:
+        return Counter(param.storage for param in self.checkpoint.params)
+
+    def lines(self, named: list[Named]) -> Iterator[Line]:
+        """The entries one after the other, an empty line between them."""
+        for number, (entry, index) in enumerate(named):
+            if number:
+                yield Line(("",), ("",))
+            if isinstance(entry, int):
+                yield from self.param(entry, index)
+            else:
+                yield from self.scalar(entry)
+
+    def scalar(self, leaf: Leaf) -> Iterator[Line]:
+        yield Line((output.escape(leaf.path) or ".",), ("bold",))
+        kind = "object" if leaf.is_object else type(leaf.value).__name__
+        yield _fact("kind", "none" if leaf.value is None else kind)
+        yield _fact("value", output.escape(output.json_text(leaf.value), None if self.full else output.LIMIT))
+
+    def param(self, at: int, index: Index) -> Iterator[Line]:
+        from paramctl.indexing import index_text
+
+        param = self.checkpoint.params[at]
+        title = output.escape(param.path) or "."
+        yield Line((f"{title}[{index_text(index)}]" if index else title,), ("bold",))
+        for label, text in self.facts(at, param):
+            yield _fact(label, text)
+        yield from self.values(param, index)
+        for part in param.components:
+            yield Line((f"  {output.escape(part.path)}", f"  {_what(part)}"), ("bold", "cyan"))
+            yield from self.values(part, ())
+
+    def facts(self, at: int, param: Param) -> Iterator[tuple[str, str]]:
+        """What is known of a param besides its values."""
+        yield "kind", param.kind
+        yield "dtype", param.dtype.name
+        yield "shape", f"{output.shape_text(param.shape)}  ({_size(param)})"
+        if param.layout != "strided":
+            yield "layout", output.escape(param.layout)
+        yield "stride", ", ".join(map(str, param.strides)) or "none"
+        yield "device", UNKNOWN if param.device is None else output.escape(param.device)
+        yield "requires_grad", {None: UNKNOWN, True: "yes", False: "no"}[param.requires_grad]
+        layer = param.path.rpartition(".")[0]
+        if layer in self.checkpoint.modules:
+            yield "layer", output.escape(self.checkpoint.modules[layer].text)
+        yield from self.observations(at, param)
+        yield from self.sharing(at)
+
+    def observations(self, at: int, param: Param) -> Iterator[tuple[str, str]]:
+        if param.kind == "optimizer":
+            return
+        stored = _stored_for(self.checkpoint, at, self.about)
+        gradients = [self.path(one.at) for one in stored if one.name == "grad"]
+        yield "gradient", ", ".join(gradients) or "no gradient stored"
+        for one in stored:
+            if one.name != "grad":
+                yield "optimizer", f"{output.escape(one.name)} ({self.path(one.at)})"
+
+    def sharing(self, at: int) -> Iterator[tuple[str, str]]:
+        """The params it is tied to, and those that merely share some of its bytes."""
+        from paramctl.changes import group_of
+        from paramctl.ties import overlapping
+
+        if self.users[self.checkpoint.params[at].storage] < 2:
+            return
+        tied = [self.path(i) for i in group_of(self.checkpoint, at) if i != at]
+        if tied:
+            yield "tied to", ", ".join(tied)
+        views = [self.path(i) for i in overlapping(self.checkpoint, at)]
+        if views:
+            yield "overlaps", ", ".join(views)
+
+    def path(self, at: int) -> str:
+        return output.escape(self.checkpoint.params[at].path) or "."
+
+    def values(self, param: Param, index: Index) -> Iterator[Line]:
+        from paramctl.preview import preview, text_lines
+
+        if param.storage is None:
+            yield _fact("values", "in its components:" if param.components else "none are saved in this file")
+            return
+        try:
+            shown = preview(self.checkpoint, param, index, full=self.full)
+        except Unsupported as error:
+            yield _fact("values", output.escape(str(error)))
+            return
+        yield _fact("values", self.remark(param, shown))
+        for line in text_lines(shown, self.precision, self.width - 2):
+            yield Line((f"  {line}",), ("",))
+
+    def remark(self, param: Param, shown: Preview) -> str:
+        """What to know before reading the values."""
+        words = ["stored integers"] if param.layout == "quantized" else []
+        if not shown.is_whole:
+            words.append("edges only" if not self.full else "they repeat (stride 0): edges only")
+        if shown.checked is False:
+            words.append("checksum unchecked")
+        if not shown.is_whole and not self.full:
+            words.append("--full for all")
+        return ", ".join(words)
+
+
+def _stored_for(
+    checkpoint: Checkpoint, at: int, about: Mapping[int, tuple[Observed, ...]]
+) -> tuple[Observed, ...]:
+    """What is stored about a param; for a tied one, that may be kept with the first of its group."""
+    return about.get(at) or about.get(checkpoint.tied_to.get(at, at), ())
+
+
+def _fact(label: str, text: str) -> Line:
+    return Line((f"  {label:<15}", text), ("dim", "dim" if label == "values" else ""))
+
+
+def _what(part: Param) -> str:
+    return f"{part.dtype.name}  {output.shape_text(part.shape)}"
+
+
+def _size(param: Param) -> str:
+    return f"{output.counted(param.numel, 'value')}, {output.human_bytes(param.nbytes)}"

@@ -1,0 +1,95 @@
+"""A param as a .npy file: NumPy's own format, which every numerical program reads."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from paramctl import files
+from paramctl.checkpoint import Checkpoint, Param
+from paramctl.errors import FormatError, UsageError
+from paramctl.files import Target
+from paramctl.indexing import Index
+from paramctl.segments import Buffer, Computed, Content, Literal
+from paramctl.values import content_of, narrow, read_index, storage_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+PIECE = 1 << 18  # elements converted at a time
+REPEATED = 1_000_000  # elements up to which values that repeat (stride 0) are written out
+
+
+def save(checkpoint: Checkpoint, param: Param, index: Index, target: Target) -> str:
+    """Write `param[index]`, and return the name of the dtype it has there.
+
+    What numpy has no dtype for is written in one that holds it exactly: bfloat16 and narrower floats as
+    float32, complex32 as complex64. A whole tensor's checksum is verified first. Raises UsageError for
+    a tensor of repeated values that would grow without bounds.
+    """
+    storage = storage_of(checkpoint, param)
+    view = narrow(param, index)
+    if param.repeats_itself and view.numel > REPEATED:
+        raise UsageError(
+            f"{param.path or '.'} repeats {storage.nbytes:,} bytes over {view.numel:,} values (stride 0)",
+            hint="name a part of it",
+        )
+    if isinstance(target, files.NewFile):
+        files.destination(target)  # refuse before the work, not after it
+    if not index:
+        storage.check(str(param.storage))
+    dtype = _dtype_for(param)
+    header = _header(view.shape, dtype)
+    nbytes = len(header) + view.numel * dtype.itemsize
+
+    def verify(path: Path) -> None:
+        if path.stat().st_size != nbytes:
+            raise FormatError("the file that was written is not whole", file=str(path))
+
+    content = _content(checkpoint, param, index, dtype)
+    files.write((Literal(header), *content), target, checkpoint.sources, verify)
+    return dtype.name
+
+
+def _dtype_for(param: Param) -> np.dtype[Any]:
+    """The dtype numpy has for a param's values, or the nearest that holds them all."""
+    import numpy as np
+
+    if param.dtype.name == "complex32":
+        return np.dtype(np.complex64)
+    if param.dtype.category == "float" and param.dtype.name not in ("float64", "float32", "float16"):
+        return np.dtype(np.float32)
+    return param.dtype.to_numpy()
+
+
+def _header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
+    from numpy.lib import format
+
+    out = io.BytesIO()
+    descr = format.dtype_to_descr(dtype.newbyteorder("<"))
+    format.write_array_header_1_0(out, {"descr": descr, "fortran_order": False, "shape": shape})
+    return out.getvalue()
+
+
+def _content(checkpoint: Checkpoint, param: Param, index: Index, dtype: np.dtype[Any]) -> tuple[Content, ...]:
+    view = narrow(param, index)
+    packed = param.dtype.bits % 8 != 0
+    if not packed and dtype == param.dtype.to_numpy() and param.dtype.name != "complex32":
+        return content_of(checkpoint, view)
+    if view.is_contiguous and not (packed and index):
+        return (Computed(view.numel * dtype.itemsize, lambda: _converted(checkpoint, view, dtype)),)
+
+    def whole() -> Iterator[Buffer]:
+        yield read_index(checkpoint, param, index).astype(dtype.newbyteorder("<")).tobytes()
+
+    return (Computed(view.numel * dtype.itemsize, whole),)
+
+
+def _converted(checkpoint: Checkpoint, view: Param, dtype: np.dtype[Any]) -> Iterator[Buffer]:
+    """The elements of a contiguous view, a piece at a time."""
+    for start in range(0, view.numel, PIECE):
+        n = min(PIECE, view.numel - start)
+        piece = view._replace(offset=view.offset + start, shape=(n,), strides=(1,))
+        yield read_index(checkpoint, piece, ()).astype(dtype.newbyteorder("<")).tobytes()

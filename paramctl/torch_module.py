@@ -1,0 +1,28 @@
+"""The one place where torch is imported: to draw random numbers, and to hand out a tensor that was asked for."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from paramctl.dtypes import DType
+from paramctl.segments import Buffer
+
+if TYPE_CHECKING:
+    import torch
+
+
+def import_torch() -> ModuleType:
+    """torch itself. It takes seconds and 200 MiB, so nothing that only looks asks for it."""
+    import torch
+
+    return torch
+
+
+def tensor_of(data: Buffer, dtype: DType, shape: tuple[int, ...]) -> torch.Tensor:
+    """A tensor of `shape` over the little-endian bytes of its values in C order."""
+    torch = import_torch()
+    element = getattr(torch, dtype.name)
+    if not data:
+        return torch.empty(shape, dtype=element)  # type: ignore[no-any-return]
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8).view(element).reshape(shape)  # type: ignore[no-any-return]

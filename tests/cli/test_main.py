@@ -1,0 +1,338 @@
+"""What every command shares: errors and exit codes, signals, closed pipes, help."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from paramctl import cli, errors, formats
+from paramctl.cli import CHANGE, LOOK, options
+
+Run = Callable[..., tuple[int, str, str]]
+Spawn = Callable[..., subprocess.CompletedProcess[bytes]]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "x.safetensors"
+    save_file(
+        {"0.weight": torch.zeros(2, 2), "0.block 1.bias": torch.zeros(2), "evil$(touch x)": torch.zeros(1)},
+        path,
+    )
+    return path
+
+
+@pytest.fixture
+def long(tmp_path: Path) -> Path:
+    """A listing that does not fit into a pipe."""
+    path = tmp_path / "long.safetensors"
+    save_file({f"some.long.name.{i}": torch.zeros(i % 5) for i in range(5000)}, path)
+    return path
+
+
+# --- usage ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (["schem", "x"], "no such command 'schem'. Did you mean 'schemes'?; see 'paramctl --help'"),
+        (["tree", "x", "y"], "got unexpected extra argument(s) (y); see 'paramctl tree --help'"),
+        (["tree", "--dep", "1"], "no such option: --dep (Possible options: --depth, --debug, --help)"),
+        (
+            ["tree", "-L", "0"],
+            "invalid value for '--depth' / '-L': 0 is not in the range x>=1; see 'paramctl tree --help'",
+        ),
+        (["tree", "--\x1b[31m"], "no such option: --\\x1b[31m; see 'paramctl tree --help'"),
+    ],
+)
+def test_a_usage_error_is_one_line(run: Run, args: list[str], line: str) -> None:
+    code, out, err = run(*args)
+    assert (code, out) == (2, "")
+    if "Possible options" in line:
+        assert err.startswith("paramctl: no such option: --dep (Possible options: ")
+    else:
+        assert err == f"paramctl: {line}\n"
+
+
+def test_options_are_not_abbreviated(run: Run, model: Path) -> None:
+    assert run("tree", model, "--jso")[0] == 2
+
+
+def test_alone_it_prints_help(run: Run) -> None:
+    code, out, err = run()
+    assert (code, err) == (0, "")
+    assert out == run("--help")[1] == run("-h")[1]
+
+
+@pytest.mark.parametrize("name", [*LOOK, *CHANGE])
+def test_every_command_has_help_with_examples_that_fits(run: Run, name: str) -> None:
+    code, out, _ = run(name, "-h")
+    assert code == 0
+    assert "\n  Examples:\n    paramctl " in out or f"| paramctl {name}" in out
+    assert all(len(line) <= 80 for line in out.splitlines())
+    assert f"  {name} " in run("--help")[1]
+
+
+# --- errors --------------------------------------------------------------------------------------
+
+
+def test_a_missing_file(run: Run) -> None:
+    assert run("tree", "no\nsuch\x1b") == (3, "", "paramctl: no\\nsuch\\x1b: no such file; check the path\n")
+
+
+def test_an_error_inside_a_command_names_the_file(run: Run, model: Path) -> None:
+    code, out, err = run("tree", model, "--layer", "nothing")
+    assert (code, out) == (1, "")
+    assert err.startswith(f"paramctl: {model}: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (errors.UsageError("does not fit", hint="try less", file="x.pt"), 2, "x.pt: does not fit; try less"),
+        (errors.NoMatch("nothing"), 1, "x: nothing"),
+        (errors.FormatError("a\nb\x1b"), 3, "x: a\\nb\\x1b"),
+        (MemoryError(), 3, "there is not enough memory"),
+        (RecursionError(), 3, "the file is nested too deeply"),
+        (
+            PermissionError(13, "Permission denied", "y.pt"),
+            3,
+            "y.pt: cannot read or write: Permission denied",
+        ),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (
+            ValueError("odd"),
+            3,
+            "internal error: ValueError: odd; run it with --debug and report what it prints",
+        ),
+    ],
+)
+def test_every_error_is_one_line_and_a_code(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, line: str
+) -> None:
+    def fail(name: str) -> None:
+        raise error
+
+    monkeypatch.setattr(formats, "open", fail)
+    got = run("tree", "x")
+    assert got[1:] == ("", "" if code == 130 and not got[2] else f"paramctl: {line}\n")
+    assert got[0] == code
+
+
+@pytest.mark.parametrize("args", [("--debug", "tree", "x\x1b"), ("tree", "x\x1b", "--debug")])
+def test_debug_shows_the_traceback_first(run: Run, args: tuple[str, ...]) -> None:
+    code, _, err = run(*args)
+    assert code == 3
+    assert err.startswith("Traceback")
+    assert err.endswith("paramctl: x\\x1b: no such file; check the path\n")
+    assert "\x1b" not in err
+
+
+def test_a_message_without_end_is_cut_but_its_hint_is_not(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str) -> None:
+        raise errors.FormatError("x" * 10_000, hint="do this")
+
+    monkeypatch.setattr(formats, "open", fail)
+    err = run("tree", "x")[2]
+    assert len(err) < 600
+    assert err.endswith("; do this\n")
+
+
+# --- standard input ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("args", [["tree"], ["tree", "-"], ["ls"]])
+def test_a_pipe_is_read(spawn: Spawn, model: Path, args: list[str]) -> None:
+    done = spawn(*args, input=model.read_bytes(), stdin=None)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"weight" in done.stdout
+
+
+def test_an_empty_pipe_is_an_error(spawn: Spawn) -> None:
+    done = spawn("tree", input=b"", stdin=None)
+    assert (done.returncode, done.stdout) == (3, b"")
+    assert done.stderr.startswith(b"paramctl: standard input: is empty; ")
+
+
+def test_a_terminal_is_not_read(spawn: Spawn) -> None:
+    reader, terminal = pty.openpty()
+    done = spawn("tree", stdin=terminal)
+    os.close(reader)
+    os.close(terminal)
+    assert (done.returncode, done.stderr) == (
+        2, b"paramctl: no checkpoint was named; name a FILE, or pipe one in and name '-' or nothing\n"
+    )  # fmt: skip
+
+
+# --- standard output -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("args", [["tree", "--expand"], ["ls"], ["ls", "--json"], ["tree", "--json"]])
+def test_head_ends_a_listing_quietly(long: Path, args: list[str]) -> None:
+    reader, writer = os.pipe()
+    with subprocess.Popen(
+        [sys.executable, "-m", "paramctl", *args, long],
+        stdout=writer, stderr=subprocess.PIPE, cwd=Path(__file__).parents[2],
+    ) as process:  # fmt: skip
+        os.close(writer)
+        assert os.read(reader, 10)
+        os.close(reader)
+        assert process.communicate(timeout=60)[1] == b""
+    assert process.returncode == 0
+
+
+def test_a_reader_that_never_was_is_no_trouble_either(model: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "paramctl", "tree", model],
+        stdout=writer, stderr=subprocess.PIPE, cwd=Path(__file__).parents[2], check=False,
+    )  # fmt: skip
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_a_full_disk_is_said_once(spawn: Spawn, model: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = spawn("tree", model, capture_output=False, stdout=full, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (
+        3, b"paramctl: standard output: cannot write: No space left on device\n"
+    )  # fmt: skip
+
+
+def test_closed_descriptors(model: Path) -> None:
+    command = f"{sys.executable} -m paramctl tree {model}"
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"{command} >&-"],
+        stderr=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (3, b"paramctl: standard output: is closed\n")
+    quiet = subprocess.run(["/bin/sh", "-c", f"{command} >&- 2>&-"], cwd=Path(__file__).parents[2], check=False)
+    assert quiet.returncode == 3
+
+
+# --- signals -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def waiting() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Starts a command that waits for its standard input, behind `prefix`."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(prefix: str = "") -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            ["/bin/sh", "-c", f"{prefix} exec {sys.executable} -m paramctl --debug tree"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parents[2],
+        )  # fmt: skip
+        started.append(process)
+        _wait_until_it_reads(process.pid)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def _wait_until_it_reads(pid: int) -> None:
+    for _ in range(400):
+        where = Path(f"/proc/{pid}/wchan").read_text() if sys.platform == "linux" else "pipe"
+        if "pipe" in where or "splice" in where:
+            break
+        time.sleep(0.025)
+    time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("signum", "code", "word"),
+    [
+        (signal.SIGINT, 130, b"interrupted"),
+        (signal.SIGTERM, 143, b"terminated"),
+        (signal.SIGHUP, 129, b"hung up"),
+    ],
+)
+def test_signals_clean_up_and_tell(
+    waiting: Callable[..., subprocess.Popen[bytes]], signum: signal.Signals, code: int, word: bytes
+) -> None:
+    process = waiting()
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert err.splitlines()[-1] == b"paramctl: " + word
+    assert b"Stopped" in err, "it ended by the exception, so that every finally ran"
+
+
+def test_nohup_stays_so(waiting: Callable[..., subprocess.Popen[bytes]]) -> None:
+    process = waiting("trap '' HUP;")
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.2)
+    assert process.poll() is None
+
+
+def test_the_handlers_are_put_back(run: Run, model: Path) -> None:
+    before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    run("tree", model)
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
+
+
+# --- completion ----------------------------------------------------------------------------------
+
+
+def complete(spawn: Spawn, line: str) -> list[str]:
+    words = line.split(" ")
+    done = spawn(
+        env={
+            "_PARAMCTL_COMPLETE": "complete_bash",
+            "COMP_WORDS": "\n".join(words),
+            "COMP_CWORD": str(len(words) - 1),
+        }
+    )
+    return done.stdout.decode().split("\n")[:-1] if done.stdout.strip() else []
+
+
+def test_the_shell_completes_commands_and_options(spawn: Spawn) -> None:
+    assert complete(spawn, "paramctl tr") == ["tree"]
+    assert "--layer" in complete(spawn, "paramctl tree --l")
+
+
+def test_the_shell_completes_paths_inside_the_file(spawn: Spawn, model: Path) -> None:
+    assert complete(spawn, f"paramctl tree {model} --layer 0.b") == ["0.block\\ 1", "0.block\\ 1.bias"]
+    assert complete(spawn, f"paramctl tree {model} --layer '0.b") == ["0.block 1", "0.block 1.bias"]
+
+
+def test_a_name_that_a_shell_would_run_is_not_offered(spawn: Spawn, model: Path) -> None:
+    assert complete(spawn, f"paramctl tree {model} --layer ") == ["0", "0.block\\ 1.bias", "0.weight"]
+    assert complete(spawn, f"paramctl tree {model} --layer ev") == []
+
+
+def test_nothing_is_offered_where_anything_is_amiss(spawn: Spawn, tmp_path: Path) -> None:
+    (tmp_path / "bad.pt").write_bytes(b"nonsense")
+    assert complete(spawn, f"paramctl tree {tmp_path}/bad.pt --layer ") == []
+    assert complete(spawn, "paramctl tree - --layer ") == []
+
+
+def test_next_names() -> None:
+    assert list(options._next_names("a.b.c", "")) == ["a", "a.b.c"]
+    assert list(options._next_names("a.b.c", "a.")) == ["a.b", "a.b.c"]
+    assert list(options._next_names("a.b.c", "a.b.c")) == ["a.b.c"]
+    assert list(options._next_names("x", "a")) == []
+
+
+def test_the_table_names_only_commands_there_are() -> None:
+    folder = Path(cli.__file__).parent
+    assert {path.stem for path in folder.glob("*.py")} - {"__init__", "options", "output"} >= {*LOOK, *CHANGE}

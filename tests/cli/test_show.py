@@ -1,0 +1,303 @@
+"""`paramctl show`: one or a few params in full."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+Run = Callable[..., tuple[int, str, str]]
+Spawn = Callable[..., subprocess.CompletedProcess[bytes]]
+
+
+@pytest.fixture
+def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A whole module, so that the file says everything there is to say."""
+    monkeypatch.chdir(tmp_path)
+    net = torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
+    with torch.no_grad():
+        net[0].weight[:] = torch.arange(8.0).reshape(2, 4) / 4
+        net[0].bias[:] = torch.tensor([float("nan"), -1.5])
+    torch.save(net, "net.pt")
+    return "net.pt"
+
+
+@pytest.fixture
+def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    shared = torch.ones(3)
+    state = {
+        "epoch": 3,
+        "model": {"0.w": shared, "1.w": shared, "0.part": shared[1:]},
+        "grads": {"0.w": torch.zeros(3)},
+        "optimizer": {
+            "state": {0: {"exp_avg": torch.zeros(3)}, 1: {"exp_avg": torch.zeros(2)}},
+            "param_groups": [{"lr": 0.1, "params": [0, 1]}],
+        },
+    }
+    torch.save(state, "trained.pt")
+    return "trained.pt"
+
+
+WEIGHT = """\
+0.weight
+  kind           parameter
+  dtype          float32
+  shape          2 × 4  (8 values, 32 B)
+  stride         4, 1
+  device         cpu
+  requires_grad  yes
+  layer          Linear(4 → 2)
+  gradient       no gradient stored
+  values
+  [[0.  , 0.25, 0.5 , 0.75],
+   [1.  , 1.25, 1.5 , 1.75]]
+"""
+
+
+def test_everything_about_a_parameter(run: Run, net: str) -> None:
+    assert run("show", net, "0.weight") == (0, WEIGHT, "")
+    assert run("show", net, "[0][0]") == (0, WEIGHT, "")
+
+
+def test_an_index_shows_a_part_unchecked(run: Run, net: str) -> None:
+    code, out, err = run("show", net, "0.weight[1, ::2]", "0.bias[1]")
+    assert (code, err) == (0, "")
+    assert [line for line in out.splitlines() if not line.startswith("  ") or "unchecked" in line] == [
+        "0.weight[1, ::2]",
+        "  values         checksum unchecked",
+        "",
+        "0.bias[1]",
+        "  values         checksum unchecked",
+    ]
+    assert "  [1. , 1.5]\n" in out and out.endswith("  -1.5\n")
+
+
+def test_precision(run: Run, net: str) -> None:
+    assert "  [[0.  , 0.2 , 0.5 , 0.8 ],\n" not in run("show", net, "0.weight", "-p", 1)[1]
+    assert "  [[0. , 0.2, 0.5, 0.8],\n" in run("show", net, "0.weight", "-p", 1)[1]
+
+
+TIED = """\
+model.1.w
+  kind           tensor
+  dtype          float32
+  shape          3  (3 values, 12 B)
+  stride         1
+  device         cpu
+  requires_grad  no
+  gradient       grads.0.w
+  optimizer      exp_avg (optimizer.state.0.exp_avg)
+  tied to        model.0.w
+  overlaps       model.0.part
+  values
+  [1., 1., 1.]
+"""
+
+
+def test_gradients_moments_ties_and_overlaps(run: Run, trained: str) -> None:
+    assert run("show", trained, "1.w") == (0, TIED, "")
+
+
+def test_scalars(run: Run, trained: str) -> None:
+    assert run("show", trained, "epoch") == (0, "epoch\n  kind           int\n  value          3\n", "")
+    out = run("show", trained, "optimizer.param_groups")[1]
+    assert out.startswith("optimizer.param_groups.0.lr\n  kind           float\n  value          0.1\n")
+    assert json.loads(run("show", trained, "epoch", "--json")[1])["scalars"] == [{"path": "epoch", "value": 3}]
+
+
+def test_a_layer_shows_every_param(run: Run, net: str) -> None:
+    titles = [line for line in run("show", net, "0", "2")[1].splitlines() if line and not line.startswith(" ")]
+    assert titles == ["0.weight", "0.bias", "2.weight", "2.bias"]
+
+
+@pytest.mark.parametrize(
+    ("path", "code", "message"),
+    [
+        ("0.wieght", 1, "no parameter or layer matches '0.wieght'; nearest: 0.weight, 2.weight"),
+        ("0.wieght[0]", 1, "no parameter or layer matches '0.wieght'; nearest: 0.weight, 2.weight"),
+        ("1", 1, "the layer '1' (ReLU) has no parameters"),
+        ("0.weight[9]", 2, "index 9 is out of range for axis 0 of 0.weight (2 × 4)"),
+        ("0.weight[0,0,0]", 2, "0.weight (2 × 4) has 2 axes, and the index [0, 0, 0] has 3"),
+        (
+            "0.weight[x]",
+            2,
+            "'x' in the index [x] is no index; use whole numbers, slices such as 0:5 or ::2, and '...'",
+        ),
+    ],
+)
+def test_errors(run: Run, net: str, path: str, code: int, message: str) -> None:
+    assert run("show", net, path) == (code, "", f"paramctl: net.pt: {message}\n")
+
+
+def test_nothing_is_printed_if_one_index_is_wrong(run: Run, net: str) -> None:
+    assert run("show", net, "0.weight", "0.bias[7]")[:2] == (2, "")
+
+
+# --- JSON --------------------------------------------------------------------------------------
+
+
+def test_json(run: Run, net: str) -> None:
+    code, out, err = run("show", net, "0.bias", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out) == {
+        "schema": 1,
+        "file": "net.pt",
+        "tensors": [
+            {
+                "path": "0.bias",
+                "kind": "parameter",
+                "dtype": "float32",
+                "shape": [2],
+                "numel": 2,
+                "nbytes": 8,
+                "tied_to": None,
+                "requires_grad": True,
+                "stride": [1],
+                "device": "cpu",
+                "grad": None,
+                "moments": {},
+                "index": None,
+                "values": ["NaN", -1.5],
+                "preview": None,
+            }
+        ],
+    }
+
+
+def test_json_of_a_large_tensor_holds_its_edges(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "x.safetensors"
+    save_file({"w": np.arange(1001, dtype=np.int64)}, file)
+    tensor = json.loads(run("show", file, "w", "--json")[1])["tensors"][0]
+    assert (tensor["values"], tensor["preview"]) == (None, [0, 1, 2, "...", 998, 999, 1000])
+    tensor = json.loads(run("show", file, "w", "--json", "--full")[1])["tensors"][0]
+    assert (tensor["values"], tensor["preview"]) == (list(range(1001)), None)
+    tensor = json.loads(run("show", file, "w[1:3]", "--json")[1])["tensors"][0]
+    assert (tensor["values"], tensor["index"], tensor["shape"]) == ([1, 2], "1:3", [1001])
+
+
+# --- kinds of tensors --------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_of_every_kind(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    kinds = {
+        "bf16": torch.tensor([1.5, 2.25]).bfloat16(),
+        "f8": torch.tensor([1.5, -0.25]).to(torch.float8_e4m3fn),
+        "complex": torch.tensor([1 + 2j, -1j]),
+        "half complex": torch.tensor([1 + 2j, -1j]).to(torch.complex32),
+        "conj": torch.tensor([1 + 2j, -1j]).conj(),
+        "bool": torch.tensor([True, False]),
+        "scalar": torch.tensor(7),
+        "empty": torch.zeros(0, 3),
+        "expanded": torch.ones(1).expand(2000),
+        "quantized": torch.quantize_per_channel(
+            torch.ones(2, 2), torch.tensor([0.5, 0.25]), torch.tensor([0, 1]), 0, torch.qint8
+        ),
+        "sparse": torch.eye(2).to_sparse(),
+        "meta": torch.empty(3, device="meta"),
+    }
+    torch.save(kinds, "kinds.pt")
+    shown = {name: run("show", "kinds.pt", name)[1].split("  values")[1:] for name in kinds}
+    assert shown == {
+        "bf16": ["\n  [1.5 , 2.25]\n"],
+        "f8": ["\n  [ 1.5 , -0.25]\n"],
+        "complex": ["\n  [ 1.+2.j, -0.-1.j]\n"],
+        "half complex": ["\n  [ 1.+2.j, -0.-1.j]\n"],
+        "conj": ["\n  [ 1.-2.j, -0.+1.j]\n"],
+        "bool": ["\n  [ True, False]\n"],
+        "scalar": ["\n  7\n"],
+        "empty": ["\n  []\n"],
+        "expanded": ["         edges only, checksum unchecked, --full for all\n  [1., 1., 1., ..., 1., 1., 1.]\n"],
+        "quantized": [
+            "         stored integers\n  [[2, 2],\n   [5, 5]]\n  quantized.scales  float64  2\n",
+            "\n  [0.5 , 0.25]\n  quantized.zero_points  int64  2\n",
+            "\n  [0, 1]\n",
+        ],
+        "sparse": [
+            "         in its components:\n  sparse.indices  int64  2 × 2\n",
+            "\n  [[0, 1],\n   [0, 1]]\n  sparse.values  float32  2\n",
+            "\n  [1., 1.]\n",
+        ],
+        "meta": ["         none are saved in this file\n"],
+    }
+    assert "stride 0): edges only" in run("show", "kinds.pt", "expanded", "--full")[1]
+
+
+def test_hostile_names_are_escaped(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "x.safetensors"
+    save_file({"a\x1b[31m\n[red]": np.zeros(1, np.float32)}, file)
+    code, out, _ = run("show", file, "a\x1b[31m\n[red]")
+    assert code == 0 and out.splitlines()[0] == r"a\x1b[31m\n[red]"
+
+
+# --- .npy --------------------------------------------------------------------------------------
+
+
+def test_npy_to_a_file(run: Run, net: str) -> None:
+    assert run("show", net, "0.weight", "--npy", "-o", "w.npy") == (0, "", "")
+    np.testing.assert_array_equal(np.load("w.npy"), np.arange(8, dtype=np.float32).reshape(2, 4) / 4)
+    exists = "paramctl: w.npy: exists already; add -f to replace it\n"
+    assert run("show", net, "0.bias", "--npy", "-o", "w.npy") == (2, "", exists)
+    assert run("show", net, "0.weight[:, 1]", "--npy", "-f", "-o", "w.npy")[0] == 0
+    np.testing.assert_array_equal(np.load("w.npy"), np.float32([0.25, 1.25]))
+
+
+def test_npy_down_a_pipe(spawn: Spawn, net: str) -> None:
+    for out in ([], ["-o", "-"]):
+        done = spawn("show", net, "0.bias", "--npy", *out)
+        assert (done.returncode, done.stderr) == (0, b"")
+        np.testing.assert_array_equal(np.load(io.BytesIO(done.stdout)), np.float32([np.nan, -1.5]))
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn", "float8_e5m2"])
+def test_npy_of_what_numpy_has_no_dtype_for(run: Run, tmp_path: Path, name: str) -> None:
+    values = np.random.default_rng(0).normal(size=(500, 700)).astype(getattr(ml_dtypes, name))
+    file, out = tmp_path / "x.pt", tmp_path / "w.npy"
+    torch.save({"w": torch.from_numpy(values.astype(np.float32)).to(getattr(torch, name))}, file)
+    note = f"numpy has no {name}: written as float32, which holds every value of it\n"
+    assert run("show", file, "w", "--npy", "-o", out) == (0, "", note)
+    np.testing.assert_array_equal(np.load(out), values.astype(np.float32))
+
+
+def test_npy_of_views(run: Run, tmp_path: Path) -> None:
+    base = torch.arange(12.0).reshape(3, 4)
+    file, out = tmp_path / "x.pt", tmp_path / "w.npy"
+    views = {"t": base.t(), "half": base[1:, ::2].bfloat16(), "c": torch.tensor([1 + 2j]).to(torch.complex32)}
+    torch.save({**views, "e": torch.ones(1).expand(1 << 30)}, file)
+    for name, dtype in (("t", torch.float32), ("half", torch.float32), ("c", torch.complex64)):
+        assert run("show", file, name, "--npy", "-fo", out)[0] == 0
+        np.testing.assert_array_equal(np.load(out), views[name].to(dtype).numpy())
+    code, _, err = run("show", file, "e", "--npy", "-fo", out)
+    what = "e repeats 4 bytes over 1,073,741,824 values (stride 0); name a part of it"
+    assert (code, err) == (2, f"paramctl: {file}: {what}\n")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["0", "--npy", "-o", "w.npy"], "net.pt: a .npy file holds one tensor, and 2 entries were named; name one tensor"),
+        (["0.bias", "-o", "w.npy"], "-o and -f go with --npy; add --npy, or use '>' for text"),
+        (["0.bias", "--npy", "--json"], "--json and --npy exclude one another; give one of them"),
+    ],
+)
+def test_usage(run: Run, net: str, args: list[str], message: str) -> None:
+    assert run("show", net, *args) == (2, "", f"paramctl: {message}\n")
+
+
+def test_a_corrupt_storage_is_not_shown(run: Run, net: str) -> None:
+    data = Path(net).read_bytes()
+    at = data.index(np.float32(1.75).tobytes())
+    Path(net).write_bytes(data[:at] + b"\xff" + data[at + 1 :])
+    code, out, err = run("show", net, "0.weight")
+    assert (code, out) == (3, "") and "is corrupt: its bytes do not match their CRC-32" in err
+    assert run("show", net, "0.weight[0]")[0] == 0
