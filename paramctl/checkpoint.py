@@ -88,7 +88,7 @@ class Param(NamedTuple):
             return 0
         reach = 1
         for n, step in zip(self.shape, self.strides, strict=True):
-            reach += (n - 1) * step
+            reach += (n - 1) * abs(step)
         return reach
 
     @property

@@ -177,9 +177,12 @@ def _link_new(name: Path, path: Path) -> None:
 
 
 def _sync_directory(directory: Path) -> None:
+    """Ask that the new name survive a power cut. Whether or not it does, the name shows a whole file, and
+    the rename cannot be taken back: a refusal here is no failure of the write."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(fd)
+        with contextlib.suppress(OSError):
+            os.fsync(fd)
     finally:
         os.close(fd)
 

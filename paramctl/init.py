@@ -49,9 +49,10 @@ def init(
         seed = secrets.randbelow(MAX_SEED)
     chosen: dict[int, tuple[Spec, bool]] = {}
     notes: list[str] = []
+    model = model_params(checkpoint)
     for patterns, text in _pairs(layers, scheme):
         spec = _parsed(text, checkpoint)
-        selection = select(checkpoint, patterns) if patterns else Selection(model_params(checkpoint), frozenset())
+        selection = select(checkpoint, patterns, among=model) if patterns else Selection(model, frozenset())
         if selection.under:
             notes.append(f"selected inside '{selection.under}'")
         roles = _roles_apply(checkpoint, selection)

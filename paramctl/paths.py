@@ -10,8 +10,7 @@ import re
 import unicodedata
 import warnings
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from difflib import SequenceMatcher
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from heapq import nlargest
 from pathlib import Path
@@ -21,6 +20,7 @@ from paramctl.checkpoint import Checkpoint, Leaf
 from paramctl.errors import FileError, NoMatch, ParamctlError, UsageError
 from paramctl.indexing import Index, split_index
 from paramctl.observations import gradient_owners, model_inside
+from paramctl.positions import POSITION, positions, walk
 from paramctl.sources import STDIN, open_source
 from paramctl.tree import Child, Node, Tensor, build
 
@@ -152,7 +152,7 @@ def layer_members(checkpoint: Checkpoint, text: str) -> list[tuple[str, int]]:
 
 def position_of(checkpoint: Checkpoint, index: int) -> str:
     """`[0][1][0]`: where in the nested tree a param is, as one would index nested lists."""
-    return _positions(checkpoint, {index})[index]
+    return positions(checkpoint, {index})[index]
 
 
 def model_params(checkpoint: Checkpoint) -> tuple[int, ...]:
@@ -163,6 +163,8 @@ def model_params(checkpoint: Checkpoint) -> tuple[int, ...]:
 
 def nearest(checkpoint: Checkpoint, text: str, n: int = 3) -> list[str]:
     """Up to `n` paths of params and layers that are spelled much like `text`, the best first."""
+    from difflib import SequenceMatcher
+
     text = text[:LONGEST]
     pairs = {text[i : i + 2] for i in range(len(text) - 1)} or {text}
     inside = model_inside(checkpoint)
@@ -247,9 +249,9 @@ class _Names:
 
     def positioned(self, text: str) -> list[int | str | Leaf]:
         """The params, layers (by their names here) and scalars that `[0].a[1]` leads to from here."""
-        if not _POSITION.search(text) or self._node is None:
+        if not POSITION.search(text) or self._node is None:
             return []
-        return [self._end(node, path) for node, path in _walk(self._node, self._fold(text), self._fold)]
+        return [self._end(node, path) for node, path in walk(self._node, self._fold(text), self._fold)]
 
     def matching(self, pattern: re.Pattern[str]) -> list[int]:
         """The params whose whole name a pattern matches."""
@@ -410,60 +412,9 @@ def _glob(text: str) -> str:
     return "".join(meaning[piece] if i % 2 else re.escape(piece) for i, piece in enumerate(pieces))
 
 
-_POSITION = re.compile(r"\[(-?[0-9]{1,9})\]")
-
-
-def _walk(root: Node, text: str, fold: Callable[[str], str]) -> Iterator[tuple[Child, str]]:
-    """What positions and names lead to, with its path. Every way to read `text` is gone, each once."""
-    waiting: list[tuple[Node, str, int]] = [(root, "", 0)]
-    seen: set[tuple[int, int]] = set()
-    while waiting:
-        node, path, at = waiting.pop()
-        for child, end in _steps(node, text, at, fold, node is root):
-            if (id(child), end) in seen:
-                continue
-            seen.add((id(child), end))
-            here = child.name if node is root else f"{path}.{child.name}"
-            if end == len(text):
-                yield child, here
-            elif isinstance(child, Node):
-                waiting.append((child, here, end))
-
-
-def _steps(
-    node: Node, text: str, at: int, fold: Callable[[str], str], first: bool
-) -> Iterator[tuple[Child, int]]:
-    """The children that the next `[n]` or name of `text` stands for, and where it ends."""
-    position = _POSITION.match(text, at)
-    if position and -len(node.children) <= int(position[1]) < len(node.children):
-        yield node.children[int(position[1])], position.end()
-    if not first and not text.startswith(".", at):
-        return
-    start = at if first else at + 1
-    for child in node.children:
-        name = fold(child.name)
-        end = start + len(name)
-        if text.startswith(name, start) and (end == len(text) or text[end] in ".["):
-            yield child, end
-
-
-def _positions(checkpoint: Checkpoint, wanted: Collection[int]) -> dict[int, str]:
-    names = {id(checkpoint.params[i]): i for i in wanted}
-    found: dict[int, str] = {}
-    waiting: list[tuple[Node, str]] = [(build(checkpoint), "")]
-    while waiting and len(found) < len(names):
-        node, prefix = waiting.pop()
-        for n, child in enumerate(node.children):
-            if isinstance(child, Node):
-                waiting.append((child, f"{prefix}[{n}]"))
-            elif isinstance(child, Tensor) and id(child.param) in names:
-                found[names[id(child.param)]] = f"{prefix}[{n}]"
-    return found
-
-
 def _alike(checkpoint: Checkpoint, text: str, indices: Sequence[int]) -> UsageError:
-    positions = _positions(checkpoint, set(indices[:5]))
-    several = ", ".join(positions[i] for i in indices[:5])
+    found = positions(checkpoint, set(indices[:5]))
+    several = ", ".join(found[i] for i in indices[:5])
     hint = f"name one by its position: {several}" if several else "name one by its position"
     return UsageError(f"several entries print as '{text}'", hint=hint)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import sys
@@ -41,7 +42,8 @@ class Source:
 
     def __del__(self) -> None:
         if self._fd >= 0:
-            os.close(self._fd)
+            with contextlib.suppress(OSError):  # nothing was written through it that could be lost
+                os.close(self._fd)
             self._fd = -1
 
     def fileno(self) -> int:

@@ -220,11 +220,10 @@ def _swapped(data: Array, dtype: DType, byteorder: str) -> Array:
 def _decode(data: Array, param: Param) -> Array:
     import numpy as np
 
-    data = np.ascontiguousarray(_resolve(data, param))
+    flat = _resolve(data, param).reshape(-1)
     if param.dtype.name == "complex32":
-        halves = data.view(np.float16).astype(np.float32).reshape(*data.shape, 2)
-        return halves.view(np.complex64)[..., 0]
-    return data.view(param.dtype.to_numpy())
+        return flat.view(np.float16).astype(np.float32).view(np.complex64).reshape(data.shape)
+    return flat.view(param.dtype.to_numpy()).reshape(data.shape)
 
 
 def _resolve(data: Array, param: Param) -> Array:

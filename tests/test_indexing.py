@@ -52,7 +52,7 @@ def test_what_is_no_index(text: str, message: str) -> None:
 def test_what_numpy_refuses_too() -> None:
     with pytest.raises(UsageError, match=r"has '...' twice"):
         parse_index("..., ...")
-    with pytest.raises(UsageError, match="the slice ::0 in the index .* has step 0"):
+    with pytest.raises(UsageError, match=r"the slice ::0 in the index .* has step 0"):
         parse_index("::0")
 
 

@@ -84,7 +84,7 @@ def test_positions_and_paths_name_the_same() -> None:
 
 
 def test_positions_count_layers_without_params() -> None:
-    relu = checkpoint(*NET.entries, modules={"": Module("S", "S"), "0": Module("L", "L"), "1": Module("ReLU", "ReLU"), "2": Module("L", "L")})
+    relu = checkpoint(*NET.entries, modules={name: Module("Module", "Module") for name in ("", "0", "1", "2")})
     assert position_of(relu, 3) == "[2][1]"
     assert find(relu, "[2].bias") == 3
 

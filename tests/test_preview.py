@@ -37,8 +37,9 @@ def numpys(array: NDArray[Any]) -> str:
 
 
 SHAPES = npst.array_shapes(min_dims=0, max_dims=3, min_side=1, max_side=40)
-ARRAYS = st.sampled_from(["float32", "float64", "float16", "int64", "uint8", "bool", "complex64"]).flatmap(
-    lambda name: npst.arrays(name, SHAPES, elements=npst.from_dtype(np.dtype(name)), fill=st.just(np.dtype(name).type(1)))
+DTYPES = st.sampled_from(["float32", "float64", "float16", "int64", "uint8", "bool", "complex64"]).map(np.dtype)
+ARRAYS = DTYPES.flatmap(
+    lambda dtype: npst.arrays(dtype, SHAPES, elements=npst.from_dtype(dtype), fill=st.just(dtype.type(1)))
 )
 
 

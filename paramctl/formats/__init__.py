@@ -14,7 +14,7 @@ from paramctl.checkpoint import Checkpoint, Param
 from paramctl.errors import FormatError, ParamctlError, UsageError
 from paramctl.files import InPlace, NewFile, Stream, Target
 from paramctl.formats import safetensors, torch_zip
-from paramctl.formats.hints import hint_for
+from paramctl.formats.hints import kind_of
 from paramctl.segments import Segment
 from paramctl.sources import Source, open_source
 
@@ -64,7 +64,8 @@ def read(source: Source) -> Checkpoint:
         if form.recognises(head, source):
             return form.read(source)
     known = ", ".join(form.NAME for form in FORMATS)
-    raise FormatError("is no checkpoint that paramctl knows", hint=hint_for(head) or f"it reads {known}")
+    what, hint = kind_of(head) or ("is no checkpoint that paramctl knows", f"it reads {known}")
+    raise FormatError(what, hint=hint)
 
 
 def by_suffix(path: Path) -> Format | None:

@@ -13,7 +13,7 @@ from itertools import groupby
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from paramctl.formats.pickles import Call, Dict, FrozenSet, Global, Persistent, PyString, Set
+from paramctl.formats.pickle_nodes import Call, Dict, FrozenSet, Global, Persistent, PyString, Set
 
 ARGS = -1  # the position of a call's arguments; its mutations count from 0
 BATCH = 1000  # items set in one go, as CPython does

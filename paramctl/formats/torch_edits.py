@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from paramctl.checkpoint import Checkpoint, Param, View
-from paramctl.formats.pickles import Call, Dict, Pickle
+from paramctl.formats.pickle_nodes import Call, Dict
+from paramctl.formats.pickles import Pickle
 from paramctl.formats.torch_objects import Place, Step
 from paramctl.formats.torch_tensors import retargeted, storage_id
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from paramctl.checkpoint import Module
-from paramctl.formats.pickles import Call, Dict, Global, PyString
+from paramctl.formats.pickle_nodes import Call, Dict, Global, PyString
 
 MAX_TEXT = 60  # characters of attributes behind a class's name
 _OWN = ("training", "dump_patches", "call_super_init")
@@ -16,7 +16,7 @@ def describe_layer(node: Call, state: Dict) -> Module:
     """The class of a module, and a text such as `Linear(4 → 8)`."""
     attributes = {_text(key): value for key, value in state.pairs}
     name = _class_name(node, attributes)
-    known = _KNOWN.get(name.rstrip("123d"))
+    known = _KNOWN.get(name.removeprefix("NonDynamicallyQuantizable").rstrip("123d"))
     try:
         inside = known(attributes) if known else _generic(attributes)
     except (KeyError, TypeError):
@@ -32,7 +32,7 @@ def _class_name(node: Call, attributes: dict[str, Any]) -> str:
     if isinstance(held, str):
         return held
     cls = node.func
-    if isinstance(cls, Global) and cls.full in ("copyreg.__newobj__", "copyreg._reconstructor", "copy_reg._reconstructor"):
+    if isinstance(cls, Global) and cls.name in ("__newobj__", "_reconstructor"):
         cls = node.args[0] if node.args else cls
     if isinstance(cls, Global) and cls.name == "reduce_graph_module":
         return "GraphModule"
@@ -106,7 +106,7 @@ def _generic(attributes: dict[str, Any]) -> str:
     """Plain public attributes as `name=value`, as many as fit."""
     out = ""
     for name, value in attributes.items():
-        if name.startswith("_") or name in _OWN or not _is_plain(value):
+        if name.startswith("_") or name in _OWN or value is False or not _is_plain(value):
             continue
         item = f"{name}={_value(value)}"
         if len(out) + len(item) > MAX_TEXT:

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from paramctl.checkpoint import Entry, Kind, Leaf, Module, View
 from paramctl.errors import FormatError
-from paramctl.formats.pickles import Call, Dict, FrozenSet, Global, Persistent, Pickle, PyString, Set, describe
+from paramctl.formats.pickle_nodes import Call, Dict, FrozenSet, Global, Persistent, PyString, Set, describe
+from paramctl.formats.pickles import Pickle
 from paramctl.formats.torch_layers import describe_layer
 from paramctl.formats.torch_tensors import Storages, is_tensor, read_tensor
 

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 from paramctl.checkpoint import Kind, Param, Storage, contiguous
 from paramctl.dtypes import BY_NAME, DType
 from paramctl.errors import FormatError, Unsupported
-from paramctl.formats.pickles import Call, Dict, Global, Persistent, PyString
+from paramctl.formats.pickle_nodes import Call, Dict, Global, Persistent, PyString
 from paramctl.segments import read
 
 MAX_DIMS = 64  # torch's own limit on the rank of a tensor

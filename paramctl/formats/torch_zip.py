@@ -15,7 +15,8 @@ from paramctl.checkpoint import Checkpoint, Leaf, Param, Storage, View
 from paramctl.dtypes import BY_STORAGE
 from paramctl.errors import FormatError, Unsupported, UsageError
 from paramctl.formats import pickle_writer, pickles, torch_edits, zips
-from paramctl.formats.pickles import Call, Global, Persistent, Pickle, PyString
+from paramctl.formats.pickle_nodes import Call, Global, Persistent, PyString
+from paramctl.formats.pickles import Pickle
 from paramctl.formats.torch_objects import list_object
 from paramctl.formats.torch_tensors import Stored, storage_id, tensor_node
 from paramctl.formats.zips import Archive, Piece, Record
@@ -233,17 +234,15 @@ def _state_dict(checkpoint: Checkpoint) -> Iterator[Segment]:
     """A new archive: an OrderedDict of the params, tied ones over one storage."""
     root = Call(_ORDERED, (), None, "reduce")
     root.mutations = []
-    pids: dict[View, tuple[Param, Persistent]] = {}
+    written: dict[View, tuple[Param, Persistent]] = {}
     storages: list[Storage] = []
     for param in checkpoint.params:
         _check_plain(param)
-        if param.view not in pids or not param.numel:
+        if param.view not in written or not param.numel:
             own, storage = _own_storage(checkpoint, param, str(len(storages)))
-            pid = storage_id(str(own.storage), own.dtype, storage.nbytes, "cpu")
-            pids[param.view] = (own, pid)
+            written[param.view] = own, storage_id(str(own.storage), own.dtype, storage.nbytes, "cpu")
             storages.append(storage)
-        own, pid = pids[param.view]
-        root.mutations.append(("items", (param.path, tensor_node(own, pid))))
+        root.mutations.append(("items", (param.path, tensor_node(*written[param.view]))))
     _check_unique(checkpoint)
     return zips.layout(None, _archive_pieces(root, storages), ALIGNMENT)
 
@@ -252,7 +251,7 @@ def _own_storage(checkpoint: Checkpoint, param: Param, key: str) -> tuple[Param,
     """A storage of its own for a param; an expanded one keeps its few values and its strides."""
     if param.repeats_itself:
         line = param._replace(shape=(param.span,), strides=(1,))
-        own, storage = contiguous_copy(checkpoint, line, key)
+        _, storage = contiguous_copy(checkpoint, line, key)
         return param._replace(storage=key, offset=0, flags=frozenset()), storage
     return contiguous_copy(checkpoint, _as_torch(param), key)
 

@@ -116,7 +116,7 @@ def test_wide_characters_align() -> None:
     ("when", "env", "colour"),
     [
         ("auto", {}, False), ("always", {}, True), ("never", {"FORCE_COLOR": "1"}, False),
-        ("auto", {"FORCE_COLOR": "1"}, True), ("auto", {"FORCE_COLOR": "0"}, False), ("auto", {"FORCE_COLOR": ""}, False),
+        ("auto", {"FORCE_COLOR": "1"}, True), ("auto", {"FORCE_COLOR": "0"}, False),
         ("auto", {"FORCE_COLOR": "1", "NO_COLOR": "1"}, False), ("always", {"NO_COLOR": "1"}, True),
     ],
 )  # fmt: skip

@@ -22,10 +22,11 @@ Spawn = Callable[..., subprocess.CompletedProcess[bytes]]
 def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A whole module, so that the file says everything there is to say."""
     monkeypatch.chdir(tmp_path)
-    net = torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
+    first = torch.nn.Linear(4, 2)
+    net = torch.nn.Sequential(first, torch.nn.ReLU(), torch.nn.Linear(2, 1))
     with torch.no_grad():
-        net[0].weight[:] = torch.arange(8.0).reshape(2, 4) / 4
-        net[0].bias[:] = torch.tensor([float("nan"), -1.5])
+        first.weight.copy_(torch.arange(8.0).reshape(2, 4) / 4)
+        first.bias.copy_(torch.tensor([float("nan"), -1.5]))
     torch.save(net, "net.pt")
     return "net.pt"
 
@@ -249,14 +250,14 @@ def test_npy_to_a_file(run: Run, net: str) -> None:
     exists = "paramctl: w.npy: exists already; add -f to replace it\n"
     assert run("show", net, "0.bias", "--npy", "-o", "w.npy") == (2, "", exists)
     assert run("show", net, "0.weight[:, 1]", "--npy", "-f", "-o", "w.npy")[0] == 0
-    np.testing.assert_array_equal(np.load("w.npy"), np.float32([0.25, 1.25]))
+    np.testing.assert_array_equal(np.load("w.npy"), np.array([0.25, 1.25], np.float32))
 
 
 def test_npy_down_a_pipe(spawn: Spawn, net: str) -> None:
     for out in ([], ["-o", "-"]):
         done = spawn("show", net, "0.bias", "--npy", *out)
         assert (done.returncode, done.stderr) == (0, b"")
-        np.testing.assert_array_equal(np.load(io.BytesIO(done.stdout)), np.float32([np.nan, -1.5]))
+        np.testing.assert_array_equal(np.load(io.BytesIO(done.stdout)), np.array([np.nan, -1.5], np.float32))
 
 
 @pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn", "float8_e5m2"])
@@ -285,7 +286,7 @@ def test_npy_of_views(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["0", "--npy", "-o", "w.npy"], "net.pt: a .npy file holds one tensor, and 2 entries were named; name one tensor"),
+        (["0", "--npy"], "net.pt: a .npy file holds one tensor, and 2 entries were named; name one tensor"),
         (["0.bias", "-o", "w.npy"], "-o and -f go with --npy; add --npy, or use '>' for text"),
         (["0.bias", "--npy", "--json"], "--json and --npy exclude one another; give one of them"),
     ],

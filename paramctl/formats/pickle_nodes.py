@@ -1,0 +1,127 @@
+"""What a pickle holds, as plain data: values stand for themselves, what would be called or looked up is a node."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+How = Literal["reduce", "newobj", "newobj_ex", "obj"]
+
+
+class Global:
+    """The name of a class or function: `module.name`. It stands for nothing but its name."""
+
+    __slots__ = ("module", "name")
+
+    def __init__(self, module: str, name: str) -> None:
+        self.module = module
+        self.name = name
+
+    @property
+    def full(self) -> str:
+        return f"{self.module}.{self.name}"
+
+
+class PyString:
+    """A Python 2 `str`: bytes that were text, in a coding nobody recorded."""
+
+    __slots__ = ("raw",)
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+
+    @property
+    def text(self) -> str:
+        try:
+            return self.raw.decode("utf-8")
+        except UnicodeDecodeError:
+            return self.raw.decode("latin-1")
+
+
+class Dict:
+    """A dict as the pairs that were set, in order; keys are never hashed, so no key can cost anything."""
+
+    __slots__ = ("pairs",)
+
+    def __init__(self) -> None:
+        self.pairs: list[tuple[Any, Any]] = []
+
+    def get(self, name: str, default: object = None) -> Any:
+        """The value under a text key; of several the last, as in Python."""
+        for key, value in reversed(self.pairs):
+            if key == name if isinstance(key, str) else isinstance(key, PyString) and key.text == name:
+                return value
+        return default
+
+
+class Set:
+    """A set as the items that were added, in order."""
+
+    __slots__ = ("items",)
+
+    def __init__(self) -> None:
+        self.items: list[Any] = []
+
+
+class FrozenSet:
+    """A frozenset as its items, in order."""
+
+    __slots__ = ("items",)
+
+    def __init__(self, items: tuple[Any, ...]) -> None:
+        self.items = items
+
+
+class Call:
+    """What a real unpickler would make by calling `func(*args)`, and what it would then do to it.
+
+    `mutations` are, in order, ("build", state), ("items", (key, value)), ("append", x), ("add", x).
+    """
+
+    __slots__ = ("args", "func", "how", "kwargs", "mutations")
+
+    def __init__(self, func: Any, args: Any, kwargs: Any = None, how: How = "reduce") -> None:
+        self.func = func
+        self.args = args
+        self.kwargs = kwargs
+        self.how = how
+        self.mutations: list[tuple[str, Any]] | None = None
+
+    def _all(self, verb: str) -> list[Any]:
+        return [value for name, value in self.mutations or () if name == verb]
+
+    @property
+    def state(self) -> Any:
+        """The last state it was built from, or None."""
+        states = self._all("build")
+        return states[-1] if states else None
+
+    @property
+    def pairs(self) -> list[tuple[Any, Any]]:
+        """The items set on it, as on a dict."""
+        return self._all("items")
+
+    @property
+    def elements(self) -> list[Any]:
+        """The elements appended to it, as to a list."""
+        return self._all("append")
+
+
+class Persistent:
+    """An object kept outside of the pickle, by the id it is known under."""
+
+    __slots__ = ("pid",)
+
+    def __init__(self, pid: Any) -> None:
+        self.pid = pid
+
+
+def describe(node: object) -> str:
+    """A short text for something foreign: the name of its class or function."""
+    if isinstance(node, Global):
+        return node.full[:80]
+    if isinstance(node, Call):
+        cls = node.func
+        if isinstance(cls, Global) and cls.name in ("__newobj__", "_reconstructor", "_reconstruct") and node.args:
+            cls = node.args[0]
+        return f"{cls.full[:70]}(…)" if isinstance(cls, Global) else "an object made by a call of a call"
+    return f"a {type(node).__name__.lower()}"
