@@ -172,6 +172,8 @@ class Checkpoint:
     @cached_property
     def tied_to(self) -> Mapping[int, int]:
         """Position in `params` of a tied param → position of the first of its group."""
+        if len({param.storage for param in self.params}) == len(self.params):
+            return {}
         first: dict[View, int] = {}
         tied: dict[int, int] = {}
         for i, param in enumerate(self.params):

@@ -10,7 +10,7 @@ import stat
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from paramctl.errors import FileError, UsageError
 from paramctl.segments import Buffer, Computed, Content, Derived, Extent, Literal, Segment, Summed, chunks, joined
@@ -57,7 +57,6 @@ def write(segments: Iterable[Segment], target: Target, sources: Iterable[Source]
         return written
     path, previous = destination(target)
     with _reported(path), _temporary(path) as (fd, name):
-        _reserve(fd, path)
         written = _emit(segments, fd)
         _restore(fd, previous)
         os.fsync(fd)
@@ -153,10 +152,6 @@ def _temporary(path: Path) -> Iterator[tuple[int, Path]]:
             name.unlink()
 
 
-def _reserve(fd: int, path: Path) -> None:
-    """A place for the early check of free room; the kernel's answer to each write is the one that counts."""
-
-
 def _restore(fd: int, previous: os.stat_result | None) -> None:
     """Give the new file the owner and mode of the one it replaces."""
     if previous is None:
@@ -240,10 +235,6 @@ def _put_summed(fd: int, parts: tuple[Content, ...]) -> int:
     if left:
         raise AssertionError(f"a computed segment was {left} bytes short")
     return value
-
-
-class _Copy(Protocol):
-    def __call__(self, source: int, target: int, offset: int, nbytes: int) -> int: ...
 
 
 def _copy(source: Source, offset: int, nbytes: int, fd: int) -> None:

@@ -35,8 +35,6 @@ def read(data: bytes, offset: int = 0) -> Pickle:
     machine = Machine(data, offset)
     try:
         root = _run(machine)
-    except (IndexError, struct.error, KeyError) as error:
-        raise machine.damaged(_REASONS.get(type(error), "is malformed")) from None
     except UnicodeDecodeError:
         raise machine.damaged("has text that is not UTF-8") from None
     return Pickle(
@@ -52,30 +50,36 @@ _REASONS: dict[type[Exception], str] = {
 
 
 def _run(machine: Machine) -> Any:
-    """Carry out every opcode up to STOP. Those that make up most of a pickle are handled here, at
-    half the price of a call."""
-    data, handlers, memo = machine.data, HANDLERS, machine.memo
-    count = 0
+    """Carry out every opcode up to STOP.
+
+    Those that make up most of a pickle are handled here, at half the price of a call; the rest find the
+    machine as they expect it.
+    """
+    data, handlers, memo, stack = machine.data, HANDLERS, machine.memo, machine.stack
+    at, count = machine.at, 0
     try:
         while True:
-            at = machine.opcode_at = machine.at
             opcode = data[at]
             count += 1
             if opcode == _LONG_BINPUT:
-                memo[UINT32(data, at + 1)[0]] = machine.stack[-1]
-                machine.at = at + 5
-            elif opcode == _BINPUT:
-                memo[data[at + 1]] = machine.stack[-1]
-                machine.at = at + 2
-            elif opcode == _BINGET:
-                machine.stack.append(memo[data[at + 1]])
-                machine.at = at + 2
+                memo[UINT32(data, at + 1)[0]] = stack[-1]
+                at += 5
             elif opcode == _BININT1:
-                machine.stack.append(data[at + 1])
-                machine.at = at + 2
+                stack.append(data[at + 1])
+                at += 2
+            elif opcode == _BINGET:
+                stack.append(memo[data[at + 1]])
+                at += 2
+            elif opcode == _BINPUT:
+                memo[data[at + 1]] = stack[-1]
+                at += 2
             else:
-                machine.at = at + 1
+                machine.opcode_at, machine.at = at, at + 1
                 handlers[opcode](machine)
+                at, stack = machine.at, machine.stack
     except Stop:
         machine.count = count
         return machine.stack.pop()
+    except (IndexError, struct.error, KeyError) as error:
+        machine.opcode_at = max(at, machine.opcode_at)
+        raise machine.damaged(_REASONS[type(error)]) from None

@@ -288,12 +288,14 @@ def _is_alias(key: str, text: str, params: Mapping[str, Param]) -> bool:
 def _with_aliases(params: Mapping[str, Param], metadata: Mapping[str, str]) -> tuple[Param, ...]:
     """The params in header order, and each alias where its layer would stand if layers are sorted."""
     listed = list(params.values())
-    rank = {name: i for i, name in enumerate(params)}
     aliases = [
         params[text]._replace(path=key) for key, text in metadata.items() if _is_alias(key, text, params)
     ]
+    if not aliases:
+        return tuple(listed)
+    rank = {name: i for i, name in enumerate(params)}
     aliases.sort(key=lambda alias: (natural_key(_layer(alias)), rank[str(alias.storage)]))
-    layers = [natural_key(_layer(param)) for param in listed] if aliases else []
+    layers = [natural_key(_layer(param)) for param in listed]
     in_order = layers == sorted(layers)
     spots: dict[int, list[Param]] = {}
     for alias in aliases:

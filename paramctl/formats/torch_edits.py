@@ -3,38 +3,42 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from paramctl.checkpoint import Checkpoint, Param, View
 from paramctl.formats.pickle_nodes import Call, Dict
-from paramctl.formats.pickles import Pickle
-from paramctl.formats.torch_objects import Place, Step
-from paramctl.formats.torch_tensors import retargeted, storage_id
+from paramctl.formats.torch_tensors import Place, Step, retargeted, storage_id
 
 Edits = Mapping[tuple[int, int], Any]
 
 
-def edits(checkpoint: Checkpoint, pickle: Pickle) -> Edits:
-    """Replacements for `pickle_writer.write`: (container, position) → node. Empty while only values changed."""
+def edits(checkpoint: Checkpoint, saved: Iterable[Param]) -> Edits:
+    """Replacements for `pickle_writer.write`: (container, position) → node. Empty while only values changed.
+
+    `saved` are the params as they were read.
+    """
+    before = {id(param.place): param.view for param in saved}
     placed = [(param, param.place) for param in checkpoint.params if isinstance(param.place, Place)]
-    changed = [(param, place) for param, place in placed if param.view != place.view]
+    changed = [(param, place) for param, place in placed if param.view != before[id(place)]]
     if not changed:
         return {}
-    return _Rewriter(checkpoint, placed).run(changed)
+    return _Rewriter(checkpoint, placed, before).run(changed)
 
 
 class _Rewriter:
     """Collects replacements; a container that several paths share is copied for the path that changes."""
 
-    def __init__(self, checkpoint: Checkpoint, placed: list[tuple[Param, Place]]) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, placed: list[tuple[Param, Place]], before: Mapping[int, View]
+    ) -> None:
         self.checkpoint = checkpoint
         self.replace: dict[tuple[int, int], Any] = {}
         self.copies: dict[Step, Any] = {}
         self.users = _users(placed)
         self.nodes: dict[View, tuple[Call, bool]] = {}
         for param, place in placed:
-            if param.view == place.view:
+            if param.view == before[id(place)]:
                 self.nodes.setdefault(param.view, (place.node, place.module is not None))
 
     def run(self, changed: list[tuple[Param, Place]]) -> Edits:

@@ -7,44 +7,17 @@ parts are shared.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from paramctl.checkpoint import Entry, Kind, Leaf, Module, View
+from paramctl.checkpoint import Entry, Kind, Leaf, Module
 from paramctl.errors import FormatError
 from paramctl.formats.pickle_nodes import Call, Dict, FrozenSet, Global, Persistent, PyString, Set, describe
 from paramctl.formats.pickles import Pickle
 from paramctl.formats.torch_layers import describe_layer
-from paramctl.formats.torch_tensors import Storages, is_tensor, read_tensor
+from paramctl.formats.torch_tensors import Place, Step, Storages, is_tensor, read_tensor
 
 MAX_DEPTH = 500  # containers within containers; a real model stays under 50
 PLAIN_ITEMS = 10_000  # elements of a list of numbers that are listed as one value
-
-
-class Step:
-    """A container on the way from the root to a tensor, as one path reaches it.
-
-    `position` is where it lies in the container of `parent`, counted as `pickle_writer.write` counts.
-    """
-
-    __slots__ = ("container", "parent", "position")
-
-    def __init__(self, container: Any, parent: Step | None, position: int) -> None:
-        self.container = container
-        self.parent = parent
-        self.position = position
-
-
-class Place(NamedTuple):
-    """Where a param stands in the pickle: its node, the container that holds it, and its view as saved.
-
-    `module` is the step of the module whose parameter it is, or None outside of modules.
-    """
-
-    node: Call
-    step: Step | None
-    position: int
-    module: Step | None
-    view: View
 
 
 class Listing(NamedTuple):
@@ -101,9 +74,7 @@ class _Walk:
     ) -> bool:
         """List a leaf, or open a container and say so."""
         if type(node) is Call and is_tensor(node):
-            param = read_tensor(node, path, kind, self.storages)
-            place = Place(node, step, position, module, param.view)
-            self.entries.append(param._replace(place=place))
+            self.entries.append(read_tensor(Place(path, kind, node, step, position, module), self.storages))
             return False
         if id(node) in self.open:
             self.entries.append(Leaf(path, "(contains itself)", True))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from paramctl.checkpoint import Kind, Param, Storage, contiguous
 from paramctl.dtypes import BY_NAME, DType
@@ -37,6 +37,35 @@ class Storages(Protocol):
     def open(self, key: str) -> Storage: ...
 
 
+class Place(NamedTuple):
+    """Where a tensor stands in a pickle: its path and kind, its node, and the container that holds it.
+
+    `position` counts as `pickle_writer.write` counts. `module` is the step of the module whose parameter
+    it is, or None outside of modules.
+    """
+
+    path: str
+    kind: Kind
+    node: Call
+    step: Step | None
+    position: int
+    module: Step | None
+
+
+class Step:
+    """A container on the way from the root to a tensor, as one path reaches it.
+
+    `position` is where it lies in the container of `parent`.
+    """
+
+    __slots__ = ("container", "parent", "position")
+
+    def __init__(self, container: Any, parent: Step | None, position: int) -> None:
+        self.container = container
+        self.parent = parent
+        self.position = position
+
+
 def is_global(node: object, full: str) -> bool:
     """Whether a node is the name of that class or function."""
     return isinstance(node, Global) and node.full == full
@@ -47,15 +76,13 @@ def is_tensor(node: object) -> bool:
     return isinstance(node, Call) and isinstance(node.func, Global) and node.func.full in _REBUILDERS
 
 
-def read_tensor(node: Call, path: str, kind: Kind, storages: Storages) -> Param:
-    """The Param that a tensor node describes. Raises FormatError where it contradicts itself."""
-    rebuild = _REBUILDERS[node.func.full]
-    if not isinstance(node.args, tuple):
-        raise FormatError(f"tensor '{path}' has no arguments to be rebuilt from")
+def read_tensor(place: Place, storages: Storages) -> Param:
+    """The Param that the node at a place describes. Raises FormatError where it contradicts itself."""
+    name, args = place.node.func.full, place.node.args
     try:
-        return rebuild(node.args, path, kind, storages)
+        return _REBUILDERS[name](args, place, storages)
     except (IndexError, ValueError):
-        raise FormatError(f"tensor '{path}' has too few arguments for {node.func.full}") from None
+        raise FormatError(f"tensor '{place.path}' has too few arguments for {name}") from None
 
 
 def dimensions(node: object, path: str, what: str = "shape") -> tuple[int, ...]:
@@ -83,8 +110,7 @@ def dtype_of(node: object, path: str) -> DType:
 
 
 def _strided(
-    path: str,
-    kind: Kind,
+    at: Place,
     stored: Stored,
     dtype: DType,
     offset: object,
@@ -93,13 +119,14 @@ def _strided(
     requires_grad: object = None,
     metadata: object = None,
 ) -> Param:
+    path = at.path
     shape, strides = dimensions(size, path), dimensions(stride, path, "stride")
     if len(shape) != len(strides):
         raise FormatError(f"tensor '{path}' has {len(shape)} sizes and {len(strides)} strides")
     if type(offset) is not int or not 0 <= offset < MAX_INT:
         raise FormatError(f"tensor '{path}' has an offset that is not a count")
     rg = requires_grad if isinstance(requires_grad, bool) else None
-    param = Param(path, kind, dtype, shape, strides, stored.key, offset, rg, stored.device)
+    param = Param(path, at.kind, dtype, shape, strides, stored.key, offset, rg, stored.device, place=at)
     if metadata is not None:
         flags = frozenset(f for f in ("conj", "neg") if isinstance(metadata, Dict) and metadata.get(f) is True)
         param = param._replace(flags=flags)
@@ -111,58 +138,60 @@ def _strided(
     return param
 
 
-def _v2(args: tuple[object, ...], path: str, kind: Kind, storages: Storages) -> Param:
+def _v2(args: tuple[object, ...], at: Place, storages: Storages) -> Param:
     pid, offset, size, stride, *rest = args
     stored = storages.find(pid)
     if stored.dtype is None:
-        raise FormatError(f"tensor '{path}' lies in an untyped storage and names no dtype")
+        raise FormatError(f"tensor '{at.path}' lies in an untyped storage and names no dtype")
     requires_grad, _, metadata, *_ = (*rest, None, None, None)
-    return _strided(path, kind, stored, stored.dtype, offset, size, stride, requires_grad, metadata)
+    return _strided(at, stored, stored.dtype, offset, size, stride, requires_grad, metadata)
 
 
-def _v3(args: tuple[object, ...], path: str, kind: Kind, storages: Storages) -> Param:
+def _v3(args: tuple[object, ...], at: Place, storages: Storages) -> Param:
     pid, offset, size, stride, requires_grad, _, dtype, *rest = args
     metadata = rest[0] if rest else None
     return _strided(
-        path, kind, storages.find(pid), dtype_of(dtype, path), offset, size, stride, requires_grad, metadata
+        at, storages.find(pid), dtype_of(dtype, at.path), offset, size, stride, requires_grad, metadata
     )
 
 
-def _inner(node: object, path: str, kind: Kind, storages: Storages) -> Param:
+def _inner(node: object, at: Place, storages: Storages, *, kind: Kind | None = None, part: str = "") -> Param:
+    """The tensor that another wraps; or one of its parts, which has a path of its own and no place."""
     if not is_tensor(node):
-        raise FormatError(f"parameter '{path}' wraps something that is not a tensor")
+        raise FormatError(f"parameter '{at.path}' wraps something that is not a tensor")
     assert isinstance(node, Call)
-    return read_tensor(node, path, kind, storages)
+    inner = at._replace(node=node, kind=kind or at.kind, path=f"{at.path}.{part}" if part else at.path)
+    return read_tensor(inner, storages)._replace(place=None if part else at)
 
 
-def _parameter(args: tuple[object, ...], path: str, kind: Kind, storages: Storages) -> Param:
+def _parameter(args: tuple[object, ...], at: Place, storages: Storages) -> Param:
     data, requires_grad, *_ = args
-    own: Kind = kind if kind in ("optimizer", "buffer") else "parameter"
-    param = _inner(data, path, own, storages)
+    own: Kind = at.kind if at.kind in ("optimizer", "buffer") else "parameter"
+    param = _inner(data, at, storages, kind=own)
     return param._replace(requires_grad=requires_grad) if isinstance(requires_grad, bool) else param
 
 
-def _subclass(args: tuple[object, ...], path: str, kind: Kind, storages: Storages) -> Param:
+def _subclass(args: tuple[object, ...], at: Place, storages: Storages) -> Param:
     """`_rebuild_from_type_v2(func, type, args, state)`: any of the others, in a subclass or with attributes."""
     func, cls, inner, *_ = args
     name = cls.name if isinstance(cls, Global) else ""
-    own: Kind = "parameter" if name == "Parameter" and kind == "tensor" else kind
-    return _inner(Call(func, inner, None, "reduce"), path, own, storages)
+    own: Kind = "parameter" if name == "Parameter" and at.kind == "tensor" else at.kind
+    return _inner(Call(func, inner), at, storages, kind=own)
 
 
-def _sparse(args: tuple[object, ...], path: str, kind: Kind, storages: Storages) -> Param:
+def _sparse(args: tuple[object, ...], at: Place, storages: Storages) -> Param:
     layout, data, *_ = args
     if not isinstance(data, tuple) or len(data) < 3:
-        raise FormatError(f"sparse tensor '{path}' has no indices and values")
+        raise FormatError(f"sparse tensor '{at.path}' has no indices and values")
     word = _layout_name(layout)
     if word == "sparse_coo":
         names, parts, size = ["indices", "values"], data[:2], data[2]
     else:
         names, parts, size = [*_COMPRESSED.get(word, ("compressed", "plain")), "values"], data[:3], data[3]
     components = tuple(
-        _inner(part, f"{path}.{name}", kind, storages) for name, part in zip(names, parts, strict=True)
+        _inner(part, at, storages, part=name) for name, part in zip(names, parts, strict=True)
     )
-    return _composite(path, kind, components[-1].dtype, dimensions(size, path), word, components)
+    return _composite(at, components[-1].dtype, dimensions(size, at.path), word, components)
 
 
 _COMPRESSED = {
@@ -181,71 +210,73 @@ def _layout_name(node: object) -> str:
 
 
 def _composite(
-    path: str, kind: Kind, dtype: DType, shape: tuple[int, ...], layout: str, components: tuple[Param, ...]
+    at: Place, dtype: DType, shape: tuple[int, ...], layout: str, components: tuple[Param, ...]
 ) -> Param:
     device = components[0].device if components else None
+    plain = contiguous(shape)
     return Param(
-        path, kind, dtype, shape, contiguous(shape), None, device=device, layout=layout, components=components
+        at.path, at.kind, dtype, shape, plain, None, device=device, layout=layout, components=components, place=at
     )
 
 
-def _quantized(args: tuple[object, ...], path: str, kind: Kind, storages: Storages) -> Param:
+def _quantized(args: tuple[object, ...], at: Place, storages: Storages) -> Param:
     pid, offset, size, stride, quantizer, requires_grad, *_ = args
     stored = storages.find(pid)
     if stored.dtype is None or not isinstance(quantizer, tuple):
-        raise FormatError(f"quantized tensor '{path}' has no quantizer or no dtype")
-    param = _strided(path, kind, stored, stored.dtype, offset, size, stride, requires_grad)
+        raise FormatError(f"quantized tensor '{at.path}' has no quantizer or no dtype")
+    param = _strided(at, stored, stored.dtype, offset, size, stride, requires_grad)
     names = ("scales", "zero_points")
     components = tuple(
-        _inner(part, f"{path}.{name}", kind, storages)
+        _inner(part, at, storages, part=name)
         for name, part in zip(names, quantizer[1:3], strict=False)
         if is_tensor(part)
     )
     return param._replace(layout="quantized", components=components)
 
 
-def _nested(args: tuple[object, ...], path: str, kind: Kind, storages: Storages) -> Param:
+def _nested(args: tuple[object, ...], at: Place, storages: Storages) -> Param:
     """A nested tensor; its sizes are data, so its size table is read. A ragged size is -1."""
     names = ("buffer", "sizes", "strides", "offsets")
     parts = tuple(
-        _inner(part, f"{path}.{name}", kind, storages) for name, part in zip(names, args, strict=False)
+        _inner(part, at, storages, part=name) for name, part in zip(names, args, strict=False)
     )
     buffer, sizes = parts[0], parts[1]
     if sizes.dtype.name != "int64" or len(sizes.shape) != 2 or not sizes.is_contiguous:
-        raise FormatError(f"nested tensor '{path}' has no table of sizes")
+        raise FormatError(f"nested tensor '{at.path}' has no table of sizes")
     if sizes.nbytes > NESTED_TABLE:
-        raise FormatError(f"nested tensor '{path}' has a table of {sizes.nbytes:,} bytes for its sizes")
+        raise FormatError(f"nested tensor '{at.path}' has a table of {sizes.nbytes:,} bytes for its sizes")
     rows, columns = sizes.shape
     stored = storages.open(str(sizes.storage))
     pattern = f"{'<' if stored.byteorder == 'little' else '>'}{rows * columns}q"
     table = struct.unpack(pattern, read(stored.content, sizes.start, sizes.nbytes))
     ragged = [set(table[i::columns]) for i in range(columns)]
     shape = (rows, *(found.pop() if len(found) == 1 else -1 for found in ragged))
-    return _composite(path, kind, buffer.dtype, shape, "nested", parts)._replace(strides=())
+    return _composite(at, buffer.dtype, shape, "nested", parts)._replace(strides=())
 
 
-def _meta(args: tuple[object, ...], path: str, kind: Kind, _: Storages) -> Param:
+def _meta(args: tuple[object, ...], at: Place, _: Storages) -> Param:
     dtype, size, stride, requires_grad, *_rest = args
-    shape, strides = dimensions(size, path), dimensions(stride, path, "stride")
+    shape, strides = dimensions(size, at.path), dimensions(stride, at.path, "stride")
     rg = requires_grad if isinstance(requires_grad, bool) else None
-    return Param(path, kind, dtype_of(dtype, path), shape, strides, None, 0, rg, "meta", "meta")
+    return Param(at.path, at.kind, dtype_of(dtype, at.path), shape, strides, None, 0, rg, "meta", "meta", place=at)
 
 
-def _wrapper(args: tuple[object, ...], path: str, kind: Kind, _: Storages) -> Param:
+def _wrapper(args: tuple[object, ...], at: Place, _: Storages) -> Param:
     cls, dtype, size, stride, _offset, _layout, _device, requires_grad, *_rest = args
-    shape, strides = dimensions(size, path), dimensions(stride, path, "stride")
+    shape, strides = dimensions(size, at.path), dimensions(stride, at.path, "stride")
     rg = requires_grad if isinstance(requires_grad, bool) else None
     word = cls.name if isinstance(cls, Global) else "subclass"
-    return Param(path, kind, dtype_of(dtype, path), shape, strides, None, 0, rg, None, word)
+    return Param(at.path, at.kind, dtype_of(dtype, at.path), shape, strides, None, 0, rg, None, word, place=at)
 
 
-def _from_numpy(args: tuple[object, ...], path: str, kind: Kind, _: Storages) -> Param:
+def _from_numpy(args: tuple[object, ...], at: Place, _: Storages) -> Param:
     """A tensor of a device torch copies through numpy: its bytes lie inside the pickle."""
     array, dtype, device, requires_grad, *_rest = args
-    shape = _numpy_shape(array, path)
+    shape = _numpy_shape(array, at.path)
     rg = requires_grad if isinstance(requires_grad, bool) else None
     name = device.text if isinstance(device, PyString) else str(device)
-    return Param(path, kind, dtype_of(dtype, path), shape, contiguous(shape), None, 0, rg, name, "numpy")
+    element = dtype_of(dtype, at.path)
+    return Param(at.path, at.kind, element, shape, contiguous(shape), None, 0, rg, name, "numpy", place=at)
 
 
 def _numpy_shape(node: object, path: str) -> tuple[int, ...]:
@@ -255,12 +286,12 @@ def _numpy_shape(node: object, path: str) -> tuple[int, ...]:
     return dimensions(state[1], path)
 
 
-def _from_cpu(args: tuple[object, ...], path: str, kind: Kind, storages: Storages) -> Param:
+def _from_cpu(args: tuple[object, ...], at: Place, storages: Storages) -> Param:
     data, _, device, *_rest = args
-    return _inner(data, path, kind, storages)._replace(device=device if isinstance(device, str) else None)
+    return _inner(data, at, storages)._replace(device=device if isinstance(device, str) else None)
 
 
-Rebuild = Callable[[tuple[object, ...], str, Kind, Storages], Param]
+Rebuild = Callable[[tuple[object, ...], Place, Storages], Param]
 _REBUILDERS: Mapping[str, Rebuild] = {
     "torch._utils._rebuild_tensor": _v2,
     "torch._utils._rebuild_tensor_v2": _v2,

@@ -35,11 +35,12 @@ ALIGNMENT = 64  # bytes, unless the archive says otherwise
 
 @dataclass(frozen=True)
 class Document:
-    """What is needed to write an archive back: its records, its pickle, and how it is aligned."""
+    """What is needed to write an archive back: its records, its pickle and the params in it, its alignment."""
 
     archive: Archive
     prefix: str
     pickle: Pickle
+    saved: tuple[Param, ...]
     alignment: int
 
 
@@ -56,6 +57,7 @@ def read(source: Source) -> Checkpoint:
     pickle = pickles.read(archive.read(archive.records[f"{prefix}data.pkl"], MAX_PICKLE))
     storages = _Storages(archive, prefix, _byteorder(archive, prefix))
     listing = list_object(pickle, storages)
+    saved = tuple(entry for entry in listing.entries if isinstance(entry, Param))
     return Checkpoint(
         format=NAME,
         file=source.name,
@@ -63,7 +65,7 @@ def read(source: Source) -> Checkpoint:
         saved=storages,
         modules=listing.modules,
         sources=(source,),
-        document=Document(archive, prefix, pickle, _alignment(archive, prefix)),
+        document=Document(archive, prefix, pickle, saved, _alignment(archive, prefix)),
     )
 
 
@@ -161,7 +163,7 @@ class _Storages(Mapping[str, Storage]):
         found = pid.pid if isinstance(pid, Persistent) else None
         if not isinstance(found, tuple) or len(found) < 5 or _text(found[0]) != "storage":
             raise FormatError("a tensor names no storage: its persistent id is not ('storage', …)")
-        _, word, key, device, numel, *_ = found
+        word, key, device, numel = found[1:5]
         if type(key) is not str:
             key = _text(key)
         if not isinstance(word, Global):
@@ -187,7 +189,7 @@ def _text(node: object) -> str | None:
 def _edited(checkpoint: Checkpoint, document: Document) -> Iterator[Segment]:
     """The archive with the storages that changed, and with a new pickle where its structure did."""
     archive, prefix = document.archive, document.prefix
-    edits = torch_edits.edits(checkpoint, document.pickle)
+    edits = torch_edits.edits(checkpoint, document.saved)
     edited = dict(checkpoint.edited)
     gone: set[str] = set()
     pickle: bytes | None = None
