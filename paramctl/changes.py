@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from paramctl.checkpoint import Checkpoint, Param
 from paramctl.errors import UsageError
-from paramctl.ties import overlapping
+from paramctl.ties import overlapping, overlaps
 
 
 class Change(NamedTuple):
@@ -46,35 +46,49 @@ def group_of(checkpoint: Checkpoint, index: int) -> tuple[int, ...]:
 
 
 def also_tied(checkpoint: Checkpoint, index: int) -> tuple[str, ...]:
-    """Paths of the others of a group of ties, but for its first."""
-    labels = checkpoint.labels
-    return tuple(labels[i] for i in group_of(checkpoint, index)[1:])
+    """Paths of the others that are tied to a param."""
+    return tuple(checkpoint.labels[i] for i in group_of(checkpoint, index) if i != index)
 
 
-def check_editable(checkpoint: Checkpoint, index: int, named: Iterable[int]) -> None:
-    """Raise UsageError if the values of one param cannot be changed without changing others unnamed."""
-    param = checkpoint.params[index]
+def with_tied(checkpoint: Checkpoint, indices: Iterable[int]) -> set[int]:
+    """Positions of params and of all that are tied to them."""
+    tied = checkpoint.tied_to
+    leaders = {tied.get(i, i) for i in indices}
+    return leaders | {i for i, first in tied.items() if first in leaders}
+
+
+def check_editable(checkpoint: Checkpoint, indices: Iterable[int], named: Iterable[int]) -> None:
+    """Raise UsageError if the values of a param cannot be changed without changing others that are not `named`."""
+    chosen = with_tied(checkpoint, named)
+    tangled = {i for group in overlaps(checkpoint) if not chosen.issuperset(group) for i in group}
+    for index in indices:
+        param = checkpoint.params[index]
+        _check_plain(param)
+        others = [i for i in overlapping(checkpoint, index) if i not in chosen] if index in tangled else []
+        if others:
+            paths = ", ".join(checkpoint.labels[i] or "." for i in others[:5])
+            raise UsageError(
+                f"{param.path or '.'} shares some of its bytes with {paths}",
+                hint="name them all, or 'paramctl untie' first",
+            )
+
+
+def _check_plain(param: Param) -> None:
     name = param.path or "."
     if not param.is_plain:
-        what = "has no values in the file" if param.storage is None and not param.components else param.layout
-        raise UsageError(f"{name} cannot be changed: it is a {what} tensor")
+        why = "" if param.storage is not None or param.components else ", and no values are saved for it"
+        raise UsageError(f"{name} cannot be changed: it is a {param.layout} tensor{why}")
     if param.repeats_itself:
         raise UsageError(
             f"{name} ({_dims(param)}) repeats fewer values over its shape (stride 0), so its elements cannot differ",
             hint="save it from your program after .clone()",
         )
-    chosen = {i for one in named for i in group_of(checkpoint, one)}
-    others = [i for i in overlapping(checkpoint, index) if i not in chosen]
-    if others:
-        paths = ", ".join(checkpoint.labels[i] or "." for i in others[:5])
-        raise UsageError(
-            f"{name} shares some of its bytes with {paths}", hint="name them all, or 'paramctl untie' first"
-        )
 
 
-def stale_moments(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """A note, where the checkpoint also holds what an optimizer remembers of the old values."""
-    if any(param.kind == "optimizer" for param in checkpoint.params):
+def stale_moments(checkpoint: Checkpoint, changed: Iterable[int]) -> tuple[str, ...]:
+    """A note, where a model's params changed and an optimizer's memory of the old values lies beside them."""
+    kinds = {checkpoint.params[i].kind for i in changed}
+    if kinds - {"optimizer"} and any(param.kind == "optimizer" for param in checkpoint.params):
         return ("the optimizer state in this file still belongs to the old values",)
     return ()
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from paramctl.changes import Edit
-from paramctl.checkpoint import Checkpoint, Entry, Leaf, Param
-from paramctl.errors import NoMatch, UsageError
+from paramctl.checkpoint import Checkpoint, Param
+from paramctl.errors import UsageError
 from paramctl.formats import Format
-from paramctl.paths import nearest
+from paramctl.paths import layer_members
 
 
 def convert(checkpoint: Checkpoint, form: Format, *, layer: str | None = None, lossy: bool = False) -> Edit:
@@ -16,47 +16,61 @@ def convert(checkpoint: Checkpoint, form: Format, *, layer: str | None = None, l
 
     Raises UsageError that lists what `form` has no place for, unless `lossy` accepts its loss.
     """
-    part = checkpoint if layer is None else subtree(checkpoint, layer)
+    part, notes = (checkpoint, ()) if layer is None else subtree(checkpoint, layer)
     if checkpoint.format != form.NAME or layer is not None:
         part = replace(part, document=None)
-    lost = form.losses(part)
+    lost = _losses(part, form)
     if lost and not lossy:
-        shown = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
         raise UsageError(
-            f"{form.NAME} cannot hold {shown}",
+            f"{form.NAME} cannot hold {_some(lost)}",
             hint="accept the loss with --lossy, or take one part with --layer",
         )
-    kept = part if not lost else _without(part, form)
-    tied = len(kept.tied_to)
-    count = f"{len(kept.params):,} tensors" + (f", {tied:,} of them tied," if tied else "") + f" as {form.NAME}"
-    notes = (count, *(f"left out: {name}" for name in lost))
-    return Edit(replace(kept, format=form.NAME), (), notes=notes)
+    kept = replace(_without(part) if lost else part, format=form.NAME)
+    unique = len(kept.params) - len(kept.tied_to)
+    count = f"{len(kept.params):,} tensor{'s' * (len(kept.params) != 1)}"
+    count += f" ({unique:,} unique)" if kept.tied_to else ""
+    left = (f"left out {_some(lost)}",) if lost else ()
+    return Edit(kept, (), notes=(*notes, f"{count} as {form.NAME}", *left))
 
 
-def subtree(checkpoint: Checkpoint, layer: str) -> Checkpoint:
-    """What lies under `layer`, with its names counted from there. Raises NoMatch if nothing does."""
-    entries: list[Entry] = []
-    for entry in checkpoint.entries:
-        if entry.path == layer:
-            entries.append(entry._replace(path=layer.rsplit(".", 1)[-1]))
-        elif entry.path.startswith(f"{layer}."):
-            entries.append(entry._replace(path=entry.path[len(layer) + 1 :]))
-    if not entries:
-        near = ", ".join(nearest(checkpoint, layer))
-        raise NoMatch(f"no layer '{layer}'", hint=f"nearest: {near}" if near else "")
+def subtree(checkpoint: Checkpoint, layer: str) -> tuple[Checkpoint, tuple[str, ...]]:
+    """What lies under `layer`, with its names counted from there, and a note where that is not its full path.
+
+    A single param keeps its last name. Raises NoMatch if nothing is there.
+    """
+    single: Param | None = None
+    path = layer
+    if not any(entry.path == layer or entry.path.startswith(f"{layer}.") for entry in checkpoint.entries):
+        name, at = layer_members(checkpoint, layer)[0]
+        single = None if name else checkpoint.params[at]
+        path = checkpoint.params[at].path.removesuffix(f".{name}") if name else checkpoint.params[at].path
+    start = f"{path}."
+    inside = (entry for entry in checkpoint.entries if entry.path == path or entry.path.startswith(start))
+    entries = tuple(
+        entry._replace(path=path.rsplit(".", 1)[-1] if entry.path == path else entry.path[len(start) :])
+        for entry in inside
+        if single is None or entry is single
+    )
     modules = {
-        path[len(layer) + 1 :]: module
-        for path, module in checkpoint.modules.items()
-        if path == layer or path.startswith(f"{layer}.")
+        name[len(start) :]: module
+        for name, module in checkpoint.modules.items()
+        if name == path or name.startswith(start)
     }
-    return replace(checkpoint, entries=tuple(entries), modules=modules, document=None)
+    notes = (f"selected '{path}'",) if path != layer else ()
+    return replace(checkpoint, entries=entries, modules=modules, document=None), notes
 
 
-def _without(checkpoint: Checkpoint, form: Format) -> Checkpoint:
-    """The checkpoint without what the format has no place for."""
-    kept: list[Entry] = []
-    for entry in checkpoint.entries:
-        if isinstance(entry, Leaf) or (isinstance(entry, Param) and not entry.is_plain):
-            continue
-        kept.append(entry)
+def _losses(checkpoint: Checkpoint, form: Format) -> list[str]:
+    """What the format has no place for; what is not made anew (sparse tensors, say) only fits its own document."""
+    anew = [f"{p.path} ({p.layout} tensor)" for p in checkpoint.params if not p.is_plain and not checkpoint.document]
+    return list(dict.fromkeys([*form.losses(checkpoint), *anew]))
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
+
+
+def _without(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint without what can only be written back where it came from."""
+    kept = (entry for entry in checkpoint.entries if isinstance(entry, Param) and entry.is_plain)
     return replace(checkpoint, entries=tuple(kept), document=None)

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from paramctl import schemes
-from paramctl.changes import Change, Edit, Kept, also_tied, check_editable, stale_moments
+from paramctl.changes import Change, Edit, Kept, check_editable, stale_moments, with_tied
 from paramctl.checkpoint import Checkpoint, Param, Storage
 from paramctl.errors import UsageError
 from paramctl.paths import Selection, model_params, select
-from paramctl.schemes import Role, Spec, Target
-from paramctl.segments import Buffer
-from paramctl.values import with_values
+from paramctl.schemes import Role, Spec, Target, UserFunction
+from paramctl.segments import Buffer, Content, read
+from paramctl.ties import overlaps
+from paramctl.values import content_of, storage_of, with_values
 
 MAX_SEED = 2**63  # seeds that are drawn; any whole number may be given
+
+
+class _Choice(NamedTuple):
+    """What was asked for one param, and whether as part of a layer, which gives each role its own."""
+
+    named: int  # its position, or that of the one tied to it that was selected
+    spec: Spec
+    by_role: bool
 
 
 class _Job(NamedTuple):
@@ -47,26 +56,32 @@ def init(
     """
     if seed is None:
         seed = secrets.randbelow(MAX_SEED)
-    chosen: dict[int, tuple[Spec, bool]] = {}
-    notes: list[str] = []
+    bias = _checked_bias(bias)
     model = model_params(checkpoint)
+    chosen: dict[int, _Choice] = {}
+    named: set[int] = set()
+    notes: list[str] = []
     for patterns, text in _pairs(layers, scheme):
         spec = _parsed(text, checkpoint)
         selection = select(checkpoint, patterns, among=model) if patterns else Selection(model, frozenset())
         if selection.under:
             notes.append(f"selected inside '{selection.under}'")
-        roles = _roles_apply(checkpoint, selection)
-        for index in selection.indices:
-            chosen[index] = spec, roles and index not in selection.exact
-    jobs, kept = _plan(checkpoint, chosen, seed, None if bias is None else bias.strip())
-    changes = tuple(_change(checkpoint, job) for job in jobs)
-    return Edit(
-        checkpoint.with_storages(_drawn(checkpoint, jobs)),
-        changes,
-        tuple(kept),
-        seed,
-        (*dict.fromkeys(notes), *(stale_moments(checkpoint) if jobs else ())),
-    )
+        named.update(selection.indices)
+        chosen.update(_choices(checkpoint, selection, spec))
+    jobs, kept = _plan(checkpoint, chosen, seed, bias)
+    drawn = [job.at for job in jobs]
+    check_editable(checkpoint, drawn, named)
+    edited = checkpoint.with_storages(_drawn(checkpoint, jobs))
+    notes += [*_assumptions(jobs), *_shared(checkpoint, drawn), *stale_moments(checkpoint, drawn)]
+    return Edit(edited, _changes(checkpoint, jobs), tuple(kept), seed, tuple(dict.fromkeys(notes)))
+
+
+def _checked_bias(bias: str | None) -> str | None:
+    """`bias` without spaces around it. Raises UsageError if it names no scheme, whether one is needed or not."""
+    text = None if bias is None else bias.strip()
+    if text is not None and text not in ("keep", "default"):
+        schemes.parse(text)
+    return text
 
 
 def _pairs(layers: Sequence[str], scheme: Sequence[str]) -> list[tuple[list[str], str]]:
@@ -82,9 +97,21 @@ def _pairs(layers: Sequence[str], scheme: Sequence[str]) -> list[tuple[list[str]
     return [([layer], text) for layer, text in zip(layers, scheme, strict=True)]
 
 
-def _roles_apply(checkpoint: Checkpoint, selection: Selection) -> bool:
-    """Whether what was named is a layer with weights, and not, say, all the biases."""
-    return any(role_of(checkpoint.params[i]) == "weight" for i in selection.indices if i not in selection.exact)
+def _choices(checkpoint: Checkpoint, selection: Selection, spec: Spec) -> dict[int, _Choice]:
+    """What a selection asks for each param, or group of tied ones, by the position of its first.
+
+    Where no weight is among them (all the biases, say, or a normalisation) they get the scheme itself,
+    but for statistics and integers, unless nothing else was named.
+    """
+    roles = {role_of(checkpoint.params[i]) for i in selection.indices if i not in selection.exact}
+    found: dict[int, _Choice] = {}
+    for index in selection.indices:
+        other = roles != {"other"} and role_of(checkpoint.params[index]) == "other"
+        by_role = index not in selection.exact and ("weight" in roles or other)
+        leader = checkpoint.tied_to.get(index, index)
+        if leader not in found or not by_role:
+            found[leader] = _Choice(index, spec, by_role)
+    return found
 
 
 def role_of(param: Param) -> str:
@@ -102,36 +129,28 @@ def role_of(param: Param) -> str:
 
 
 def _plan(
-    checkpoint: Checkpoint, chosen: dict[int, tuple[Spec, bool]], seed: int, bias: str | None
+    checkpoint: Checkpoint, chosen: Mapping[int, _Choice], seed: int, bias: str | None
 ) -> tuple[list[_Job], list[Kept]]:
     """What becomes of each chosen param, all of it checked before anything is drawn."""
-    jobs: dict[int, _Job] = {}
+    jobs: list[_Job] = []
     kept: list[Kept] = []
-    for index, (spec, by_role) in sorted(chosen.items()):
-        leader = checkpoint.tied_to.get(index, index)
-        param = checkpoint.params[leader]
-        label = checkpoint.labels[index] or "."
+    siblings: dict[str, Mapping[str, tuple[int, ...]]] = {}
+    for at, choice in sorted(chosen.items()):
+        param = checkpoint.params[at]
         role = role_of(param)
-        if by_role:
-            own, why = _by_role(spec, role, param, bias)
-            if own is None:
-                kept.append(Kept(label, why))
-                continue
-            spec = own
-        target = _target(checkpoint, leader, role, seed)
-        resolved, assumed = schemes.resolve(spec, target)
-        if resolved is None and by_role:
-            kept.append(Kept(label, _why_kept(param)))
+        spec, why = _by_role(choice.spec, role, param, bias) if choice.by_role else (choice.spec, "")
+        target = _target(checkpoint, at, role, seed, siblings)
+        resolved, assumed = schemes.resolve(spec, target) if spec else (None, False)
+        if spec is None or (resolved is None and choice.by_role):
+            kept.append(Kept(checkpoint.labels[choice.named], why or _why_kept(param)))
             continue
-        concrete = schemes.check(spec, target)
-        check_editable(checkpoint, leader, chosen)
-        jobs[leader] = _Job(leader, concrete, role, target, assumed)
-    return list(jobs.values()), kept
+        jobs.append(_Job(at, schemes.check(spec, target), role, target, assumed))
+    return jobs, kept
 
 
 def _by_role(spec: Spec, role: str, param: Param, bias: str | None) -> tuple[Spec | None, str]:
     """The scheme for one param of a layer, or why it is kept."""
-    if role == "other" and not spec.is_default:
+    if role == "other" and not (spec.is_default and _has_default(param)):
         return None, _why_kept(param)
     if role == "bias":
         choice = bias or ("" if spec.is_default else "zeros")
@@ -145,23 +164,32 @@ def _by_role(spec: Spec, role: str, param: Param, bias: str | None) -> tuple[Spe
     return spec, ""
 
 
+def _has_default(param: Param) -> bool:
+    """Whether a framework's default may know it: of buffers only the statistics of a normalisation."""
+    return param.kind != "buffer" or param.path.rsplit(".", 1)[-1] in schemes.STATE
+
+
 def _why_kept(param: Param) -> str:
     if not param.dtype.is_float and param.dtype.category != "complex":
         return f"{param.dtype.name} values are no weights"
     if param.kind == "buffer":
         return "a buffer is not learnt"
-    return "neither weight nor bias by its name and shape"
+    return "neither weight nor bias by name and shape"
 
 
 def _parsed(text: str, checkpoint: Checkpoint) -> Spec:
     return schemes.default_for(checkpoint.format) if text == "default" else schemes.parse(text)
 
 
-def _target(checkpoint: Checkpoint, index: int, role: str, seed: int) -> Target:
-    """What a scheme needs to know: the param, and what is known of its layer."""
+def _target(
+    checkpoint: Checkpoint, index: int, role: str, seed: int, siblings: dict[str, Mapping[str, tuple[int, ...]]]
+) -> Target:
+    """What a scheme needs to know: the param, and what is known of its layer; `siblings` are those seen before."""
     param = checkpoint.params[index]
     layer, _, _ = param.path.rpartition(".")
     module = checkpoint.modules.get(layer)
+    if layer not in siblings:
+        siblings[layer] = _siblings(checkpoint, layer)
     return Target(
         checkpoint.labels[index],
         param.shape,
@@ -169,7 +197,7 @@ def _target(checkpoint: Checkpoint, index: int, role: str, seed: int) -> Target:
         seed,
         role=_ROLES[role],
         module=module.type if module else "",
-        siblings=_siblings(checkpoint, layer),
+        siblings=siblings[layer],
     )
 
 
@@ -182,15 +210,39 @@ def _siblings(checkpoint: Checkpoint, layer: str) -> dict[str, tuple[int, ...]]:
     return {checkpoint.params[i].path[at:]: checkpoint.params[i].shape for i in checkpoint.own_params.get(layer, ())}
 
 
-def _change(checkpoint: Checkpoint, job: _Job) -> Change:
-    param = checkpoint.params[job.at]
-    fan_in, fan_out = schemes.fans(param.shape, "torch") if len(param.shape) >= 2 else (None, None)
-    label = checkpoint.labels[job.at]
-    how = f"{job.spec.text} (layer's class assumed)" if job.assumed else job.spec.text
-    return Change(label, how, job.role, fan_in, fan_out, also_tied(checkpoint, job.at))
+def _changes(checkpoint: Checkpoint, jobs: Sequence[_Job]) -> tuple[Change, ...]:
+    """What the report says of each drawn param: its first path, and those tied to it."""
+    labels = checkpoint.labels
+    groups = {group[0]: group for group in checkpoint.groups()}
+    changes = []
+    for job in jobs:
+        shape = checkpoint.params[job.at].shape
+        fan_in, fan_out = schemes.fans(shape, "torch") if len(shape) >= 2 else (None, None)
+        how = f"{job.spec.text} (assumed)" if job.assumed else job.spec.text
+        also = tuple(labels[i] for i in groups.get(job.at, ())[1:])
+        changes.append(Change(labels[job.at], how, job.role, fan_in, fan_out, also))
+    return tuple(changes)
 
 
-def _drawn(checkpoint: Checkpoint, jobs: list[_Job]) -> dict[str, Storage]:
+def _assumptions(jobs: Sequence[_Job]) -> list[str]:
+    if not any(job.assumed for job in jobs):
+        return []
+    return ["assumed: the file names no class for these layers, so they were taken for Linear, Conv or the like"]
+
+
+def _shared(checkpoint: Checkpoint, drawn: Sequence[int]) -> list[str]:
+    """A note for params that were named, are kept by their role, and yet share bytes with one that is drawn."""
+    changed = with_tied(checkpoint, drawn)
+    labels = checkpoint.labels
+    return [
+        f"{', '.join(labels[i] for i in group if i not in changed)} may change too: bytes shared with"
+        f" {', '.join(labels[i] for i in group if i in changed)}"
+        for group in overlaps(checkpoint)
+        if 0 < len(changed.intersection(group)) < len(group)
+    ]
+
+
+def _drawn(checkpoint: Checkpoint, jobs: Sequence[_Job]) -> dict[str, Storage]:
     """The storages of the drawn params; each is drawn only when its bytes are written."""
     storages: dict[str, Storage] = {}
     for job in jobs:
@@ -199,8 +251,20 @@ def _drawn(checkpoint: Checkpoint, jobs: list[_Job]) -> dict[str, Storage]:
             continue
         key = str(param.storage)
         storage = storages.get(key) or checkpoint.storages[key]
-        storages[key] = with_values(storage, param, _Draw(job.spec, job.target))
+        draw = _Draw(job.spec, job.target, _current(checkpoint, job))
+        if draw.current:
+            draw()  # a person's function that fails must do so before anything is written
+        storages[key] = with_values(storage, param, draw)
     return storages
+
+
+def _current(checkpoint: Checkpoint, job: _Job) -> tuple[Content, ...]:
+    """The present bytes of a param, where a person's own function starts from them."""
+    if not isinstance(job.spec.scheme, UserFunction):
+        return ()
+    param = checkpoint.params[job.at]
+    storage_of(checkpoint, param).check(str(param.storage))
+    return content_of(checkpoint, param)
 
 
 @dataclass(frozen=True)
@@ -209,6 +273,8 @@ class _Draw:
 
     spec: Spec
     target: Target
+    current: tuple[Content, ...] = ()
 
     def __call__(self) -> Buffer:
-        return schemes.draw(self.spec, self.target)
+        nbytes = sum(part.nbytes for part in self.current)
+        return schemes.draw(self.spec, self.target, bytes(read(self.current, 0, nbytes)) if nbytes else None)

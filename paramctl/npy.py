@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import io
+import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from tokenize import TokenError
 from typing import TYPE_CHECKING, Any
 
 from paramctl import files
 from paramctl.checkpoint import Checkpoint, Param
-from paramctl.errors import FormatError, UsageError
+from paramctl.errors import FormatError, Unsupported, UsageError
 from paramctl.files import Target
 from paramctl.indexing import Index
 from paramctl.segments import Buffer, Computed, Content, Literal
+from paramctl.sources import Source
 from paramctl.values import content_of, narrow, read_index, storage_of
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from paramctl.values import Array
+
+MAGIC = b"\x93NUMPY"
 PIECE = 1 << 18  # elements converted at a time
 REPEATED = 1_000_000  # elements up to which values that repeat (stride 0) are written out
 
@@ -51,6 +58,42 @@ def save(checkpoint: Checkpoint, param: Param, index: Index, target: Target) -> 
     content = _content(checkpoint, param, index, dtype)
     files.write((Literal(header), *content), target, checkpoint.sources, verify)
     return dtype.name
+
+
+def load(source: Source) -> Array:
+    """The array in a .npy file, none of which is ever unpickled.
+
+    Raises FormatError where it is no such file or not whole, Unsupported where it holds no plain numbers.
+    """
+    import numpy as np
+
+    if source.read(0, min(len(MAGIC), source.size)) != MAGIC:
+        raise FormatError("is no .npy file", hint="write one with numpy.save")
+    try:
+        shape, fortran, dtype, start = _read_header(source)
+    except (ValueError, EOFError, SyntaxError, TokenError) as error:
+        reason = str(error.args[0] if error.args else error).partition("\n")[0]
+        raise FormatError(f"is no .npy file: {reason}") from None
+    if dtype.hasobject:
+        raise Unsupported("holds Python objects, which are pickled and never loaded")
+    if dtype.kind not in "biufc":
+        raise Unsupported(f"holds {dtype}, which are no plain numbers")
+    nbytes = math.prod(shape) * dtype.itemsize
+    if nbytes != source.size - start:
+        raise FormatError(f"holds {source.size - start:,} bytes of values, and its shape takes {nbytes:,}")
+    flat = np.frombuffer(source.read(start, nbytes), dtype)
+    return flat.reshape(shape, order="F" if fortran else "C")
+
+
+def _read_header(source: Source) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """Shape, whether columns come first, dtype, and where the values begin."""
+    from numpy.lib import format
+
+    with os.fdopen(os.dup(source.fileno()), "rb") as file:
+        file.seek(0)
+        version = format.read_magic(file)
+        read = format.read_array_header_1_0 if version == (1, 0) else format.read_array_header_2_0
+        return (*read(file), file.tell())
 
 
 def _dtype_for(param: Param) -> np.dtype[Any]:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from paramctl import npy
 from paramctl.changes import Change, Edit, also_tied, check_editable, stale_moments
 from paramctl.checkpoint import Checkpoint, Leaf, Param
 from paramctl.dtypes import DType
-from paramctl.errors import FileError, FormatError, ParamctlError, UsageError
-from paramctl.indexing import check_index
+from paramctl.errors import NoMatch, ParamctlError, UsageError
+from paramctl.indexing import check_index, index_text
 from paramctl.paths import find_part
 from paramctl.segments import Buffer
-from paramctl.sources import open_source
+from paramctl.sources import STDIN, open_source
 from paramctl.values import Index, cast, encode, narrow, read_index, read_values, storage_of, with_values
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Assignment(NamedTuple):
     target: Param  # the view of the elements that `part` names
     op: str
     value: Value
+    how: str  # the statement behind its path: `[0, 0] = 42`
 
 
 class Value(NamedTuple):
@@ -57,49 +59,43 @@ def set(checkpoint: Checkpoint, *statements: str) -> Edit:
     if not statements:
         raise UsageError("nothing to set", hint="say for example '0.weight[0,0] = 42'")
     assignments = [parse(checkpoint, text) for text in statements]
-    changes = []
-    for (index, _), group in groupby(assignments, key=_batch):
-        steps = list(group)
-        check_editable(checkpoint, index, [index])
-        checkpoint = _apply(checkpoint, index, steps)
-        also = also_tied(checkpoint, index)
-        changes += [Change(checkpoint.labels[index], step.text, also=_but(also, checkpoint, index)) for step in steps]
-    return Edit(checkpoint, tuple(changes), notes=stale_moments(checkpoint))
+    targets = dict.fromkeys(step.at for step in assignments)
+    for at in targets:
+        check_editable(checkpoint, [at], [at])
+    also = {at: also_tied(checkpoint, at) for at in targets}
+    for (at, _), group in groupby(assignments, key=_batch):
+        checkpoint = _apply(checkpoint, at, list(group))
+    changes = (Change(checkpoint.labels[step.at], step.how, also=also[step.at]) for step in assignments)
+    return Edit(checkpoint, tuple(changes), notes=stale_moments(checkpoint, targets))
 
 
 def parse(checkpoint: Checkpoint, text: str) -> Assignment:
-    """One statement. Names may hold any character, so the first operator whose left side exists counts."""
+    """One statement. Names may hold any character, so the first operator with a name on either side counts."""
     failure: ParamctlError | None = None
     for match in _OPERATOR.finditer(text):
-        left, op, right = text[: match.start()], match["op"], text[match.end() :]
+        left, op, right = text[: match.start()].strip(), match["op"], text[match.end() :].strip()
         try:
-            index, part = _target(checkpoint, left.strip())
-        except ParamctlError as error:
+            index, part = _target(checkpoint, left)
+            value = _value(checkpoint, right)
+        except (NoMatch, UsageError) as error:
             failure = failure or error
             continue
-        param = checkpoint.params[index]
-        check_index(part, param.shape, param.path)
-        target = narrow(param, part)
-        value = _value(checkpoint, right.strip())
-        _check_shape(target, value, right.strip())
-        return Assignment(text.strip(), index, part, target, op, value)
+        target = narrow(checkpoint.params[index], part)
+        _check_shape(target, value, right)
+        how = f"{f'[{index_text(part)}] ' if part else ''}{op} {right}"
+        return Assignment(text.strip(), index, part, target, op, value, how)
     raise failure or UsageError(
         f"'{text}' is no assignment", hint="say PATH[INDEX] = VALUE, or with +=, -=, *=, /="
     )
-
-
-def _but(also: tuple[str, ...], checkpoint: Checkpoint, index: int) -> tuple[str, ...]:
-    """The other paths of a group of ties, its first included where another was named."""
-    label = checkpoint.labels[index]
-    first = checkpoint.labels[checkpoint.tied_to.get(index, index)]
-    return tuple(path for path in dict.fromkeys((first, *also)) if path != label)
 
 
 def _target(checkpoint: Checkpoint, text: str) -> tuple[int, Index]:
     """A param and an index; brackets that are part of a name, or a position, are tried first."""
     found, part = find_part(checkpoint, text)
     if isinstance(found, Leaf):
-        raise UsageError(f"{found.path} is no tensor, and set changes tensors only")
+        raise UsageError(f"{found.path} is no tensor, and set knows tensors only")
+    param = checkpoint.params[found]
+    check_index(part, param.shape, param.path)
     return found, part
 
 
@@ -110,41 +106,37 @@ def _value(checkpoint: Checkpoint, text: str) -> Value:
     if number is not None:
         return Value((), number=number)
     if text.startswith("@"):
-        array = _load(text[1:])
+        array = _load(checkpoint, text[1:])
         return Value(array.shape, array=array)
     index, part = _target(checkpoint, text)
     param = checkpoint.params[index]
-    check_index(part, param.shape, param.path)
     storage_of(checkpoint, param)
     return Value(narrow(param, part).shape, param=index, part=part)
 
 
 def _number(text: str) -> complex | float | int | None:
-    words = {"true": 1, "false": 0}
-    if text.lower() in words:
-        return words[text.lower()]
+    known = {"true": 1, "false": 0}.get(text.lower())
+    if known is not None or text.lower() in ("j", "+j", "-j"):
+        return known  # Python takes a lone j for a number
     for kind in (int, float, complex):
         try:
             return kind(text)
-        except ValueError:
+        except ValueError:  # also an integer of thousands of digits
             continue
     return None
 
 
-def _load(name: str) -> Array:
+def _load(checkpoint: Checkpoint, name: str) -> Array:
     """An array from a .npy file, which is never unpickled."""
-    import numpy as np
-
-    source = open_source(name)
+    if not name:
+        raise UsageError("'@' names no file", hint="say @FILE.npy")
+    if name == STDIN and checkpoint.file == STDIN:
+        raise UsageError("standard input cannot be both the checkpoint and '@-'", hint="name a FILE for one")
     try:
-        with os.fdopen(os.dup(source.fileno()), "rb") as file:
-            array = np.load(file, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise FormatError(f"is no .npy file: {reason}", file=name) from None
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "biufc":
-        raise FileError("holds no array of numbers", file=name)
-    return array
+        return npy.load(open_source(name))
+    except ParamctlError as error:
+        error.file = error.file or ("standard input" if name == STDIN else name)
+        raise
 
 
 def _check_shape(target: Param, value: Value, text: str) -> None:
@@ -188,20 +180,44 @@ def _apply(checkpoint: Checkpoint, index: int, steps: list[Assignment]) -> Check
         return encode(values, param.dtype)
 
     for step in steps:
-        _check_value(step.value, step, param.dtype)
+        _check_value(step, param.dtype)
+    if param.dtype.category != "float" and any(step.op != "=" or step.value.param is not None for step in steps):
+        make()  # what does not fit must be refused before anything is written
     return checkpoint.with_storages({str(param.storage): with_values(storage, view, make)})
 
 
-def _check_value(value: Value, step: Assignment, dtype: DType) -> None:
-    """Refuse, before anything is written, a number that the dtype cannot hold."""
+def _check_value(step: Assignment, dtype: DType) -> None:
+    """Refuse, before anything is written, values that the dtype cannot hold."""
     import numpy as np
 
-    if value.param is not None or step.op != "=":
+    if step.value.param is not None or step.op != "=":
         return
-    given = np.asarray(value.number if value.array is None else value.array)
-    made = cast(given, dtype)
-    if dtype.category == "float" and not np.array_equal(np.isfinite(made.astype(np.float64)), np.isfinite(given)):
+    given = _array(step.value)
+    made = _cast(given, step, dtype)
+    if dtype.category == "float" and not np.array_equal(_finite(made), _finite(given)):
         raise UsageError(f"{step.text}: the value does not fit {dtype.name}")
+
+
+def _finite(values: Array) -> Array:
+    import numpy as np
+
+    with np.errstate(over="ignore"):
+        found: Array = np.isfinite(values if values.dtype.kind in "biu" else values.astype(np.float64))
+    return found
+
+
+def _cast(values: Array, step: Assignment, dtype: DType) -> Array:
+    """`values` in `dtype`; an error says which statement asked for it."""
+    try:
+        return cast(values, dtype)
+    except UsageError as error:
+        raise UsageError(f"{step.text}: {error.what}") from None
+
+
+def _array(value: Value) -> Array:
+    import numpy as np
+
+    return np.asarray(value.number if value.array is None else value.array)
 
 
 def _result(checkpoint: Checkpoint, step: Assignment, old: Array | None) -> Array:
@@ -211,32 +227,93 @@ def _result(checkpoint: Checkpoint, step: Assignment, old: Array | None) -> Arra
     dtype = step.target.dtype
     given = _given(checkpoint, step.value)
     if old is None or step.op == "=":
-        made = cast(given, dtype)
+        made = given
+    elif dtype.category in ("int", "bool", "quantized", "bits"):
+        made = _whole(old, step, given)
     else:
-        with np.errstate(all="ignore"):
-            made = cast(_computed(old, step.op, given, dtype), dtype)
-    return np.broadcast_to(made, step.target.shape)
+        made = _computed(old, step, given)
+    return np.broadcast_to(_cast(made, step, dtype), step.target.shape)
 
 
 def _given(checkpoint: Checkpoint, value: Value) -> Array:
+    if value.param is None:
+        return _array(value)
+    param = checkpoint.params[value.param]
+    return read_index(checkpoint, param, value.part) if value.part else read_values(checkpoint, param)
+
+
+def _computed(old: Array, step: Assignment, given: Array) -> Array:
+    """Floats as torch computes them: the narrower ones in float32, or in what an array of wider ones has.
+
+    A single number takes part as what it is, but torch's add and sub first round it to the tensor's dtype.
+    """
     import numpy as np
 
-    if value.param is not None:
-        param = checkpoint.params[value.param]
-        return read_index(checkpoint, param, value.part) if value.part else read_values(checkpoint, param)
-    return np.asarray(value.number if value.array is None else value.array)
+    dtype = step.target.dtype
+    a, b = old, given
+    if dtype.category == "float" and dtype.bits < 64 and given.dtype.kind != "c":
+        single = step.value.number is not None or (given.ndim == 0 and old.ndim > 0)
+        wide = np.float64 if not single and given.dtype.kind == "f" and given.dtype.itemsize > 4 else np.float32
+        with np.errstate(all="ignore"):
+            a, b = old.astype(wide), given.astype(wide)
+            if single and step.op in ("+=", "-="):
+                b = b.astype(old.dtype).astype(wide)
+    with np.errstate(all="ignore"):
+        return _operated(a, step.op, b)
 
 
-def _computed(old: Array, op: str, given: Array, dtype: DType) -> Array:
+def _whole(old: Array, step: Assignment, given: Array) -> Array:
+    """Integers as Python has them: without bounds, and with exact fractions, until they are cast."""
     import numpy as np
 
-    wide: type[Any] | None = None
-    if dtype.category == "float" and dtype.bits < 64:
-        wide = np.float32  # torch computes narrower floats in float32 and rounds once
-    elif dtype.category in ("int", "bool", "quantized", "bits") and op != "/=":
-        wide = object if given.dtype.kind in "biu" else np.float64
-    a = old.astype(wide) if wide else old
-    b = given.astype(wide) if wide and given.dtype.kind != "c" else given
+    if given.dtype.kind == "c" or not _finite(given).all():
+        raise UsageError(f"{step.text}: {step.target.dtype.name} holds whole numbers only")
+    if step.op == "/=" and (given == 0).any():
+        raise UsageError(f"{step.text}: division by zero")
+    a, b = _integers(old), _integers(given)
+    if a is None or b is None or not _stays_within(a, step.op, b):
+        a, b = _fractions(old), _fractions(given)
+    made = np.asarray(a // b if step.op == "/=" else _operated(a, step.op, b))
+    broken = (step.op == "/=" and (made * b != a).any()) or any(n.denominator != 1 for n in _objects(made))
+    if broken:
+        raise UsageError(f"{step.text}: {step.target.dtype.name} holds whole numbers only")
+    return np.asarray(np.frompyfunc(int, 1, 1)(made), object) if made.dtype == object else made
+
+
+def _objects(values: Array) -> Iterator[Any]:
+    return iter(values.flat) if values.dtype == object else iter(())
+
+
+def _integers(values: Array) -> Array | None:
+    """`values` as int64, or None where one is a fraction or too large."""
+    import numpy as np
+
+    if values.dtype.kind == "V":
+        values = values.astype(np.float64)
+    if values.size and not (abs(int(values.min())) < 1 << 62 and abs(int(values.max())) < 1 << 62):
+        return None
+    whole: Array = values.astype(np.int64)
+    return whole if np.array_equal(whole, values) else None
+
+
+def _stays_within(a: Array, op: str, b: Array) -> bool:
+    """Whether no result can leave int64."""
+    x, y = (max(abs(int(n.min())), abs(int(n.max()))) if n.size else 0 for n in (a, b))
+    return op != "*=" or x * y < 1 << 63
+
+
+def _fractions(values: Array) -> Array:
+    """Exact numbers of any size."""
+    import numpy as np
+
+    if values.dtype.kind in "biuO":
+        exact = np.frompyfunc(Fraction, 1, 1)(values.astype(object))
+    else:  # 1.6 is meant as it is written
+        exact = np.frompyfunc(lambda n: Fraction(repr(n)), 1, 1)(values.astype(np.float64).astype(object))
+    return np.asarray(exact, object)
+
+
+def _operated(a: Array, op: str, b: Array) -> Array:
     match op:
         case "+=":
             made = a + b
@@ -246,6 +323,4 @@ def _computed(old: Array, op: str, given: Array, dtype: DType) -> Array:
             made = a * b
         case _:
             made = a / b
-    narrow_type = np.uint64 if dtype.name == "uint64" else np.int64
-    exact: Array = made.astype(narrow_type) if made.dtype == object else made
-    return exact
+    return made

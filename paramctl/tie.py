@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import count
 
-from paramctl.changes import Change, Edit, also_tied, stale_moments
+from paramctl.changes import Change, Edit, stale_moments
 from paramctl.checkpoint import Checkpoint, Param, Storage
 from paramctl.errors import NoMatch, UsageError
 from paramctl.paths import layer_members, select
+from paramctl.ties import overlaps
 from paramctl.values import contiguous_copy
 
 
 def tie(checkpoint: Checkpoint, first: str, *others: str) -> Edit:
-    """Each of `others`, a layer or a param, becomes `first`, param by param.
+    """Each of `others`, a layer or a param, becomes `first`, param by param; empty ones have nothing to share.
 
     Raises UsageError, with every mismatch at once, where names, shapes or dtypes differ; NoMatch where
     a path names nothing.
@@ -30,13 +32,13 @@ def tie(checkpoint: Checkpoint, first: str, *others: str) -> Edit:
             continue
         for name, index in members.items():
             leader, param = checkpoint.params[leaders[name]], checkpoint.params[index]
-            if leader.view == param.view and param.numel:
+            if leader.view == param.view or not param.numel:
                 continue
             changed[index] = _retied(param, leader)
-            changes.append(Change(checkpoint.labels[index], f"tied to {checkpoint.labels[leaders[name]]}"))
+            changes.append(Change(checkpoint.labels[index], f"tied to {checkpoint.labels[leaders[name]] or '.'}"))
     if problems:
         raise UsageError("cannot tie: " + "; ".join(problems))
-    notes = stale_moments(checkpoint) if changes else (f"{first} and {', '.join(others)} are tied already",)
+    notes = stale_moments(checkpoint, changed) or (() if changes else ("they are tied already",))
     return Edit(checkpoint.with_params(changed), tuple(changes), notes=notes)
 
 
@@ -46,24 +48,22 @@ def untie(checkpoint: Checkpoint, *paths: str) -> Edit:
     The first of a group keeps the storage, so that naming all of them parts all. Raises NoMatch where a
     path names nothing.
     """
-    chosen = select(checkpoint, paths).indices
-    saved = set(checkpoint.storages)
+    chosen = frozenset(select(checkpoint, paths).indices)
     sharing = _sharing(checkpoint)
+    keys = _fresh_keys(checkpoint)
     params: dict[int, Param] = {}
     storages: dict[str, Storage] = {}
     changes: list[Change] = []
-    for index in chosen:
+    for index in sorted(chosen):
         param = checkpoint.params[index]
-        others = [i for i in sharing.get(str(param.storage), ()) if i != index and i not in params]
-        if not param.is_plain or param.repeats_itself or not param.numel or not others:
+        group = sharing.get(index, ())
+        if not group or not param.is_plain or param.repeats_itself:
             continue
-        if all(i in chosen for i in others) and index < min(others):
+        if index == group[0] and chosen.issuperset(group):
             continue  # the others leave, this one may stay
-        key = _fresh_key(param, saved)
-        saved.add(key)
+        key = keys(param)
         params[index], storages[key] = contiguous_copy(checkpoint, param, key)
-        shared = also_tied(checkpoint, index) or tuple(checkpoint.labels[i] for i in others)
-        changes.append(Change(checkpoint.labels[index], f"untied from {_others(checkpoint, index, shared)}"))
+        changes.append(Change(checkpoint.labels[index], f"untied from {_others(checkpoint, index, group)}"))
     notes = () if changes else ("nothing there shares its bytes with anything else",)
     return Edit(checkpoint.with_params(params).with_storages(storages), tuple(changes), notes=notes)
 
@@ -79,16 +79,17 @@ def _mismatches(
     checkpoint: Checkpoint, first: str, leaders: dict[str, int], other: str, members: dict[str, int]
 ) -> list[str]:
     """Everything that keeps one layer from becoming another."""
+    if ("" in leaders) != ("" in members):
+        layer, param = (other, first) if "" in leaders else (first, other)
+        return [f"{layer} is a layer and {param} a single parameter"]
     problems = [f"{first} has {name} and {other} has not" for name in leaders if name not in members]
     problems += [f"{other} has {name} and {first} has not" for name in members if name not in leaders]
-    for name in leaders.keys() & members.keys():
+    for name in (name for name in leaders if name in members):
         a, b = checkpoint.params[leaders[name]], checkpoint.params[members[name]]
-        for param in (a, b):
-            if not param.is_plain:
-                problems.append(f"{param.path} is a {param.layout} tensor")
+        problems += [f"{param.path or '.'} is a {param.layout} tensor" for param in (a, b) if not param.is_plain]
         if (a.shape, a.dtype) != (b.shape, b.dtype):
             problems.append(f"{a.path or '.'} is {_kind(a)} and {b.path or '.'} is {_kind(b)}")
-    return sorted(problems)
+    return list(dict.fromkeys(problems))
 
 
 def _kind(param: Param) -> str:
@@ -101,28 +102,31 @@ def _retied(param: Param, leader: Param) -> Param:
     )
 
 
-def _sharing(checkpoint: Checkpoint) -> dict[str, list[int]]:
-    """Positions of the params of each storage."""
-    users: dict[str, list[int]] = {}
-    for i, param in enumerate(checkpoint.params):
-        if param.storage is not None:
-            users.setdefault(param.storage, []).append(i)
-    return users
+def _sharing(checkpoint: Checkpoint) -> dict[int, tuple[int, ...]]:
+    """Position of each param that shares bytes → those of all that it shares them with, itself included."""
+    return {i: group for group in (*checkpoint.groups(), *overlaps(checkpoint)) for i in group}
 
 
-def _fresh_key(param: Param, taken: set[str]) -> str:
-    """A key for a new storage: the param's own path, or the next number where storages are numbered."""
+def _fresh_keys(checkpoint: Checkpoint) -> Callable[[Param], str]:
+    """Makes keys for new storages: a param's own path, or the next number where storages are numbered."""
+    taken = set(checkpoint.storages)
     numbers = [int(key) for key in taken if key.isdecimal() and len(key) < 18]
-    if numbers or not taken:
-        return str(max(numbers, default=-1) + 1)
-    key = param.path
-    while key in taken:
-        key += "'"
-    return key
+    following = count(max(numbers, default=-1) + 1)
+
+    def key_for(param: Param) -> str:
+        key = str(next(following)) if numbers or not taken else param.path
+        while key in taken:
+            key += "'"
+        taken.add(key)
+        return key
+
+    return key_for
 
 
-def _others(checkpoint: Checkpoint, index: int, shared: Sequence[str]) -> str:
-    label = checkpoint.labels[index]
-    tied = checkpoint.tied_to
-    names = [checkpoint.labels[tied.get(index, index)], *shared]
-    return ", ".join(dict.fromkeys(name or "." for name in names if name != label))
+def _others(checkpoint: Checkpoint, index: int, group: Sequence[int]) -> str:
+    """Those tied to a param or, if there are none, those whose bytes it shares otherwise."""
+    labels, param = checkpoint.labels, checkpoint.params[index]
+    others = [i for i in group if i != index]
+    tied = [i for i in others if checkpoint.params[i].view == param.view]
+    names = [labels[i] or "." for i in tied or others]
+    return ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")

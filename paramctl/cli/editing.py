@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from paramctl.formats import Format
 
 REPORT_LINES = 200  # changed params a person is shown; --json lists all
+SOME = 5  # paths on one line
+WIDEST = 48  # columns of a terminal that a path is padded to
 
 
 class Asked(NamedTuple):
@@ -53,6 +56,8 @@ def target_of(checkpoint: Checkpoint, asked: Asked, form: Format | None) -> Targ
     if asked.output is not None and asked.in_place:
         raise UsageError("-o and -i contradict each other", hint="give one of them")
     if asked.in_place:
+        if checkpoint.sources[0].path is None:
+            raise UsageError("has no place to write back to", hint="give -o FILE in place of -i")
         return _checked(formats.InPlace(checkpoint.sources[0]))
     if _streams(asked):
         if output.stdout_is_terminal():
@@ -64,10 +69,8 @@ def target_of(checkpoint: Checkpoint, asked: Asked, form: Format | None) -> Targ
     own = form or formats.BY_NAME[checkpoint.format]
     usual = formats.by_suffix(path)
     if usual is not None and usual is not own:
-        raise UsageError(
-            f"'{path.suffix}' is a suffix of {usual.NAME} files, and this would be {own.NAME}",
-            hint=f"change the format with 'paramctl convert -o {path.name}'",
-        )
+        hint = f"name it {path.stem}{own.SUFFIXES[0]}" if form else f"run 'paramctl convert' to make {path.name}"
+        raise UsageError(f"'{path.suffix}' is a suffix of {usual.NAME} files, and this would be {own.NAME}", hint=hint)
     return _checked(formats.NewFile(path, asked.force))
 
 
@@ -97,6 +100,8 @@ def report(made: Edit, asked: Asked, written: int, streamed: bool) -> None:
             output.note(output.json_text(document))
         else:
             output.json(document)
+            for line in () if asked.quiet else _notes(made):
+                output.note(line)
         return
     if asked.quiet:
         return
@@ -109,21 +114,43 @@ def report(made: Edit, asked: Asked, written: int, streamed: bool) -> None:
         output.note("nothing was written (dry run)")
 
 
-def _lines(made: Edit) -> list[str]:
-    lines = [_change_line(change) for change in made.changed[:REPORT_LINES]]
+def _lines(made: Edit) -> Iterator[str]:
+    yield from _change_lines(made.changed[:REPORT_LINES])
     if len(made.changed) > REPORT_LINES:
-        lines.append(f"… and {len(made.changed) - REPORT_LINES:,} more; --json lists all")
-    lines += [f"kept {output.escape(kept.path)}: {kept.why}" for kept in made.kept[:REPORT_LINES]]
-    if len(made.kept) > REPORT_LINES:
-        lines.append(f"kept {len(made.kept) - REPORT_LINES:,} more; --json lists all")
-    lines += [f"note: {output.escape(note)}" for note in made.notes]
-    return [*lines, f"seed {made.seed}"] if made.seed is not None else lines
+        yield f"… and {len(made.changed) - REPORT_LINES:,} more; --json lists all"
+    reasons: dict[str, list[str]] = {}
+    for path, why in made.kept:
+        reasons.setdefault(why, []).append(path)
+    for why, paths in reasons.items():
+        yield f"kept {_some(paths)}: {output.escape(why)}"
+    yield from _notes(made)
+    if made.seed is not None:
+        yield f"seed {made.seed}"
 
 
-def _change_line(change: Change) -> str:
-    text = f"{output.escape(change.path or '.')}: {output.escape(change.how)}"
-    if change.role and change.fan_in is not None and change.role == "weight":
-        text += f" (fan_in {change.fan_in:,}, fan_out {change.fan_out:,})"
-    if change.also:
-        text += f", and with it {', '.join(output.escape(path) for path in change.also)}"
-    return text
+def _notes(made: Edit) -> Iterator[str]:
+    return (f"note: {output.escape(note)}" for note in made.notes)
+
+
+def _change_lines(changes: Sequence[Change]) -> Iterator[str]:
+    """One line a change: path and what was done to it in columns, then its fans and what is tied to it."""
+    paths = [output.escape(change.path) or "." for change in changes]
+    hows = [_LONG_NUMBER.sub(_shortened, output.escape(change.how)) for change in changes]
+    columns = [min(max(map(output.cell_width, cells), default=0), WIDEST) for cells in (paths, hows)]
+    for change, *cells in zip(changes, paths, hows, strict=True):
+        padded = (cell + " " * (n - output.cell_width(cell)) for cell, n in zip(cells, columns, strict=True))
+        fans = f"fan {change.fan_in:,} → {change.fan_out:,}" if change.role == "weight" and change.fan_in else ""
+        also = f"also {_some(change.also)}" if change.also else ""
+        yield "  ".join([*padded, *filter(None, (fans, also))]).rstrip()
+
+
+def _some(paths: Sequence[str]) -> str:
+    names = ", ".join(output.escape(path) or "." for path in paths[:SOME])
+    return names + (f" and {len(paths) - SOME:,} more" if len(paths) > SOME else "")
+
+
+_LONG_NUMBER = re.compile(r"\d+\.\d{6,}(?:e-?\d+)?")  # a drawn bound; --json has all its digits
+
+
+def _shortened(number: re.Match[str]) -> str:
+    return f"{float(number[0]):.5g}"

@@ -62,7 +62,7 @@ def init(
     \b
     Examples:
       paramctl init net.pt --scheme normal:std=0.01 -o new.pt
-      paramctl init net.pt --layer 0 --scheme xavier --layer 2 --scheme constant:42 -i
+      paramctl init net.pt -l 0 -s xavier -l 2 -s constant:42 -i
       paramctl init --layer 0 --scheme xavier < net.pt > new.pt
     """
     from paramctl.init import init as verb

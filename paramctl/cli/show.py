@@ -323,8 +323,11 @@ class _Page:
 def _stored_for(
     checkpoint: Checkpoint, at: int, about: Mapping[int, tuple[Observed, ...]]
 ) -> tuple[Observed, ...]:
-    """What is stored about a param; for a tied one, that may be kept with the first of its group."""
-    return about.get(at) or about.get(checkpoint.tied_to.get(at, at), ())
+    """What is stored about a param; for a tied one, what it lacks may be kept with the first of its group."""
+    own = about.get(at, ())
+    names = {one.name for one in own}
+    leader = checkpoint.tied_to.get(at, at)
+    return (*own, *(one for one in about.get(leader, ()) if one.name not in names))
 
 
 def _fact(label: str, text: str) -> Line:

@@ -109,9 +109,12 @@ def _verify_listing(written: Checkpoint, meant: Checkpoint) -> None:
         raise FormatError("was written, but does not read back as what was meant", hint="nothing was replaced")
 
 
-def _summary(checkpoint: Checkpoint) -> Iterator[tuple[str, int, int, bool]]:
-    for i, (label, param) in enumerate(zip(checkpoint.labels, checkpoint.params, strict=True)):
-        yield label, param.numel * _values_in(param), param.nbytes, i in checkpoint.tied_to
+def _summary(checkpoint: Checkpoint) -> Iterator[tuple[str, int, int, str]]:
+    """Each param with the least of the paths it is tied to, whichever of them is the first."""
+    labels = checkpoint.labels
+    least = {i: min(labels[j] for j in group) for group in checkpoint.groups() for i in group}
+    for i, (label, param) in enumerate(zip(labels, checkpoint.params, strict=True)):
+        yield label, param.numel * _values_in(param), param.nbytes, least.get(i, "")
 
 
 def _values_in(param: Param) -> int:

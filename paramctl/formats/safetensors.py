@@ -126,6 +126,7 @@ def layout(checkpoint: Checkpoint) -> Iterator[Segment]:
         return
     previous = [name for _, _, name in document.places] if isinstance(document, Document) else []
     kept, aliases = _leaders(params)
+    _check_aliases(aliases, checkpoint.metadata)
     _check_names(params)
     order = _data_order(kept, previous)
     contents = {param.path: _content(checkpoint, param) for param in order}
@@ -324,6 +325,16 @@ def _leaders(params: Iterable[Param]) -> tuple[list[Param], dict[str, str]]:
         else:
             aliases[param.path] = leader.path
     return kept, aliases
+
+
+def _check_aliases(aliases: Mapping[str, str], metadata: Mapping[str, str]) -> None:
+    """An alias is a key of the metadata, so a name that means something else there cannot be one."""
+    for name in aliases:
+        if name == FORMAT_KEY or name in metadata:
+            raise UsageError(
+                f"'{name}' cannot be tied: {METADATA} uses that name for something else",
+                hint="tie the others to it, or convert to .pt first",
+            )
 
 
 def _check_names(params: Iterable[Param]) -> None:

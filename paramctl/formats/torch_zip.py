@@ -272,7 +272,7 @@ def _as_torch(param: Param) -> Param:
 def _check_plain(param: Param) -> None:
     if not param.is_plain:
         raise Unsupported(f"{param.path} is a {param.layout} tensor, which cannot be written anew")
-    if param.dtype.name.startswith("float6"):
+    if param.dtype.name.startswith("float6_"):
         raise Unsupported(f"{param.path} is {param.dtype.name}, which torch has no dtype for")
 
 
