@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from paramctl import formats
 from paramctl.changes import Change, Edit
@@ -104,7 +104,7 @@ class Layer:
     def __iter__(self) -> Iterator[str]:
         return (child.name for child in self._node.children)
 
-    def __getitem__(self, key: int | str) -> Layer | Parameter | object:
+    def __getitem__(self, key: int | str) -> Any:
         """The child at a position, or under a name or path; of a scalar, its value.
 
         Raises NoMatch (which is a LookupError) where there is none.
@@ -126,7 +126,7 @@ class Layer:
             name = f"{name}.{more}"
         raise NoMatch(f"there is no '{key}' here; there are {', '.join(self)}")
 
-    def _opened(self, child: Node | Tensor | Scalar) -> Layer | Parameter | object:
+    def _opened(self, child: Node | Tensor | Scalar) -> Any:
         if isinstance(child, Node):
             return Layer(self._checkpoint, child, self._indices)
         if isinstance(child, Tensor):
@@ -148,7 +148,7 @@ class Model(Layer):
     def __repr__(self) -> str:
         return f"Model({self._checkpoint.file!r}, {self.format}, {len(self.parameters)} tensors)"
 
-    def __getitem__(self, key: int | str) -> Layer | Parameter | object:
+    def __getitem__(self, key: int | str) -> Any:
         """As of any layer; a text may also be positions (`[0][1].bias`) or a path inside the one model."""
         try:
             return super().__getitem__(key)

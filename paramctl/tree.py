@@ -93,7 +93,7 @@ def build(checkpoint: Checkpoint, chosen: Collection[int] | None = None) -> Node
     for at, entry in _numbered(checkpoint.entries, chosen):
         path = entry.path
         above, dot, name = path.rpartition(".")
-        if path.count(".") >= DEPTH:
+        if len(path) >= DEPTH and path.count(".") >= DEPTH:
             *names, name = path.split(".", DEPTH)
             above = ".".join(names)
         node = layers.get(above) if dot else root

@@ -63,7 +63,7 @@ def train(directory: Path) -> None:
     for step in range(3):
         optimizer.zero_grad()
         loss = nn.functional.mse_loss(net(x), y)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         torch.save(
             {

@@ -34,11 +34,11 @@ def test_it_is_indexed_like_nested_lists(rgnet: tuple[nn.Sequential, Path]) -> N
     assert isinstance(block2, paramctl.Layer)
     assert list(block2) == ["block 0", "block 1", "block 2", "block 3"]
     expected = net.state_dict()["0.block 1.0.bias"].numpy()
-    for found in (ckpt["0.block 1.0.bias"], ckpt["[0][1][0].bias"], ckpt["0"]["block 1"]["0.bias"]):  # type: ignore[index]
+    for found in (ckpt["0.block 1.0.bias"], ckpt["[0][1][0].bias"], ckpt["0"]["block 1"]["0.bias"]):
         assert isinstance(found, paramctl.Parameter)
         assert found.path == "0.block 1.0.bias"
         assert np.array_equal(found.numpy(), expected)
-    assert ckpt[0][1][0]["bias"].torch().tolist() == expected.tolist()  # type: ignore[index]
+    assert ckpt[0][1][0]["bias"].torch().tolist() == expected.tolist()
 
 
 def test_a_parameter_says_what_it_is(rgnet: tuple[nn.Sequential, Path]) -> None:
@@ -56,7 +56,7 @@ def test_verbs_return_a_new_checkpoint_and_leave_the_old(rgnet: tuple[nn.Sequent
     old = paramctl.open(path)
     new = old.init("1", "xavier", seed=3).set("0.block 0.0.bias[0] = 42")
     assert old["1.weight"].numpy().tolist() == net.state_dict()["1.weight"].tolist()
-    assert new["0.block 0.0.bias"].numpy()[0] == 42  # type: ignore[union-attr]
+    assert new["0.block 0.0.bias"].numpy()[0] == 42
     assert new.save(tmp_path / "new.pt") == (tmp_path / "new.pt").stat().st_size
     assert path.read_bytes() == before
     loaded = torch.load(tmp_path / "new.pt", weights_only=False)
@@ -88,7 +88,7 @@ def test_scalars_are_values(tmp_path: Path) -> None:
     torch.save({"epoch": 12, "model": {"w": torch.ones(2)}}, tmp_path / "run.ckpt")
     run = paramctl.open(tmp_path / "run.ckpt")
     assert run["epoch"] == 12
-    assert run["w"].path == "model.w"  # type: ignore[union-attr]
+    assert run["w"].path == "model.w"
 
 
 def test_errors_are_of_the_kind_people_catch(rgnet: tuple[nn.Sequential, Path], tmp_path: Path) -> None:

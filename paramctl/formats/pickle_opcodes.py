@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import struct
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -210,7 +211,9 @@ def _string(m: Machine) -> None:
     if len(text) < 2 or text[:1] != text[-1:] or text[:1] not in (b"'", b'"'):
         raise m.damaged("holds a string without its quotes")
     try:
-        m.stack.append(PyString(codecs.escape_decode(text[1:-1])[0]))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an escape that Python does not know stands for itself, here as there
+            m.stack.append(PyString(codecs.escape_decode(text[1:-1])[0]))
     except ValueError:
         raise m.damaged("holds a string with a broken escape") from None
 

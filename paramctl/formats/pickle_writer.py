@@ -13,11 +13,13 @@ from itertools import groupby
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from paramctl.errors import Unsupported
 from paramctl.formats.pickle_nodes import Call, Dict, FrozenSet, Global, Persistent, PyString, Set
 
 ARGS = -1  # the position of a call's arguments; its mutations count from 0
 BATCH = 1000  # items set in one go, as CPython does
 OLDEST = 2  # protocols 0 and 1 are written as 2, which every torch reads
+TANGLED = 1_000_000  # items written in vain, as cycles make it, before it is given up
 Replacements = Mapping[tuple[int, int], Any]
 
 
@@ -52,6 +54,8 @@ class _Writer:
         self.out: list[bytes] = []
         self.memo: dict[int, int] = {}
         self.uses: Counter[int] = Counter()
+        self.started: set[int] = set()
+        self.in_vain = 0
 
     def run(self, root: Any) -> bytes:
         self.count(root)
@@ -133,6 +137,7 @@ class _Writer:
                 tasks += reversed([*_batches([(x,) for x in node.items], b"", b"\x90")])
             case FrozenSet():
                 self.need(4)
+                self.start(node, len(node.items))
                 tasks += (_Done(node, b"\x91", b"1"), *reversed(node.items), _Op(b"("))
             case Persistent():
                 tasks += (_Done(node, b"Q", b"0"), node.pid)
@@ -141,8 +146,21 @@ class _Writer:
             case _:
                 raise TypeError(f"a {type(node).__name__} is no node of a pickle")
 
+    def start(self, node: Any, size: int) -> None:
+        """Note that an immutable object is begun.
+
+        Where it is begun again inside of itself, through a cycle, the outer attempt is in vain. A pickle can be
+        made so that this squares its size; Python's own picklers run out of recursion long before.
+        """
+        if id(node) in self.started:
+            self.in_vain += size
+            if self.in_vain > TANGLED:
+                raise Unsupported("the pickle holds objects too tangled in each other to be written again")
+        self.started.add(id(node))
+
     def save_tuple(self, node: tuple[Any, ...], tasks: list[Any]) -> None:
         items = list(self.parts(node))
+        self.start(node, len(items))
         if not items:
             self.out.append(b")")
         elif len(items) <= 3:
@@ -170,6 +188,8 @@ class _Writer:
         steps = [(verb, self.mutation(node, i, verb, value)) for i, (verb, value) in enumerate(node.mutations or ())]
         for verb, group in groupby(steps, key=lambda step: step[0]):
             values = [value for _, value in group]
+            if verb == "add":
+                self.need(4)
             if verb == "build":
                 for value in values:
                     yield from (*value, _Op(b"b"))
@@ -208,7 +228,7 @@ class _Writer:
 
     def put(self, node: Any) -> None:
         """Note an object for its next use; one that may lie in a cycle always, since that ends there."""
-        if self.uses[id(node)] > 1 or isinstance(node, list | Dict | Set):
+        if self.uses[id(node)] > 1 or type(node) in (list, Dict, Set) or (type(node) is Call and node.mutations):
             i = self.memo[id(node)] = len(self.memo)
             self.out.append(b"q%c" % i if i < 256 else b"r" + struct.pack("<I", i))
 

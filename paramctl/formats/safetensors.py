@@ -89,8 +89,8 @@ def read(source: Source) -> Checkpoint:
     places: list[tuple[int, int, str]] = []
     forms: dict[str, _Form] = {}
     for name, entry in entries.items():
-        form, begin, end = _entry(name, entry, forms)
-        params[name] = Param(name, "tensor", form.dtype, form.shape, form.strides, name)
+        (dtype, shape, strides, _), begin, end = _entry(name, entry, forms)
+        params[name] = Param(name, "tensor", dtype, shape, strides, name)
         places.append((begin, end, name))
     places.sort()
     _check_coverage(places, source.size - data_start)

@@ -28,6 +28,7 @@ from paramctl.values import contiguous_copy
 NAME = "torch-zip"
 SUFFIXES: tuple[str, ...] = (".pt", ".pth", ".bin", ".ckpt")
 MAX_PICKLE = 256 << 20  # bytes of data.pkl, inflated
+MAX_RATIO = 64  # inflated bytes of data.pkl for one in the file, so that work is bounded by the file's size
 MAX_HELPER = 64 << 10  # bytes of version, byteorder, …
 VERSIONS = range(1, 11)  # of the archive; torch 2.13 reads 1 to 10 and writes 3
 ALIGNMENT = 64  # bytes, unless the archive says otherwise
@@ -54,7 +55,8 @@ def read(source: Source) -> Checkpoint:
     archive = zips.read(source)
     prefix = _prefix(archive)
     _check_version(archive, prefix)
-    pickle = pickles.read(archive.read(archive.records[f"{prefix}data.pkl"], MAX_PICKLE))
+    record = archive.records[f"{prefix}data.pkl"]
+    pickle = pickles.read(archive.read(record, min(MAX_PICKLE, MAX_RATIO * record.packed + MAX_HELPER)))
     storages = _Storages(archive, prefix, _byteorder(archive, prefix))
     listing = list_object(pickle, storages)
     saved = tuple(entry for entry in listing.entries if isinstance(entry, Param))

@@ -1,0 +1,53 @@
+"""`paramctl convert` as people type it."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from verb_files import loaded, mlp, saved
+
+Run = Callable[..., tuple[int, str, str]]
+Spawn = Callable[..., subprocess.CompletedProcess[bytes]]
+
+
+def test_by_suffix(run: Run, tmp_path: Path) -> None:
+    path, out = saved(tmp_path, mlp().state_dict(), "net.pt"), tmp_path / "net.safetensors"
+    code, text, err = run("convert", path, "-o", out)
+    assert (code, text) == (0, "")
+    assert err == f"note: 9 tensors as safetensors\nwrote {out.stat().st_size} B to {out}\n"
+    back = tmp_path / "back.pt"
+    assert run("convert", out, "-o", back)[0] == 0
+    assert all(torch.equal(loaded(back)[name], tensor) for name, tensor in mlp().state_dict().items())
+
+
+def test_through_a_pipe(spawn: Spawn, tmp_path: Path) -> None:
+    path, out = saved(tmp_path, mlp().state_dict(), "net.pt"), tmp_path / "net.safetensors"
+    spawn("convert", path, "-o", out)
+    for name in ("safetensors", ".safetensors"):
+        done = spawn("convert", "--to", name, stdin=None, input=path.read_bytes())
+        assert done.returncode == 0
+        assert done.stdout == out.read_bytes()
+
+
+def test_losses_are_accepted_by_name(run: Run, tmp_path: Path) -> None:
+    path = saved(tmp_path, {"model": {"w": torch.ones(2)}, "epoch": 3, "config": {"name": "x"}}, "run.ckpt")
+    out = tmp_path / "out.safetensors"
+    assert run("convert", path, "-o", out) == (
+        2,
+        "",
+        f"paramctl: {path}: safetensors cannot hold epoch (scalar), config.name (scalar); "
+        "accept the loss with --lossy, or take one part with --layer\n",
+    )
+    assert not out.exists()
+    code, _, err = run("convert", path, "-o", out, "--lossy")
+    assert code == 0
+    assert err.splitlines()[:2] == [
+        "note: 1 tensor as safetensors",
+        "note: left out epoch (scalar), config.name (scalar)",
+    ]
+    code, _, err = run("convert", path, "-f", "-o", out, "--layer", "model")
+    assert (code, err.splitlines()[0]) == (0, "note: 1 tensor as safetensors")
+    assert list(loaded(out)) == ["w"]
