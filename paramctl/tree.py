@@ -105,11 +105,13 @@ def build(checkpoint: Checkpoint, chosen: Collection[int] | None = None) -> Node
             node.children.append(Scalar(name, entry.value, entry.is_object))
             continue
         form = form_of(entry)
-        node.children.append(Tensor(name, entry, form, params[tied[at]].path if at in tied else None))
-        node.numel += form.numel
-        node.nbytes += form.nbytes
+        tied_to = None
         if at in in_ties:
             holders[at] = node
+            tied_to = params[tied[at]].path if at in tied else None
+        node.children.append(Tensor(name, entry, form, tied_to))
+        node.numel += form.numel
+        node.nbytes += form.nbytes
     _add_until(None, named, layers, root, modules)
     _count_ties_once(checkpoint, holders)
     for node in reversed(layers.values()):  # each layer was added after the one it lies in
@@ -235,7 +237,7 @@ class Folds:
         kinds: dict[Hashable, int] = {}
         self._kind: dict[int, int] = {}
         for node in reversed(list(walk(root))):
-            structure = (node.module, *map(self._structure, node.children))
+            structure = (node.module, *map(self._structure, node.children)) if node.children else node.module
             self._kind[id(node)] = kinds.setdefault(structure, len(kinds))
 
     def _structure(self, child: Child) -> Hashable:

@@ -118,9 +118,8 @@ def test_to_its_own_format_is_a_copy(tmp_path: Path) -> None:
 def test_a_bare_tensor(tmp_path: Path) -> None:
     edit = convert(opened(tmp_path, torch.ones(3)), SAFE)
     assert edit.notes == ("1 tensor as safetensors",)
-    assert {name: t.tolist() for name, t in carried(tmp_path, opened(tmp_path, torch.ones(3)), "safetensors").items()} == {
-        "": [1.0, 1.0, 1.0]
-    }
+    after = carried(tmp_path, opened(tmp_path, torch.ones(3)), "safetensors")
+    assert {name: tensor.tolist() for name, tensor in after.items()} == {"": [1.0, 1.0, 1.0]}
 
 
 NAMES = ["[bold]x[/bold]", "a\x1b[31mb", "with space", "a/b", "w[0]", "n = 1", "über", "a\nb"]
@@ -130,7 +129,7 @@ def test_names_are_data(tmp_path: Path) -> None:
     before = {name: torch.tensor([float(i)]) for i, name in enumerate(NAMES)}
     there = carried(tmp_path, opened(tmp_path, before), "safetensors")
     back = carried(tmp_path, formats.open(os.fspath(tmp_path / "carried.safetensors")), "torch-zip")
-    assert there == before or sorted(there) == sorted(before)
+    assert sorted(there) == sorted(before)
     assert all(same(back[name], before[name]) for name in NAMES)
 
 
@@ -163,7 +162,8 @@ def test_lossy_keeps_every_tensor(tmp_path: Path) -> None:
 def test_tensors_that_are_made_of_others_are_a_loss(tmp_path: Path, form: formats.Format) -> None:
     checkpoint = opened(tmp_path, {"m": {"sparse": torch.eye(2).to_sparse(), "w": torch.ones(2)}})
     assert refused(UsageError, checkpoint, form, layer="m") == (
-        f"{form.NAME} cannot hold sparse (sparse_coo tensor); accept the loss with --lossy, or take one part with --layer"
+        f"{form.NAME} cannot hold sparse (sparse_coo tensor); "
+        "accept the loss with --lossy, or take one part with --layer"
     )
     assert list(carried(tmp_path, checkpoint, form.NAME, layer="m", lossy=True)) == ["w"]
 

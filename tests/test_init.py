@@ -78,7 +78,7 @@ def test_no_scheme_is_the_default_of_the_framework(tmp_path: Path) -> None:
         ("3.weight", "kaiming_uniform:a=2.23606797749979"),
         ("3.bias", "uniform:a=-0.35355339059327373,b=0.35355339059327373"),
     ]
-    assert edit.kept == edit.notes == ()
+    assert (edit.kept, edit.notes) == ((), ())
     after = written_module(tmp_path, edit).state_dict()
     assert same(after["3.weight"], drawn(nn.init.kaiming_uniform_, (2, 8), "3.weight", a=5**0.5))
 

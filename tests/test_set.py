@@ -71,14 +71,15 @@ def test_an_index(tmp_path: Path, index: str, how: str, name: str) -> None:
     edit = set(opened(tmp_path, {"w": GRID, **other}, name), f"w{index} += 100")
     assert edit.changed == (Change("w", f"{how} += 100"),)
     expected = GRID.numpy().copy()
-    expected[eval(f"np.s_{how}")] += 100
+    expected[eval(f"np.s_{how}")] += 100  # what numpy takes the index for
     after = written(tmp_path, edit)
     assert same(after["w"], torch.from_numpy(expected))
     assert same(after["apart"], other["apart"])
 
 
 def test_statements_are_done_in_order(tmp_path: Path) -> None:
-    edit = set(opened(tmp_path, {"w": GRID, "b": torch.ones(4)}), "w = 1", "b = w[0]", "w[0] *= 6", "w[1] = w[0]", "b -= w[1]")
+    statements = ("w = 1", "b = w[0]", "w[0] *= 6", "w[1] = w[0]", "b -= w[1]")
+    edit = set(opened(tmp_path, {"w": GRID, "b": torch.ones(4)}), *statements)
     assert [change.path for change in edit.changed] == ["w", "b", "w", "w", "b"]
     after = written(tmp_path, edit)
     assert after["w"].tolist() == [[6.0] * 4, [6.0] * 4, [1.0] * 4]
@@ -195,7 +196,8 @@ def test_of_two_readings_the_one_whose_both_sides_exist_counts(tmp_path: Path) -
 
 def test_paths_that_print_alike(tmp_path: Path) -> None:
     checkpoint = opened(tmp_path, {0: torch.ones(2), "0": torch.ones(2)})
-    assert refused(UsageError, checkpoint, "0 = 1") == "several entries print as '0'; name one by its position: [0], [1]"
+    message = refused(UsageError, checkpoint, "0 = 1")
+    assert message == "several entries print as '0'; name one by its position: [0], [1]"
     edit = set(checkpoint, "[1] = 7")
     assert edit.changed == (Change("0#2", "= 7"),)
     after = written(tmp_path, edit)

@@ -46,7 +46,7 @@ def test_layers_become_the_first(tmp_path: Path, name: str) -> None:
         Change("4.bias", "tied to 2.bias"),
         Change("4.weight", "tied to 2.weight"),
     ]
-    assert edit.notes == edit.kept == ()
+    assert (edit.notes, edit.kept) == ((), ())
     after = written(tmp_path, edit)
     if name == "x.safetensors":
         with safetensors.safe_open(tmp_path / "out.safetensors", "pt") as file:
@@ -150,7 +150,8 @@ def test_every_mismatch_in_one_error(
 
 
 def test_paths_that_print_alike(tmp_path: Path) -> None:
-    checkpoint = opened(tmp_path, {0: torch.ones(2), "0": torch.zeros(2), "a.b": torch.ones(2), "a": {"b": torch.ones(2)}})
+    made = {0: torch.ones(2), "0": torch.zeros(2), "a.b": torch.ones(2), "a": {"b": torch.ones(2)}}
+    checkpoint = opened(tmp_path, made)
     assert refused(UsageError, tie, checkpoint, "0", "a.b") == (
         "several entries print as '0'; name one by its position: [0], [1]"
     )
@@ -188,7 +189,7 @@ def test_a_name_that_the_metadata_uses_is_never_an_alias(tmp_path: Path, name: s
         f"'{name}' cannot be tied: __metadata__ uses that name for something else; "
         "tie the others to it, or convert to .pt first"
     )
-    assert os.listdir(tmp_path) == ["x.safetensors"]
+    assert [found.name for found in tmp_path.iterdir()] == ["x.safetensors"]
 
 
 # --- whole modules -------------------------------------------------------------------------------

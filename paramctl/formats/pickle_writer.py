@@ -173,7 +173,7 @@ class _Writer:
         args = self.child(node, ARGS, node.args)
         then = tuple(self.mutations(node))
         if node.how == "obj":
-            tasks += (_Done(node, b"o", b"0", then), *reversed(args), node.func, _Op(b"("))
+            tasks += (_Done(node, b"o", b"0", then), *reversed([*self.parts(args)]), node.func, _Op(b"("))
             return
         if node.how == "newobj_ex":
             self.need(4)

@@ -176,9 +176,10 @@ def _header_bytes(source: Source) -> bytes:
 
 def _parse(text: bytes) -> dict[str, Any]:
     try:
-        parsed = json.loads(
-            text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant
-        )
+        decoded = text.decode("utf-8")
+        parsed = json.loads(decoded, parse_constant=_refuse_constant)
+        if not _surely_unique(text, parsed):
+            parsed = json.loads(decoded, object_pairs_hook=_unique)
     except UnicodeDecodeError as error:
         raise FormatError(f"header is not UTF-8 (byte {8 + error.start})") from None
     except RecursionError:
@@ -188,6 +189,19 @@ def _parse(text: bytes) -> dict[str, Any]:
     if not isinstance(parsed, dict):
         raise FormatError("header is not a JSON object")
     return parsed
+
+
+def _surely_unique(text: bytes, parsed: object) -> bool:
+    """Whether no object in the JSON can name a key twice, told without looking at each of them.
+
+    Where strings hold neither escapes nor white space every key is followed by `":` at once, so that
+    there are at least as many of those as keys. As many means that no key was lost to another.
+    """
+    text = text.rstrip(b" ")
+    if not isinstance(parsed, dict) or any(odd in text for odd in (b"\\", b" ", b"\t", b"\n", b"\r")):
+        return False
+    keys = len(parsed) + sum(len(entry) for entry in parsed.values() if isinstance(entry, dict))
+    return text.count(b'":') == keys
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def main(directory: Path) -> None:
             {
                 "cp": ["cp", str(path), str(out)],
                 "draw": [sys.executable, "-c", DRAW],
-                "init": [*PARAMCTL, "init", str(path), *["--layer", "layers.3", "--scheme", "xavier", "--seed", "1"], *write],
+                "init": [*init, *write],
                 "cp rest": ["cp", str(smaller), str(out)],
                 "tie": [*tie, *write],
             },

@@ -122,7 +122,8 @@ def test_two_commands_in_a_pipe_as_promised(tmp_path: Path) -> None:
     saved(tmp_path, torch.nn.Sequential(*[torch.nn.Linear(3, 3) for _ in range(5)]).state_dict(), "a.pt")
     paramctl = f"{shlex.quote(sys.executable)} -m paramctl"
     line = f"{paramctl} init --layer 0 --scheme xavier < a.pt | {paramctl} tie - 2 4 > b.pt"
-    done = subprocess.run(["/bin/sh", "-c", line], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["/bin/sh", "-c", line], cwd=tmp_path, env=environment, check=False)
     assert done.returncode == 0
     before, after = loaded(tmp_path / "a.pt"), loaded(tmp_path / "b.pt")
     assert changed(before, after) == {"0.weight", "0.bias", "4.weight", "4.bias"}
@@ -340,7 +341,7 @@ LINES: list[tuple[list[str], int, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("args", "code", "line"), LINES, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+@pytest.mark.parametrize(("args", "code", "line"), LINES, ids=[" ".join(args) for args, _, _ in LINES])
 def test_bad_input_is_one_line_and_nothing_is_written(
     run: Run, bad: Path, monkeypatch: pytest.MonkeyPatch, args: list[str], code: int, line: str
 ) -> None:

@@ -13,7 +13,8 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 def net() -> dict[str, torch.Tensor]:
-    return {f"{n}.{p}": torch.full((2, 2) if p == "weight" else (2,), float(n)) for n in (2, 4) for p in ("weight", "bias")}
+    shapes = {"weight": (2, 2), "bias": (2,)}
+    return {f"{n}.{name}": torch.full(shape, float(n)) for n in (2, 4) for name, shape in shapes.items()}
 
 
 def test_tie_and_untie(run: Run, tmp_path: Path) -> None:
@@ -21,16 +22,12 @@ def test_tie_and_untie(run: Run, tmp_path: Path) -> None:
     code, out, err = run("tie", path, "2", "4", "-o", tied)
     assert (code, out) == (0, "")
     assert err.splitlines()[:2] == ["4.weight  tied to 2.weight", "4.bias    tied to 2.bias"]
-    assert run("ties", tied)[1] == "4.weight = 2.weight\n4.bias = 2.bias\n" or json.loads(
-        run("ties", tied, "--json")[1]
-    )["groups"] == [["2.weight", "4.weight"], ["2.bias", "4.bias"]]
+    groups = json.loads(run("ties", tied, "--json")[1])["groups"]
+    assert groups == [["2.weight", "4.weight"], ["2.bias", "4.bias"]]
     assert run("tree", tied)[1].splitlines()[-1] == "4 tensors (2 unique), 6 values, 24 B"
     code, out, err = run("untie", tied, "4", "-i")
     assert err.splitlines()[:2] == ["4.weight  untied from 2.weight", "4.bias    untied from 2.bias"]
     after = loaded(tied)
-    assert {name: tensor.data_ptr() for name, tensor in after.items()} == {
-        name: tensor.data_ptr() for name, tensor in after.items()
-    }
     assert len({tensor.data_ptr() for tensor in after.values()}) == 4
     assert after["4.weight"].tolist() == [[2.0, 2.0], [2.0, 2.0]]
 
