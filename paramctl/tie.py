@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import count
+from itertools import count, islice
 
 from paramctl.changes import Change, Edit, stale_moments
 from paramctl.checkpoint import Checkpoint, Param, Storage
@@ -11,6 +11,8 @@ from paramctl.errors import NoMatch, UsageError
 from paramctl.paths import layer_members, select
 from paramctl.ties import overlaps
 from paramctl.values import contiguous_copy
+
+NAMED = 5  # params that one line of the report names
 
 
 def tie(checkpoint: Checkpoint, first: str, *others: str) -> Edit:
@@ -49,20 +51,20 @@ def untie(checkpoint: Checkpoint, *paths: str) -> Edit:
     path names nothing.
     """
     chosen = frozenset(select(checkpoint, paths).indices)
-    sharing = _sharing(checkpoint)
+    groups = _sharing(checkpoint)
+    staying = {members[0] for members in groups if chosen.issuperset(members)}  # where all others leave
     keys = _fresh_keys(checkpoint)
     params: dict[int, Param] = {}
     storages: dict[str, Storage] = {}
     changes: list[Change] = []
-    for index in sorted(chosen):
+    leaving = ((i, members) for members in groups for i in chosen.intersection(members) - staying)
+    for index, group in sorted(leaving):
         param = checkpoint.params[index]
-        group = sharing.get(index, ())
-        if not group or not param.is_plain or param.repeats_itself:
+        if not param.is_plain or param.repeats_itself:
             continue
-        if index == group[0] and chosen.issuperset(group):
-            continue  # the others leave, this one may stay
         key = keys(param)
-        params[index], storages[key] = contiguous_copy(checkpoint, param, key)
+        byteorder = checkpoint.storages[str(param.storage)].byteorder
+        params[index], storages[key] = contiguous_copy(checkpoint, param, key, byteorder)
         changes.append(Change(checkpoint.labels[index], f"untied from {_others(checkpoint, index, group)}"))
     notes = () if changes else ("nothing there shares its bytes with anything else",)
     return Edit(checkpoint.with_params(params).with_storages(storages), tuple(changes), notes=notes)
@@ -102,9 +104,11 @@ def _retied(param: Param, leader: Param) -> Param:
     )
 
 
-def _sharing(checkpoint: Checkpoint) -> dict[int, tuple[int, ...]]:
-    """Position of each param that shares bytes → those of all that it shares them with, itself included."""
-    return {i: group for group in (*checkpoint.groups(), *overlaps(checkpoint)) for i in group}
+def _sharing(checkpoint: Checkpoint) -> list[tuple[int, ...]]:
+    """Positions of params that share bytes, in groups: tied, or overlapping with all that are tied to them."""
+    overlapping = overlaps(checkpoint)
+    inside = {i for group in overlapping for i in group}
+    return [*(group for group in checkpoint.groups() if group[0] not in inside), *overlapping]
 
 
 def _fresh_keys(checkpoint: Checkpoint) -> Callable[[Param], str]:
@@ -124,9 +128,7 @@ def _fresh_keys(checkpoint: Checkpoint) -> Callable[[Param], str]:
 
 
 def _others(checkpoint: Checkpoint, index: int, group: Sequence[int]) -> str:
-    """Those tied to a param or, if there are none, those whose bytes it shares otherwise."""
-    labels, param = checkpoint.labels, checkpoint.params[index]
-    others = [i for i in group if i != index]
-    tied = [i for i in others if checkpoint.params[i].view == param.view]
-    names = [labels[i] or "." for i in tied or others]
-    return ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
+    some = islice((i for i in group if i != index), NAMED)
+    more = len(group) - 1 - NAMED
+    names = ", ".join(checkpoint.labels[i] or "." for i in some)
+    return names + (f" and {more:,} more" if more > 0 else "")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import gcd
 from types import EllipsisType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from paramctl.checkpoint import Checkpoint, Param, Storage, contiguous
 from paramctl.dtypes import DType
@@ -32,11 +33,7 @@ def read_values(checkpoint: Checkpoint, param: Param) -> Array:
 
 def read_index(checkpoint: Checkpoint, param: Param, index: Index) -> Array:
     """The values of `param[index]`, reading little more than those; no CRC is checked."""
-    import numpy as np
-
     storage = storage_of(checkpoint, param)
-    if param.dtype.bits % 8:
-        return np.asarray(_read_packed(storage, param)[index])
     part = narrow(param, index)
     return _decode(_gather(storage, part), part)
 
@@ -76,15 +73,11 @@ def with_values(storage: Storage, param: Param, make: Callable[[], Buffer]) -> S
     `make` is called when the bytes are needed; it returns them little-endian in C order. Whatever else
     lies in the storage stays. Raises FormatError if what stays is corrupt.
     """
-    if param.dtype.bits % 8 and not param.is_contiguous:
-        raise Unsupported(f"{param.path} ({param.dtype.name}) has packed elements that are not contiguous")
-    if param.is_contiguous:
+    if param.is_contiguous and _fills_bytes(param):
         new = Computed(param.nbytes, lambda: (_to_stored(make(), param, storage),))
         start = param.start
     else:
-        first, count = _reach(param)
-        start = first * param.dtype.itemsize
-        nbytes = count * param.dtype.itemsize
+        start, nbytes = _bytes_under(param)
         new = Computed(nbytes, lambda: (_scatter(storage, param, make()),))
     if new.nbytes < storage.nbytes:
         storage.check(str(param.storage))
@@ -113,7 +106,7 @@ def cast(values: Array, dtype: DType) -> Array:
     with np.errstate(all="ignore"):
         if dtype.name == "complex32":
             return _halves(values)
-        return values.astype(dtype.to_numpy())
+        return values.astype(_numpy(dtype))
 
 
 def encode(values: Array, dtype: DType) -> Buffer:
@@ -121,10 +114,7 @@ def encode(values: Array, dtype: DType) -> Buffer:
     import numpy as np
 
     values = np.ascontiguousarray(values)
-    if dtype.bits % 8:
-        bits = np.unpackbits(values.reshape(-1, 1).view(np.uint8), axis=1, count=dtype.bits, bitorder="little")
-        return np.packbits(bits.reshape(-1), bitorder="little").tobytes()
-    return _bytes_of(values)
+    return _packed(values.view(np.uint8), dtype.bits) if dtype.bits % 8 else _bytes_of(values)
 
 
 def _halves(values: Array) -> Array:
@@ -160,11 +150,27 @@ def _without_ellipsis(index: Index, ndim: int) -> list[int | slice]:
 
 
 def _reach(param: Param) -> tuple[int, int]:
-    """First element of the storage that a view touches, and how many lie from there to its last."""
+    """First element of the storage that a view touches, and how many lie from there to its last.
+
+    Where elements share a byte, both ends move out to whole bytes.
+    """
     steps = [(n - 1) * step for n, step in zip(param.shape, param.strides, strict=True)]
     low = param.offset + sum(step for step in steps if step < 0)
-    high = param.offset + sum(step for step in steps if step > 0)
-    return low, high - low + 1
+    end = param.offset + sum(step for step in steps if step > 0) + 1
+    together = 8 // gcd(param.dtype.bits, 8)
+    low, end = low - low % together, end + -end % together
+    return low, end - low
+
+
+def _bytes_under(param: Param) -> tuple[int, int]:
+    """Where in its storage the bytes begin that a view touches, and how many they are."""
+    first, count = _reach(param)
+    return first * param.dtype.bits // 8, count * param.dtype.bits // 8
+
+
+def _fills_bytes(param: Param) -> bool:
+    """Whether no byte holds both elements of a contiguous view and others."""
+    return param.offset * param.dtype.bits % 8 == 0 and param.numel * param.dtype.bits % 8 == 0
 
 
 def _gather(storage: Storage, param: Param) -> Array:
@@ -173,37 +179,60 @@ def _gather(storage: Storage, param: Param) -> Array:
 
     if param.numel == 0:
         return np.empty(param.shape, _raw(param.dtype))
-    first, count = _reach(param)
-    size = param.dtype.itemsize
-    data = np.frombuffer(read(storage.content, first * size, count * size), _raw(param.dtype))
-    return _swapped(_strided(data, param, first), param.dtype, storage.byteorder)
+    data = _cells(read(storage.content, *_bytes_under(param)), param.dtype)
+    return _swapped(_strided(data, param), param.dtype, storage.byteorder)
 
 
-def _strided(data: Array, param: Param, first: int) -> Array:
+def _strided(data: Array, param: Param) -> Array:
+    """The view of the elements from the first one it touches on."""
     import numpy as np
 
-    size = data.dtype.itemsize
+    first, size = _reach(param)[0], data.dtype.itemsize
     strides = tuple(step * size for step in param.strides)
     return np.lib.stride_tricks.as_strided(data[param.offset - first :], param.shape, strides)
 
 
 def _scatter(storage: Storage, param: Param, data: Buffer) -> Buffer:
     """The span of bytes a view touches, with its elements taken from `data`."""
+    span = read(storage.content, *_bytes_under(param))
+    cells = _cells(span, param.dtype)
+    values = _cells(_to_stored(data, param, storage), param.dtype)[: param.numel]
+    _strided(cells, param)[...] = values.reshape(param.shape)
+    return _packed(cells, param.dtype.bits) if param.dtype.bits % 8 else span
+
+
+def _cells(data: Buffer, dtype: DType) -> Array:
+    """One number for each element; those smaller than a byte, the first in the lowest bits, are copies."""
     import numpy as np
 
-    first, count = _reach(param)
-    size = param.dtype.itemsize
-    span = read(storage.content, first * size, count * size)
-    values = np.frombuffer(_to_stored(data, param, storage), _raw(param.dtype)).reshape(param.shape)
-    _strided(np.frombuffer(span, _raw(param.dtype)), param, first)[...] = values
-    return span
+    if dtype.bits % 8 == 0:
+        return np.frombuffer(data, _raw(dtype))
+    flags = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
+    flags = flags[: len(flags) // dtype.bits * dtype.bits].reshape(-1, dtype.bits)
+    return np.packbits(flags, axis=1, bitorder="little").reshape(-1)
+
+
+def _packed(cells: Array, bits: int) -> bytes:
+    """Elements of a few bits each, one behind the other."""
+    import numpy as np
+
+    flags = np.unpackbits(cells.reshape(-1, 1), axis=1, count=bits, bitorder="little")
+    return np.packbits(flags.reshape(-1), bitorder="little").tobytes()
 
 
 def _raw(dtype: DType) -> np.dtype[Any]:
     """An element as bytes numpy can always move, whatever they mean."""
     import numpy as np
 
-    return np.dtype("complex128" if dtype.itemsize == 16 else f"u{dtype.itemsize}")
+    return np.dtype("complex128" if dtype.itemsize == 16 else f"u{max(dtype.itemsize, 1)}")
+
+
+def _numpy(dtype: DType) -> np.dtype[Any]:
+    """What numpy and ml_dtypes call a dtype; elements of 6 bits too."""
+    import ml_dtypes
+    import numpy as np
+
+    return np.dtype(getattr(ml_dtypes, dtype.name)) if dtype.name.startswith("float6_") else dtype.to_numpy()
 
 
 def _swapped(data: Array, dtype: DType, byteorder: str) -> Array:
@@ -211,7 +240,7 @@ def _swapped(data: Array, dtype: DType, byteorder: str) -> Array:
     import numpy as np
 
     size = dtype.itemsize // 2 if dtype.category == "complex" else dtype.itemsize
-    if byteorder == "little" or size == 1:
+    if byteorder == "little" or size <= 1:
         return data
     raw = np.ascontiguousarray(data)
     return raw.view(f"u{size}").byteswap().view(data.dtype)
@@ -223,7 +252,7 @@ def _decode(data: Array, param: Param) -> Array:
     flat = _resolve(data, param).reshape(-1)
     if param.dtype.name == "complex32":
         return flat.view(np.float16).astype(np.float32).view(np.complex64).reshape(data.shape)
-    return flat.view(param.dtype.to_numpy()).reshape(data.shape)
+    return flat.view(_numpy(param.dtype)).reshape(data.shape)
 
 
 def _resolve(data: Array, param: Param) -> Array:
@@ -259,22 +288,12 @@ def _bytes_of(values: Array) -> Buffer:
     return np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
 
 
-def _read_packed(storage: Storage, param: Param) -> Array:
-    """Elements smaller than a byte, the first in the lowest bits; one numpy element each."""
-    import ml_dtypes
-    import numpy as np
-
-    if not param.is_contiguous:
-        raise Unsupported(f"{param.path} ({param.dtype.name}) has packed elements that are not contiguous")
-    bits, data = param.dtype.bits, read(storage.content, param.start, param.nbytes)
-    flags = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")[: param.numel * bits]
-    codes = np.packbits(flags.reshape(-1, bits), axis=1, bitorder="little").reshape(param.shape)
-    floats = {"float4_e2m1fn", "float6_e2m3fn", "float6_e3m2fn"}
-    return codes.view(getattr(ml_dtypes, param.dtype.name)) if param.dtype.name in floats else codes
-
-
-def contiguous_copy(checkpoint: Checkpoint, param: Param, key: str) -> tuple[Param, Storage]:
+def contiguous_copy(
+    checkpoint: Checkpoint, param: Param, key: str, byteorder: Literal["little", "big"] = "little"
+) -> tuple[Param, Storage]:
     """`param` as the only user of a new storage `key` that holds just its values."""
     content = content_of(checkpoint, param)
     own = param._replace(storage=key, offset=0, strides=contiguous(param.shape), flags=frozenset())
-    return own, Storage(content, param.nbytes)
+    if byteorder == "little":
+        return own, Storage(content, param.nbytes)
+    return own, with_values(Storage((), param.nbytes, byteorder), own, lambda: read(content, 0, param.nbytes))

@@ -212,7 +212,7 @@ def test_in_a_module_that_is_used_twice_one_use_can_be_tied_elsewhere(tmp_path: 
     after = written_module(tmp_path, tie(opened(tmp_path, before), "1", "2"))
     assert after[1].weight is after[2].weight  # type: ignore[index]
     assert after[0].weight is not after[2].weight  # type: ignore[index]
-    assert same(after[0].weight, shared.weight)  # type: ignore[index,arg-type]
+    assert same(after[0].weight, shared.weight)  # type: ignore[index]
 
 
 def test_the_flat_weights_of_an_lstm_follow(tmp_path: Path) -> None:

@@ -224,6 +224,8 @@ def _metadata(found: object) -> dict[str, str]:
     for key, text in found.items():
         if not isinstance(text, str):
             raise FormatError(f"{METADATA} holds {key!r}, whose value is not a string")
+        if not _is_encodable(key + text):
+            raise FormatError(f"{METADATA} holds {key!a}, whose value is not valid Unicode")
     return found
 
 
@@ -237,7 +239,7 @@ def _entry(name: str, entry: object, forms: dict[str, _Form]) -> tuple[_Form, in
         word, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     except KeyError as missing:
         raise FormatError(f"tensor {name!r} has no {missing.args[0]}") from None
-    text = f"{word}{shape}"
+    text = f"{word!r}{shape!r}"
     form = forms.get(text)
     if form is None:
         form = forms[text] = _form(name, word, shape)
@@ -275,10 +277,17 @@ def _pair(name: str, found: object) -> tuple[int, int]:
 
 
 def _check_encodable(name: str) -> None:
+    if not _is_encodable(name):
+        raise FormatError(f"tensor name {name!a} is not valid Unicode")
+
+
+def _is_encodable(text: str) -> bool:
+    """Whether it holds no half of a surrogate pair, which JSON can spell and UTF-8 cannot."""
     try:
-        name.encode()
+        text.encode()
     except UnicodeEncodeError:
-        raise FormatError(f"tensor name {name!a} is not valid Unicode") from None
+        return False
+    return True
 
 
 def _check_coverage(places: list[tuple[int, int, str]], nbytes: int) -> None:

@@ -83,6 +83,8 @@ def read_tensor(place: Place, storages: Storages) -> Param:
         return _REBUILDERS[name](args, place, storages)
     except (IndexError, ValueError):
         raise FormatError(f"tensor '{place.path}' has too few arguments for {name}") from None
+    except RecursionError:
+        raise FormatError(f"tensor '{place.path}' is wrapped in too many others") from None
 
 
 def dimensions(node: object, path: str, what: str = "shape") -> tuple[int, ...]:
@@ -157,9 +159,8 @@ def _v3(args: tuple[object, ...], at: Place, storages: Storages) -> Param:
 
 def _inner(node: object, at: Place, storages: Storages, *, kind: Kind | None = None, part: str = "") -> Param:
     """The tensor that another wraps; or one of its parts, which has a path of its own and no place."""
-    if not is_tensor(node):
+    if not is_tensor(node) or not isinstance(node, Call) or not isinstance(node.args, tuple):
         raise FormatError(f"parameter '{at.path}' wraps something that is not a tensor")
-    assert isinstance(node, Call)
     inner = at._replace(node=node, kind=kind or at.kind, path=f"{at.path}.{part}" if part else at.path)
     return read_tensor(inner, storages)._replace(place=None if part else at)
 
@@ -343,12 +344,22 @@ def retargeted(node: Call, param: Param, storage: Persistent) -> Call:
         inner = retargeted(Call(node.args[0], node.args[2], None, "reduce"), param, storage)
         args = (inner.func, node.args[1], inner.args, *node.args[3:])
     elif name.startswith("torch._utils._rebuild_tensor"):
-        args = (storage, param.offset, param.shape, param.strides, *node.args[4:])
-        if len(args) > 6 and not param.flags and isinstance(args[-1], Dict):
-            args = args[:-1]  # conj and neg were resolved into the values
+        held = 7 if name.endswith("_v3") else 6
+        if param.flags and len(node.args) < held:
+            raise Unsupported(f"{param.path} is saved by {name}, which cannot say that it is a conj or neg view")
+        metadata = _flagged(node.args[held:], param.flags)
+        args = (storage, param.offset, param.shape, param.strides, *node.args[4:held], *metadata)
     else:
         raise Unsupported(f"{param.path} is saved by {name}, whose storage cannot be replaced")
     copy = Call(node.func, args, node.kwargs, node.how)
     copy.mutations = node.mutations
     return copy
 
+
+def _flagged(metadata: tuple[Any, ...], flags: frozenset[str]) -> tuple[Any, ...]:
+    """The last argument of a tensor, which says that its stored values are still to be conjugated or negated."""
+    kept = metadata[0].pairs if metadata and isinstance(metadata[0], Dict) else []
+    made = Dict()
+    made.pairs = [(key, value) for key, value in kept if key not in ("conj", "neg")]
+    made.pairs += [(flag, True) for flag in sorted(flags)]
+    return (made,) if made.pairs else ()

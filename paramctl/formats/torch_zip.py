@@ -32,6 +32,7 @@ MAX_RATIO = 64  # inflated bytes of data.pkl for one in the file, so that work i
 MAX_HELPER = 64 << 10  # bytes of version, byteorder, …
 VERSIONS = range(1, 11)  # of the archive; torch 2.13 reads 1 to 10 and writes 3
 ALIGNMENT = 64  # bytes, unless the archive says otherwise
+MAX_ALIGNMENT = 1 << 15  # the padding must fit an extra field, whose length has 16 bits
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def _byteorder(archive: Archive, prefix: str) -> Literal["little", "big"]:
 def _alignment(archive: Archive, prefix: str) -> int:
     text = _helper(archive, f"{prefix}.storage_alignment") or b""
     asked = int(text) if re.fullmatch(rb"[0-9]{1,7}", text) else ALIGNMENT
-    return asked if asked and asked & (asked - 1) == 0 else ALIGNMENT
+    return asked if 0 < asked <= MAX_ALIGNMENT and asked & (asked - 1) == 0 else ALIGNMENT
 
 
 class _Storages(Mapping[str, Storage]):

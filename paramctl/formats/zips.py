@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import NamedTuple
 
 from paramctl.errors import FormatError, Unsupported
@@ -65,8 +66,8 @@ class Archive:
         if magic != MAGIC or _decode(name, flags) != record.name or method != record.method:
             raise FormatError(f"record {record.name!r} has a local header that contradicts the directory")
         start = record.header + _LOCAL.size + name_length + extra_length
-        if start + record.packed > self.directory:
-            raise FormatError(f"record {record.name!r} runs into the central directory")
+        if start + record.packed > self.ends[record.header]:
+            raise FormatError(f"record {record.name!r} runs into what follows it")
         return Extent(self.source, start, record.packed)
 
     def content(self, record: Record) -> Content:
@@ -259,6 +260,9 @@ def layout(archive: Archive | None, pieces: list[Piece], alignment: int) -> Iter
     A record that stays in its place is copied whole, header and all, so that changing values changes
     nothing else. One that moves gets a new header that aligns its payload to `alignment` bytes.
     """
+    if archive is not None and [piece.name for piece in pieces if piece.content is None] == [*_by_place(archive)]:
+        yield Extent(archive.source, 0, archive.source.size)
+        return
     at = 0
     entries: list[tuple[Piece, Record]] = []
     for piece in pieces:
@@ -274,7 +278,19 @@ def layout(archive: Archive | None, pieces: list[Piece], alignment: int) -> Iter
             yield segment
             at += segment.nbytes
         entries.append((piece, record))
-    yield from _directory(archive, entries, at)
+    yield from _directory(archive, _in_order(archive, entries), at)
+
+
+def _by_place(archive: Archive) -> Iterator[str]:
+    """The names of an archive's records in the order in which they lie in the file."""
+    return (record.name for record in sorted(archive.records.values(), key=lambda record: record.header))
+
+
+def _in_order(archive: Archive | None, entries: list[tuple[Piece, Record]]) -> list[tuple[Piece, Record]]:
+    """Entries as the directory had them, whose first names torch's folder; each new one behind its neighbour."""
+    rank = {name: i for i, name in enumerate(archive.records)} if archive else {}
+    places = list(accumulate((rank.get(piece.name, -1) for piece, _ in entries), lambda last, i: i if i >= 0 else last))
+    return [entry for _, entry in sorted(zip(places, entries, strict=True), key=lambda pair: pair[0])]
 
 
 def _rewritten(
