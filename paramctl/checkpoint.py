@@ -20,7 +20,7 @@ from paramctl.segments import Content, crc32
 from paramctl.sources import Source
 
 Kind = Literal["parameter", "buffer", "optimizer", "tensor"]
-View = tuple[str | None, int, tuple[int, ...], tuple[int, ...], str]
+View = tuple[str | None, int, tuple[int, ...], tuple[int, ...], str, frozenset[str]]
 
 
 class Storage(NamedTuple):
@@ -79,7 +79,7 @@ class Param(NamedTuple):
     @property
     def view(self) -> View:
         """What two params must share to be tied."""
-        return (self.storage, self.offset, self.shape, self.strides, self.dtype.name)
+        return (self.storage, self.offset, self.shape, self.strides, self.dtype.name, self.flags)
 
     @property
     def span(self) -> int:

@@ -143,11 +143,13 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def _temporary(path: Path) -> Iterator[tuple[int, Path]]:
     """An open file beside `path` that is gone afterwards unless it was renamed."""
     name = path.with_name(f".{path.name[:200]}.paramctl-{secrets.token_hex(4)}.tmp")
-    fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    fd = -1
     try:
+        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         yield fd, name
     finally:
-        os.close(fd)
+        if fd >= 0:
+            os.close(fd)
         with contextlib.suppress(FileNotFoundError):
             name.unlink()
 

@@ -170,7 +170,8 @@ def _bytes_under(param: Param) -> tuple[int, int]:
 
 def _fills_bytes(param: Param) -> bool:
     """Whether no byte holds both elements of a contiguous view and others."""
-    return param.offset * param.dtype.bits % 8 == 0 and param.numel * param.dtype.bits % 8 == 0
+    bits, numel = param.dtype.bits, param.numel
+    return numel == 0 or (param.offset * bits % 8 == 0 and numel * bits % 8 == 0)
 
 
 def _gather(storage: Storage, param: Param) -> Array:
@@ -208,8 +209,8 @@ def _cells(data: Buffer, dtype: DType) -> Array:
     if dtype.bits % 8 == 0:
         return np.frombuffer(data, _raw(dtype))
     flags = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
-    flags = flags[: len(flags) // dtype.bits * dtype.bits].reshape(-1, dtype.bits)
-    return np.packbits(flags, axis=1, bitorder="little").reshape(-1)
+    whole = flags[: len(flags) // dtype.bits * dtype.bits]
+    return np.packbits(whole.reshape(-1, dtype.bits), axis=1, bitorder="little").reshape(-1)
 
 
 def _packed(cells: Array, bits: int) -> bytes:
@@ -243,7 +244,7 @@ def _swapped(data: Array, dtype: DType, byteorder: str) -> Array:
     if byteorder == "little" or size <= 1:
         return data
     raw = np.ascontiguousarray(data)
-    return raw.view(f"u{size}").byteswap().view(data.dtype)
+    return raw.view(f"u{size}").byteswap().view(data.dtype).reshape(data.shape)
 
 
 def _decode(data: Array, param: Param) -> Array:

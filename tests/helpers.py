@@ -71,6 +71,13 @@ def streamed(checkpoint: Checkpoint) -> bytes:
     return got[0]
 
 
+def source_in_memory(data: bytes) -> Source:
+    """A source that is no file on any disk, for tests that need thousands."""
+    fd = os.memfd_create("test")
+    os.write(fd, data)
+    return Source(fd, "-", None)
+
+
 @contextlib.contextmanager
 def stdin_from(fd: int) -> Iterator[None]:
     """Standard input is `fd` meanwhile."""

@@ -200,6 +200,14 @@ def _signals() -> Iterator[None]:
     def stop(signum: int, frame: FrameType | None) -> None:
         raise Stopped(signum)
 
+    def again(lost: sys.UnraisableHookArgs) -> None:
+        """A finalizer cannot be stopped: ask once more, where somebody hears it."""
+        if isinstance(lost.exc_value, Stopped):
+            signal.raise_signal(lost.exc_value.signum)
+        else:
+            sys.__unraisablehook__(lost)
+
+    hook, sys.unraisablehook = sys.unraisablehook, again
     before = {s: signal.getsignal(s) for s in _SIGNALS}
     for signum, handler in before.items():
         if handler is not signal.SIG_IGN:
@@ -209,3 +217,4 @@ def _signals() -> Iterator[None]:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
+        sys.unraisablehook = hook

@@ -40,7 +40,7 @@ class Format(Protocol):
 
 FORMATS: tuple[Format, ...] = (torch_zip, safetensors)
 BY_NAME = {form.NAME: form for form in FORMATS}
-HEAD = 64  # bytes that tell every format from every other
+HEAD = 512  # bytes that tell every format from every other
 
 
 def open(name: str) -> Checkpoint:

@@ -22,6 +22,8 @@ _PAGES = (b"<!doctype", b"<html", b"<?xml")
 
 def kind_of(head: bytes) -> tuple[str, str] | None:
     """What these first bytes are, and what to do about it; None where they tell nothing."""
+    if head[257:262] == b"ustar":
+        return "is a tar archive", f"torch wrote such before 0.1.10, and {_LATER}"
     if head.lstrip().lower().startswith(_PAGES):
         return "is a web page, not a checkpoint", "the download saved an error page: fetch it again"
     return next(((what, hint) for magic, what, hint in _KINDS if head.startswith(magic)), None)

@@ -277,6 +277,10 @@ def _check_plain(param: Param) -> None:
         raise Unsupported(f"{param.path} is a {param.layout} tensor, which cannot be written anew")
     if param.dtype.name.startswith("float6_"):
         raise Unsupported(f"{param.path} is {param.dtype.name}, which torch has no dtype for")
+    if param.dtype.name == "float4_e2m1fn" and (not param.shape or param.shape[-1] % 2):
+        raise Unsupported(
+            f"{param.path} is float4_e2m1fn with an odd last dimension {param.shape}, and torch holds such values in pairs"
+        )
 
 
 def _check_unique(checkpoint: Checkpoint) -> None:

@@ -12,7 +12,6 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
 from typing import NamedTuple
 
 from paramctl.errors import FormatError, Unsupported
@@ -289,8 +288,10 @@ def _by_place(archive: Archive) -> Iterator[str]:
 def _in_order(archive: Archive | None, entries: list[tuple[Piece, Record]]) -> list[tuple[Piece, Record]]:
     """Entries as the directory had them, whose first names torch's folder; each new one behind its neighbour."""
     rank = {name: i for i, name in enumerate(archive.records)} if archive else {}
-    places = list(accumulate((rank.get(piece.name, -1) for piece, _ in entries), lambda last, i: i if i >= 0 else last))
-    return [entry for _, entry in sorted(zip(places, entries, strict=True), key=lambda pair: pair[0])]
+    places: list[int] = []
+    for piece, _ in entries:
+        places.append(rank.get(piece.name, places[-1] if places else 0))
+    return [entries[i] for i in sorted(range(len(entries)), key=places.__getitem__)]
 
 
 def _rewritten(

@@ -13,12 +13,16 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
-from helpers import changed_bytes, file_of, listing, raw, refused, rows, save, streamed, ties
+from helpers import changed_bytes, file_of, listing, raw, refused, rows, save, source_in_memory, streamed, ties
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
+from paramctl import formats
 from paramctl.checkpoint import Checkpoint, contiguous
 from paramctl.dtypes import BY_SAFETENSORS
 from paramctl.errors import FormatError, Unsupported, UsageError
+from paramctl.formats import safetensors as safetensors_format
 from paramctl.init import init
 from paramctl.set import set as set_values
 from paramctl.tie import tie, untie
@@ -336,6 +340,32 @@ def test_hostile_files(tmp_path: Path, case: str) -> None:
             pass
 
 
+HEADERS = [
+    {"__metadata__": {"b": "a", "format": "pt"}, "a": entry("U8", [2], 0, 2), "c": entry("F16", [1, 1], 2, 4)},
+    {"x": entry("I16", [], 0, 2), "y": entry("F4", [4], 2, 4), "z": entry("BOOL", [0], 4, 4)},
+]
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=400)
+def test_what_is_read_the_library_reads_too(data: st.DataObject) -> None:
+    text = bytearray(json.dumps(data.draw(st.sampled_from(HEADERS))).encode())
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(text) - 1))
+        new = st.binary(max_size=1) | st.sampled_from([b"0", b"1", b"2", b"-", b".", b"e", b'"', b",", b"[", b"]", b"{", b"}", b" "])
+        text[at : at + data.draw(st.integers(0, 2))] = data.draw(new)
+    made = len(text).to_bytes(8, "little") + bytes(text) + bytes(4)
+    try:
+        checkpoint = safetensors_format.read(source_in_memory(made))
+    except FormatError as error:
+        assert "\n" not in str(error)
+        return
+    found = {name: (info["dtype"], info["shape"]) for name, info in safetensors.deserialize(made)}
+    own = [p for p in checkpoint.params if p.path == p.storage]
+    assert {p.path: (p.dtype.safetensors, list(p.shape)) for p in own} == found
+    assert streamed(checkpoint) == made
+
+
 def test_a_huge_number_is_no_traceback(tmp_path: Path) -> None:
     path = written(tmp_path / "x.safetensors", b'{"a":' + b"9" * 5000 + b"}")
     assert refused(FormatError, listing, path).startswith(f"{path}: header is not JSON: Exceeds the limit")
@@ -347,8 +377,6 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
     target = tmp_path / "y.safetensors"
 
     def write(made: Checkpoint) -> None:
-        from paramctl import formats
-
         formats.save(made, formats.NewFile(target), formats.named("safetensors"))
 
     assert refused(Unsupported, write, checkpoint) == (
@@ -365,3 +393,15 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
     message = "a tensor is called __metadata__, which safetensors keeps for itself"
     assert refused(UsageError, write, listing(tmp_path / "x.pt")) == message
     assert not target.exists()
+
+
+def test_four_bit_values_that_torch_cannot_pair(tmp_path: Path) -> None:
+    checkpoint = listing(written(tmp_path / "x.safetensors", {"w": entry("F4", [2, 3], 0, 3)}, b"xyz"))
+
+    def write() -> None:
+        formats.save(checkpoint, formats.NewFile(tmp_path / "y.pt"), formats.named("torch-zip"))
+
+    assert refused(Unsupported, write) == (
+        "w is float4_e2m1fn with an odd last dimension (2, 3), and torch holds such values in pairs"
+    )
+    assert not (tmp_path / "y.pt").exists()

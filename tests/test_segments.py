@@ -1,0 +1,133 @@
+"""Segments: what is clipped, spliced, read and joined is what bytes would be."""
+
+from __future__ import annotations
+
+import zlib
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import refused, source_of
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from paramctl import segments
+from paramctl.errors import FormatError
+from paramctl.segments import CHUNK, Computed, Content, Derived, Extent, Literal, Segment, Summed
+from paramctl.sources import Source
+
+DATA = bytes(range(256)) * 2
+
+
+def computed(data: bytes, step: int) -> Computed:
+    """Bytes that come a few at a time."""
+    return Computed(len(data), lambda: [data[i : i + step] for i in range(0, len(data), step)])
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    return source_of(tmp_path_factory.mktemp("segments"), DATA)
+
+
+def told(content: Any) -> bytes:
+    return b"".join(bytes(chunk) for chunk in segments.chunks(content))
+
+
+def part(source: Source) -> st.SearchStrategy[Content]:
+    spans = st.tuples(st.integers(0, 500), st.integers(0, 12))
+    return (
+        st.binary(max_size=12).map(Literal)
+        | spans.map(lambda span: Extent(source, *span))
+        | st.builds(computed, st.binary(max_size=12), st.integers(1, 5))
+    )
+
+
+lawful = settings(deadline=None, max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@given(data=st.data())
+@lawful
+def test_clips_are_slices(source: Source, data: st.DataObject) -> None:
+    content = data.draw(st.lists(part(source)))
+    whole = told(content)
+    start, nbytes = data.draw(st.tuples(st.integers(0, len(whole)), st.integers(0, len(whole))))
+    clipped = segments.clip(content, start, nbytes)
+    assert told(clipped) == whole[start : start + nbytes]
+    assert sum(piece.nbytes for piece in clipped) == len(whole[start : start + nbytes])
+    nbytes = min(nbytes, len(whole) - start)
+    assert segments.read(content, start, nbytes) == whole[start : start + nbytes]
+
+
+@given(data=st.data())
+@lawful
+def test_splices_replace(source: Source, data: st.DataObject) -> None:
+    content = data.draw(st.lists(part(source)))
+    whole = told(content)
+    start = data.draw(st.integers(0, len(whole)))
+    new = data.draw(st.binary(max_size=len(whole) - start))
+    assert told(segments.splice(content, start, Literal(new))) == whole[:start] + new + whole[start + len(new) :]
+
+
+@given(data=st.data())
+@lawful
+def test_clips_of_clips_are_clips(source: Source, data: st.DataObject) -> None:
+    content = data.draw(st.lists(part(source)))
+    a, b, c, d = (data.draw(st.integers(0, 40)) for _ in range(4))
+    assert told(segments.clip(segments.clip(content, a, b), c, d)) == told(content)[a : a + b][c : c + d]
+
+
+@given(data=st.data())
+@lawful
+def test_checksums_are_zlibs(source: Source, data: st.DataObject) -> None:
+    content = data.draw(st.lists(part(source)))
+    assert segments.crc32(content) == zlib.crc32(told(content))
+
+
+@given(data=st.data())
+@lawful
+def test_joining_keeps_the_bytes_and_leaves_no_neighbours(source: Source, data: st.DataObject) -> None:
+    content = data.draw(st.lists(part(source)))
+    joined = list(segments.joined(content))
+    assert told(joined) == told(content)
+    assert all(segment.nbytes for segment in joined)
+    for a, b in pairwise(joined):
+        assert not (isinstance(a, Extent) and isinstance(b, Extent) and a.offset + a.nbytes == b.offset)
+
+
+def test_neighbouring_extents_become_one(source: Source) -> None:
+    given_: list[Segment] = [Extent(source, 0, 5), Extent(source, 5, 0), Extent(source, 5, 7), Literal(b""), Extent(source, 12, 1)]
+    assert list(segments.joined(given_)) == [Extent(source, 0, 13)]
+
+
+def test_extents_of_other_files_stay_apart(source: Source, tmp_path: Path) -> None:
+    other = source_of(tmp_path, DATA)
+    given_: list[Segment] = [Extent(source, 0, 5), Extent(other, 5, 5), Literal(b"x"), Extent(other, 10, 5)]
+    assert list(segments.joined(given_)) == given_
+
+
+def test_an_empty_sum_is_kept_for_those_that_need_it() -> None:
+    empty = Summed("a", ())
+    assert list(segments.joined([empty, Derived(0, lambda _: b"")])) == [empty]
+
+
+def test_an_unchanged_clip_is_the_same_segment(source: Source) -> None:
+    extent = Extent(source, 3, 9)
+    (found,) = segments.clip([extent], 0, 9)
+    assert found is extent
+
+
+def test_long_extents_come_in_chunks(tmp_path: Path) -> None:
+    long = source_of(tmp_path, bytes(2 * CHUNK + 5))
+    assert [len(chunk) for chunk in segments.chunks([Extent(long, 0, 2 * CHUNK + 5)])] == [CHUNK, CHUNK, 5]
+
+
+def test_a_file_that_ends_early(source: Source) -> None:
+    message = "file ends at byte 512, 8 bytes early"
+    assert refused(FormatError, segments.read, [Extent(source, 500, 20)], 0, 20) == message
+    assert refused(FormatError, told, [Extent(source, 500, 20)]) == message
+
+
+def test_computed_bytes_that_end_early() -> None:
+    short = Computed(9, lambda: [b"abc"])
+    assert refused(FormatError, told, segments.clip([short], 1, 5)) == "computed bytes ended early"
