@@ -29,7 +29,7 @@ def convert(checkpoint: Checkpoint, form: Format, *, layer: str | None = None, l
     unique = len(kept.params) - len(kept.tied_to)
     count = f"{len(kept.params):,} tensor{'s' * (len(kept.params) != 1)}"
     count += f" ({unique:,} unique)" if kept.tied_to else ""
-    texts = [name for name in checkpoint.metadata if name != "format"] if form.NAME != checkpoint.format else []
+    texts = [name for name in checkpoint.metadata if name != "format"] if checkpoint.format != form.NAME else []
     left = tuple(f"left out {_some(what)}" for what in (lost, [f"{name} (metadata)" for name in texts]) if what)
     return Edit(kept, (), notes=(*notes, f"{count} as {form.NAME}", *left))
 

@@ -60,7 +60,7 @@ def untie(checkpoint: Checkpoint, *paths: str) -> Edit:
     leaving = ((i, members) for members in groups for i in chosen.intersection(members) - staying)
     for index, group in sorted(leaving):
         param = checkpoint.params[index]
-        if not param.is_plain or param.repeats_itself:
+        if not param.is_plain:
             continue
         key = keys(param)
         byteorder = checkpoint.storages[str(param.storage)].byteorder

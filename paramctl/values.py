@@ -292,7 +292,14 @@ def _bytes_of(values: Array) -> Buffer:
 def contiguous_copy(
     checkpoint: Checkpoint, param: Param, key: str, byteorder: Literal["little", "big"] = "little"
 ) -> tuple[Param, Storage]:
-    """`param` as the only user of a new storage `key` that holds just its values."""
+    """`param` as the only user of a new storage `key` that holds just its values.
+
+    An expanded one keeps its few values and its strides.
+    """
+    if param.repeats_itself:
+        line = param._replace(shape=(param.span,), strides=(1,))
+        _, storage = contiguous_copy(checkpoint, line, key, byteorder)
+        return param._replace(storage=key, offset=0, flags=frozenset()), storage
     content = content_of(checkpoint, param)
     own = param._replace(storage=key, offset=0, strides=contiguous(param.shape), flags=frozenset())
     if byteorder == "little":

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from paramctl.checkpoint import Checkpoint, Param, View
+from paramctl.checkpoint import Checkpoint, Kind, Param, View
 from paramctl.formats.pickle_nodes import Call, Dict
 from paramctl.formats.torch_tensors import Place, Step, retargeted, storage_id
 
@@ -36,10 +36,10 @@ class _Rewriter:
         self.replace: dict[tuple[int, int], Any] = {}
         self.copies: dict[Step, Any] = {}
         self.users = _users(placed)
-        self.nodes: dict[View, tuple[Call, bool]] = {}
+        self.nodes: dict[tuple[View, Kind], tuple[Call, bool]] = {}
         for param, place in placed:
             if param.view == before[id(place)]:
-                self.nodes.setdefault(param.view, (place.node, place.module is not None))
+                self.nodes.setdefault((param.view, place.kind), (place.node, place.module is not None))
 
     def run(self, changed: list[tuple[Param, Place]]) -> Edits:
         for param, place in changed:
@@ -49,14 +49,14 @@ class _Rewriter:
         return self.replace
 
     def node_for(self, param: Param, place: Place) -> Call:
-        """The node that says what `param` is now: in modules, tied parameters are one object."""
-        shared, in_module = self.nodes.get(param.view, (None, False))
+        """The node that says what `param` is now: in modules, tied parameters are one object, as tied buffers are."""
+        shared, in_module = self.nodes.get((param.view, place.kind), (None, False))
         if shared is not None and in_module and place.module is not None:
             return shared
         key = str(param.storage)
         nbytes = self.checkpoint.storages[key].nbytes
         node = retargeted(place.node, param, storage_id(key, param.dtype, nbytes, param.device or "cpu"))
-        self.nodes.setdefault(param.view, (node, place.module is not None))
+        self.nodes.setdefault((param.view, place.kind), (node, place.module is not None))
         return node
 
     def references(self, place: Place) -> Iterator[tuple[Any, int]]:

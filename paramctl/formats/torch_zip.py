@@ -244,21 +244,12 @@ def _state_dict(checkpoint: Checkpoint) -> Iterator[Segment]:
     for param in checkpoint.params:
         _check_plain(param)
         if param.view not in written or not param.numel:
-            own, storage = _own_storage(checkpoint, param, str(len(storages)))
+            own, storage = contiguous_copy(checkpoint, _as_torch(param), str(len(storages)))
             written[param.view] = own, storage_id(str(own.storage), own.dtype, storage.nbytes, "cpu")
             storages.append(storage)
         root.mutations.append(("items", (param.path, tensor_node(*written[param.view]))))
     _check_unique(checkpoint)
     return zips.layout(None, _archive_pieces(root, storages), ALIGNMENT)
-
-
-def _own_storage(checkpoint: Checkpoint, param: Param, key: str) -> tuple[Param, Storage]:
-    """A storage of its own for a param; an expanded one keeps its few values and its strides."""
-    if param.repeats_itself:
-        line = param._replace(shape=(param.span,), strides=(1,))
-        _, storage = contiguous_copy(checkpoint, line, key)
-        return param._replace(storage=key, offset=0, flags=frozenset()), storage
-    return contiguous_copy(checkpoint, _as_torch(param), key)
 
 
 def _as_torch(param: Param) -> Param:
@@ -279,7 +270,8 @@ def _check_plain(param: Param) -> None:
         raise Unsupported(f"{param.path} is {param.dtype.name}, which torch has no dtype for")
     if param.dtype.name == "float4_e2m1fn" and (not param.shape or param.shape[-1] % 2):
         raise Unsupported(
-            f"{param.path} is float4_e2m1fn with an odd last dimension {param.shape}, and torch holds such values in pairs"
+            f"{param.path} is float4_e2m1fn with an odd last dimension {param.shape},"
+            " and torch holds such values in pairs"
         )
 
 

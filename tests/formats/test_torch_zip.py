@@ -752,7 +752,7 @@ def test_an_lstm_uses_what_it_was_tied_to(tmp_path: Path, shared: bool) -> None:
 
 
 def test_a_tie_keeps_the_class_and_attributes_of_a_parameter(tmp_path: Path) -> None:
-    made: dict[str, Any] = {"a": torch.ones(2), "b": with_note(nn.Parameter(torch.zeros(2))), "c": torch.zeros(2).as_subclass(Tagged)}  # type: ignore[attr-defined]
+    made: dict[str, Any] = {"a": torch.ones(2), "b": with_note(nn.Parameter(torch.zeros(2))), "c": torch.zeros(2).as_subclass(Tagged)}
     tied = save(tie(listing(saved(tmp_path / "x.pt", made)), "a", "b", "c").checkpoint, tmp_path / "y.pt")
     after: dict[str, Any] = torch.load(tied, weights_only=False)
     assert len({tensor.data_ptr() for tensor in after.values()}) == 1
@@ -777,6 +777,17 @@ def test_a_tie_takes_the_strides_of_the_first(tmp_path: Path) -> None:
     after = torch.load(save(tie(listing(saved(tmp_path / "x.pt", made)), "a", "b").checkpoint, tmp_path / "y.pt"),
                        weights_only=True)  # fmt: skip
     assert after["b"].stride() == (1, 2) and torch.equal(after["a"], after["b"])
+
+
+def test_expanded_tensors_are_tied_and_parted(tmp_path: Path) -> None:
+    """Each keeps its few values and repeats them."""
+    made = {"a": torch.arange(3.0).expand(4, 3), "b": torch.zeros(4, 3)}
+    tied = save(tie(listing(saved(tmp_path / "x.pt", made)), "a", "b").checkpoint, tmp_path / "y.pt")
+    parted = save(untie(listing(tied), "b").checkpoint, tmp_path / "z.pt")
+    after = torch.load(parted, weights_only=True)
+    assert after["a"].data_ptr() != after["b"].data_ptr()
+    assert after["b"].stride() == (0, 1) and after["b"].untyped_storage().nbytes() == 12
+    assert torch.equal(after["b"], made["a"]) and torch.equal(after["a"], made["a"])
 
 
 def test_drawing_a_new_tie_draws_it_for_both(tmp_path: Path) -> None:
