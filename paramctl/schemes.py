@@ -172,7 +172,7 @@ def find(name: str) -> Scheme:
     near = (known[key] for key in get_close_matches(plain, known, n=4, cutoff=0.5))
     names = ", ".join(dict.fromkeys(ALIASES.get(each, each) for each in near))
     guess = f"did you mean {names}? " if names else ""
-    raise UsageError(f"no scheme '{name}'", hint=f"{guess}(paramctl schemes lists all)")
+    raise UsageError(f"no scheme '{name}'", hint=f"{guess}(paramctl schemes lists all)" if guess else "'paramctl schemes' lists all")
 
 
 def parse(text: str) -> Spec:

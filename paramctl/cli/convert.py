@@ -41,9 +41,9 @@ def convert(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a checkpoint in another format: .pt or .safetensors, told by the suffix or --to.
+    """Write a checkpoint in another format, or one layer of it.
 
-    Ties survive. What the other format has no place for (scalars, optimizer settings, objects) is listed
+    The format, .pt or .safetensors, is told by the suffix or --to. Ties survive. What the other format has no place for (scalars, optimizer settings, objects) is listed
     and refused, unless --lossy accepts the loss.
 
     \b

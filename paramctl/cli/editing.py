@@ -39,14 +39,15 @@ def edit(file: str | None, asked: Asked, verb: Callable[[Checkpoint], Edit], for
     The place to write to is checked first, so that nobody waits for a draw that has nowhere to go.
     """
     with opened(file) as checkpoint:
-        target = None if asked.dry_run else target_of(checkpoint, asked, form)
+        nowhere = asked.dry_run and _streams(asked)
+        target = None if nowhere else target_of(checkpoint, asked, form)
         made = verb(checkpoint)
         written = 0
-        if target is not None:
+        if target is not None and not asked.dry_run:
             from paramctl import formats
 
             written = formats.save(made.checkpoint, target, form)
-    report(made, asked, written, target is not None and _streams(asked))
+    report(made, asked, written, not asked.dry_run and _streams(asked))
 
 
 def target_of(checkpoint: Checkpoint, asked: Asked, form: Format | None) -> Target:

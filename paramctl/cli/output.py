@@ -264,7 +264,7 @@ def aligned(
     """
     widths = [max(map(cell_width, column), default=0) for column in zip(*rows, strict=True)]
     if width is not None and widths:
-        widths[0] = min(widths[0], max(width - sum(widths[1:]) - 2 * (len(widths) - 1), 16))
+        widths[0] = min(widths[0], max(width - sum(widths[1:-1]) - 2 * (len(widths) - 1), 16))
     style = tuple(styles)
     for first, *others in rows:
         cells = [elide(first, widths[0]) if width is not None else first, *others]

@@ -27,7 +27,7 @@ def tie(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Tie layers or params: each of the others becomes the first, param by param.
+    """Tie layers or params: each of the others becomes the first.
 
     In a torch file they share one storage afterwards; in safetensors the others become aliases. What
     nobody uses any more is not written.

@@ -23,7 +23,7 @@ def untie(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Give each selected param that shares its bytes with others a copy of its own.
+    """Give params that share their bytes with others copies of their own.
 
     \b
     Examples:
