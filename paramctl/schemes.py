@@ -171,8 +171,8 @@ def find(name: str) -> Scheme:
         return SCHEMES[ALIASES.get(known[plain], known[plain])]
     near = (known[key] for key in get_close_matches(plain, known, n=4, cutoff=0.5))
     names = ", ".join(dict.fromkeys(ALIASES.get(each, each) for each in near))
-    guess = f"did you mean {names}? " if names else ""
-    raise UsageError(f"no scheme '{name}'", hint=f"{guess}(paramctl schemes lists all)" if guess else "'paramctl schemes' lists all")
+    hint = f"did you mean {names}? (paramctl schemes lists all)" if names else "'paramctl schemes' lists all"
+    raise UsageError(f"no scheme '{name}'", hint=hint)
 
 
 def parse(text: str) -> Spec:

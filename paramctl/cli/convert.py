@@ -43,8 +43,9 @@ def convert(
 ) -> None:
     """Write a checkpoint in another format, or one layer of it.
 
-    The format, .pt or .safetensors, is told by the suffix or --to. Ties survive. What the other format has no place for (scalars, optimizer settings, objects) is listed
-    and refused, unless --lossy accepts the loss.
+    The format, .pt or .safetensors, is told by the suffix or --to. Ties survive. What the other format has
+    no place for (scalars, optimizer settings, objects) is listed and refused, unless --lossy accepts the
+    loss.
 
     \b
     Examples:
