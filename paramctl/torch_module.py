@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,16 @@ if TYPE_CHECKING:
 
 
 def import_torch() -> ModuleType:
-    """torch itself. It takes seconds and 200 MiB, so nothing that only looks asks for it."""
-    import torch
+    """torch itself. It takes seconds and 200 MiB, so nothing that only looks asks for it.
 
+    A signal waits until it is imported: an exception thrown into its C++ would abort the process, and
+    leave what it was writing behind.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        import torch
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return torch
 
 
