@@ -61,13 +61,17 @@ def init(
     chosen: dict[int, _Choice] = {}
     named: set[int] = set()
     notes: list[str] = []
+    settled: set[int] = set()  # named by their full path: no layer takes that back
     for patterns, text in _pairs(layers, scheme):
         spec = _parsed(text, checkpoint)
         selection = select(checkpoint, patterns, among=model) if patterns else Selection(model, frozenset())
         if selection.under:
             notes.append(f"selected inside '{selection.under}'")
         named.update(selection.indices)
-        chosen.update(_choices(checkpoint, selection, spec))
+        exact = {checkpoint.tied_to.get(i, i) for i in selection.exact}
+        choices = _choices(checkpoint, selection, spec)
+        chosen.update((at, choice) for at, choice in choices.items() if at in exact or at not in settled)
+        settled |= exact
     jobs, kept = _plan(checkpoint, chosen, seed, bias)
     drawn = [job.at for job in jobs]
     check_editable(checkpoint, drawn, named)

@@ -482,3 +482,13 @@ def test_a_bare_tensor(tmp_path: Path) -> None:
     edit = init(opened(tmp_path, torch.ones(3, 3)), ["."], ["normal"], seed=1)
     assert edit.changed == (Change("", "normal", "weight", 3, 3),)
     assert same(written(tmp_path, edit), drawn(nn.init.normal_, (3, 3), ""))
+
+
+@pytest.mark.parametrize("layer", ["0", "**.bias", "re:.*bias"])
+def test_a_full_path_keeps_its_scheme_whatever_is_named_later(tmp_path: Path, layer: str) -> None:
+    torch.save({"0.weight": torch.zeros(2, 2), "0.bias": torch.zeros(2)}, tmp_path / "x.pt")
+    checkpoint = formats.open(str(tmp_path / "x.pt"))
+    edit = init(checkpoint, ["0.bias", layer], ["ones", "constant:7"], seed=1)
+    assert {change.path: change.how for change in edit.changed}["0.bias"] == "ones"
+    again = init(checkpoint, ["0.bias", "0.bias"], ["ones", "constant:7"], seed=1)
+    assert [change.how for change in again.changed] == ["constant:7"]

@@ -326,3 +326,19 @@ def test_on_a_terminal_there_is_colour(here: Path) -> None:
     assert "\x1b" not in on_terminal(80, "tree", "x.safetensors", NO_COLOR="1")
     assert "\x1b" not in on_terminal(80, "tree", "x.safetensors", TERM="dumb")
     assert "\x1b" not in on_terminal(80, "tree", "x.safetensors", "--color", "never")
+
+
+def test_every_component_shows_its_own_dtype_and_shape(run: Run, tmp_path: Path) -> None:
+    made: dict[str, torch.Tensor] = {}
+    for i in range(2, 22):
+        place = torch.arange(i)
+        made[f"t{i}"] = torch.sparse_coo_tensor(torch.stack([place, place]), torch.ones(i, dtype=torch.float64), check_invariants=True)
+    torch.save(made, tmp_path / "x.pt")
+    out = run("tree", tmp_path / "x.pt", "--expand")[1]
+    found = [line.replace("│", " ").split() for line in out.splitlines()]
+    shown = [words[1:] for words in found if len(words) > 2 and words[1] in ("indices", "values")]
+    expected = []
+    for i in range(2, 22):
+        expected.append(["indices", "int64", "2", "×", str(i), str(2 * i), str(16 * i), "B"])
+        expected.append(["values", "float64", str(i), str(i), str(8 * i), "B"])
+    assert shown == expected
