@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from paramctl import schemes
@@ -13,7 +13,8 @@ from paramctl.checkpoint import Checkpoint, Param, Storage
 from paramctl.errors import UsageError
 from paramctl.paths import Selection, model_params, select
 from paramctl.schemes import Role, Spec, Target, UserFunction
-from paramctl.segments import Buffer, Content, read
+from paramctl.segments import Buffer, read
+from paramctl.sources import Spool
 from paramctl.ties import overlaps
 from paramctl.values import content_of, storage_of, with_values
 
@@ -247,38 +248,26 @@ def _shared(checkpoint: Checkpoint, drawn: Sequence[int]) -> list[str]:
 
 
 def _drawn(checkpoint: Checkpoint, jobs: Sequence[_Job]) -> dict[str, Storage]:
-    """The storages of the drawn params; each is drawn only when its bytes are written."""
+    """The storages of the drawn params; a scheme draws each only when its bytes are written."""
     storages: dict[str, Storage] = {}
+    results: Spool | None = None
     for job in jobs:
         param = checkpoint.params[job.at]
         if not param.numel:
             continue
         key = str(param.storage)
         storage = storages.get(key) or checkpoint.storages[key]
-        draw = _Draw(job.spec, job.target, _current(checkpoint, job))
-        if draw.current:
-            draw()  # a person's function that fails must do so before anything is written
-        storages[key] = with_values(storage, param, draw)
+        make: Callable[[], Buffer] = partial(schemes.draw, job.spec, job.target)
+        if isinstance(job.spec.scheme, UserFunction):
+            # It may fail, and may return something else when it is called again: both must not be noticed
+            # when half of the file has gone down a pipe.
+            results = results or Spool("what the function made")
+            make = results.keep(schemes.draw(job.spec, job.target, _current(checkpoint, param)))
+        storages[key] = with_values(storage, param, make)
     return storages
 
 
-def _current(checkpoint: Checkpoint, job: _Job) -> tuple[Content, ...]:
-    """The present bytes of a param, where a person's own function starts from them."""
-    if not isinstance(job.spec.scheme, UserFunction):
-        return ()
-    param = checkpoint.params[job.at]
+def _current(checkpoint: Checkpoint, param: Param) -> bytes:
+    """The present values of a param, little-endian in C order, from which a person's own function starts."""
     storage_of(checkpoint, param).check(str(param.storage))
-    return content_of(checkpoint, param)
-
-
-@dataclass(frozen=True)
-class _Draw:
-    """One draw, done anew each time its bytes are needed, and the same each time."""
-
-    spec: Spec
-    target: Target
-    current: tuple[Content, ...] = ()
-
-    def __call__(self) -> Buffer:
-        nbytes = sum(part.nbytes for part in self.current)
-        return schemes.draw(self.spec, self.target, bytes(read(self.current, 0, nbytes)) if nbytes else None)
+    return bytes(read(content_of(checkpoint, param), 0, param.nbytes))

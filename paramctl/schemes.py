@@ -556,10 +556,25 @@ def _from_user(user: UserFunction, target: Target, current: bytes | None) -> tor
         raise _wrong_return(user, target, f"returned a {type(result).__name__}")
     if tuple(result.shape) != target.shape:
         raise _wrong_return(user, target, f"made a tensor of shape {shape_text(tuple(result.shape))}")
+    if result.layout is not torch.strided or result.is_quantized or result.is_meta:
+        kind = "quantized" if result.is_quantized else "meta" if result.is_meta else str(result.layout)[6:]
+        raise _wrong_return(user, target, f"returned a {kind} tensor")
     if result.is_complex() and not dtype.is_complex:
         raise _wrong_return(user, target, "returned complex numbers")
-    plain = result.detach().cpu().to(dtype).resolve_conj().resolve_neg()
+    found = result.detach().cpu().resolve_conj().resolve_neg()
+    plain = found.to(dtype)
+    if found.dtype != dtype and not _same_values(plain, found):
+        raise _wrong_return(user, target, f"returned {str(found.dtype)[6:]} values that {target.dtype.name} cannot hold")
     return plain.contiguous()  # type: ignore[no-any-return]
+
+
+def _same_values(converted: torch.Tensor, given: torch.Tensor) -> bool:
+    """Whether a conversion only rounded: nothing became infinite or NaN, and integers are whole as they were."""
+    torch = import_torch()
+    if converted.is_floating_point() or converted.is_complex():
+        wide = torch.complex128 if converted.is_complex() else torch.float64
+        return torch.equal(converted.to(wide).isfinite(), given.to(wide).isfinite())  # type: ignore[no-any-return]
+    return torch.equal(converted.to(given.dtype), given)  # type: ignore[no-any-return]
 
 
 def _wrong_return(user: UserFunction, target: Target, what: str) -> UsageError:

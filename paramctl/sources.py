@@ -7,6 +7,7 @@ import os
 import stat
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -119,17 +120,47 @@ def _open_stdin() -> Source:
 
 def _spool() -> Source:
     """Copy what comes through the pipe to a temporary file that has no name."""
+    with _keeping("standard input") as directory:
+        fd = _nameless(directory)
+        try:
+            while _splice(0, fd):
+                pass
+            return Source(fd, STDIN, None)
+        except BaseException:
+            os.close(fd)
+            raise
+
+
+class Spool:
+    """Bytes that cannot be made a second time, kept in a temporary file that has no name.
+
+    `what` is what an error calls them.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        with _keeping(what) as directory:
+            self._source = Source(_nameless(directory), what, None)
+        self._size = 0
+
+    def keep(self, data: bytes | memoryview) -> Callable[[], bytes]:
+        """Store `data`, and return a function that reads it back. Raises FileError where there is no room."""
+        offset, nbytes = self._size, len(data)
+        with _keeping(self.what):
+            _write(self._source.fileno(), data)
+        self._size += nbytes
+        return lambda: self._source.read(offset, nbytes)
+
+
+@contextlib.contextmanager
+def _keeping(what: str) -> Iterator[str]:
+    """The directory for temporary files; an error there says what could not be kept."""
     directory = tempfile.gettempdir()
-    fd = _nameless(directory)
     try:
-        while True:
-            room = _splice(0, fd)
-            if room == 0:
-                return Source(fd, STDIN, None)
+        yield directory
     except OSError as error:
-        os.close(fd)
         raise FileError(
-            f"cannot keep standard input in {directory}: {error.strerror}",
+            f"cannot keep {what} in {directory}: {error.strerror}",
             hint="make room there, or set TMPDIR to a larger place",
         ) from None
 
@@ -139,10 +170,14 @@ def _splice(source: int, target: int) -> int:
     if sys.platform == "linux" and stat.S_ISFIFO(os.fstat(source).st_mode):
         return os.splice(source, target, 1 << 20)
     data = os.read(source, 1 << 20)
+    _write(target, data)
+    return len(data)
+
+
+def _write(target: int, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(target, view) :]
-    return len(data)
 
 
 def _nameless(directory: str) -> int:

@@ -453,6 +453,13 @@ def test_an_own_function_that_fails_is_refused_before_anything_is_written(
     assert str(caught.value) == message.format(f=function, file=function.removesuffix(":f"))
 
 
+def test_an_own_function_is_called_once_for_each_param(tmp_path: Path) -> None:
+    body = "calls = []\ndef f(t):\n    calls.append(t)\n    return t.fill_(len(calls))"
+    before = {"a": torch.zeros(2, 3), "b": torch.zeros(3, 2).t(), "c": torch.zeros(2)}
+    after = written(tmp_path, init(opened(tmp_path, before), ["a", "b", "c"], [script(tmp_path, body)]))
+    assert [after[name].unique().tolist() for name in "abc"] == [[1.0], [2.0], [3.0]]
+
+
 def test_an_own_function_is_not_given_corrupt_values(tmp_path: Path) -> None:
     path = saved(tmp_path, {"w": torch.full((2, 3), 5.0)})
     data = bytearray(path.read_bytes())

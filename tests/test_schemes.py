@@ -807,6 +807,14 @@ def test_what_a_function_prints_stays_out_of_the_pipe(
     assert capsys.readouterr() == ("", "loading\ndrawing\n")
 
 
+def test_a_function_s_fractions_do_not_become_whole_numbers(tmp_path: Path) -> None:
+    text = user_file(tmp_path, "def f(w): return w.double() + 0.5")
+    assert user_error(text, target((2,), "int64")) == (
+        f"{text} returned float64 values that int64 cannot hold for 0.weight; "
+        "it must change the tensor in place or return one of shape (2)"
+    )
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
@@ -817,6 +825,17 @@ def test_what_a_function_prints_stays_out_of_the_pipe(
         ("def f(w): w.resize_(2)", "{f} made a tensor of shape (2) for 0.weight; "
          "it must change the tensor in place or return one of shape (8, 4)"),
         ("def f(w): return w * 1j", "{f} returned complex numbers for 0.weight; "
+         "it must change the tensor in place or return one of shape (8, 4)"),
+        ("import torch\ndef f(w): return w.to_sparse()", "{f} returned a sparse_coo tensor for 0.weight; "
+         "it must change the tensor in place or return one of shape (8, 4)"),
+        ("import torch\ndef f(w): return w.to('meta')", "{f} returned a meta tensor for 0.weight; "
+         "it must change the tensor in place or return one of shape (8, 4)"),
+        ("import torch, warnings\nwarnings.simplefilter('ignore')\n"
+         "def f(w): return torch.quantize_per_tensor(w, 1.0, 0, torch.qint8)",
+         "{f} returned a quantized tensor for 0.weight; "
+         "it must change the tensor in place or return one of shape (8, 4)"),
+        ("def f(w): return w.double() + 1e300",
+         "{f} returned float64 values that float32 cannot hold for 0.weight; "
          "it must change the tensor in place or return one of shape (8, 4)"),
         ("def f(w):\n    x = 1\n    return x / 0",
          "{f} failed for 0.weight: ZeroDivisionError: division by zero (line 3)"),

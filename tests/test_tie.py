@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +224,40 @@ def test_the_flat_weights_of_an_lstm_follow(tmp_path: Path) -> None:
         assert one is other
         assert getattr(second, name) is one
     assert same(second(torch.ones(2, 1, 3))[0], before[0](torch.ones(2, 1, 3))[0])
+
+
+class Remembering(nn.Module):
+    """Holds its parameters once more in plain attributes of many kinds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(2, 2, bias=False)
+        self.b = nn.Linear(2, 2, bias=False)
+        self.c = nn.Parameter(torch.zeros(2, 2))
+        self.d = nn.Parameter(torch.ones(2, 2))
+        self.kept = {"deep": [[(self.d, 1)]], "ordered": OrderedDict(x=self.d)}
+        self.inner = (self.a.weight, [self.b.weight])
+
+
+def test_plain_attributes_follow_wherever_they_hold_the_parameter(tmp_path: Path) -> None:
+    after = written_module(tmp_path, tie(opened(tmp_path, Remembering()), "c", "d"))
+    assert after.d is after.c
+    assert after.kept["deep"][0][0][0] is after.c  # type: ignore[index]
+    assert after.kept["ordered"]["x"] is after.c  # type: ignore[index]
+
+
+def test_attributes_of_the_modules_around_follow_too(tmp_path: Path) -> None:
+    after = written_module(tmp_path, tie(opened(tmp_path, Remembering()), "a", "b"))
+    assert after.b.weight is after.a.weight
+    assert after.inner[0] is after.inner[1][0] is after.a.weight  # type: ignore[index]
+
+
+def test_attributes_of_a_module_used_twice_are_copied_for_the_use_that_changes(tmp_path: Path) -> None:
+    shared = Remembering()
+    after = written_module(tmp_path, tie(opened(tmp_path, nn.Sequential(shared, shared)), "1.c", "1.d"))
+    assert after[1].kept["deep"][0][0][0] is after[1].d is after[1].c  # type: ignore[index,union-attr]
+    assert after[0].kept["deep"][0][0][0] is after[0].d  # type: ignore[index,union-attr]
+    assert same(after[0].d, shared.d)  # type: ignore[index,union-attr,arg-type]
 
 
 def test_untying_a_module_gives_each_its_own_object(tmp_path: Path) -> None:

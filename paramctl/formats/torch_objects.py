@@ -205,15 +205,16 @@ def _module_state(node: Call, here: Step) -> Step | None:
         step, found = here, state
         if isinstance(state, tuple) and state:
             step, found, i = Step(state, here, i), state[0], 0
-        if _has_module_parts(found):
+        if is_module_state(found):
             return Step(found, step, i)
     given = node.args[0] if isinstance(node.args, tuple) and node.args else None
-    if _has_module_parts(given):  # torch.fx.GraphModule is rebuilt from its attributes
+    if is_module_state(given):  # torch.fx.GraphModule is rebuilt from its attributes
         return Step(given, Step(node.args, here, -1), 0)
     return None
 
 
-def _has_module_parts(node: object) -> bool:
+def is_module_state(node: object) -> bool:
+    """Whether a node holds the attributes of a `torch.nn.Module`."""
     return isinstance(node, Dict) and node.get("_parameters") is not None and node.get("_modules") is not None
 
 
