@@ -63,7 +63,7 @@ def check_editable(checkpoint: Checkpoint, indices: Iterable[int], named: Iterab
     tangled = {i for group in overlaps(checkpoint) if not chosen.issuperset(group) for i in group}
     for index in indices:
         param = checkpoint.params[index]
-        _check_plain(param)
+        check_plain(param)
         others = [i for i in overlapping(checkpoint, index) if i not in chosen] if index in tangled else []
         if others:
             paths = ", ".join(checkpoint.labels[i] or "." for i in others[:5])
@@ -73,7 +73,8 @@ def check_editable(checkpoint: Checkpoint, indices: Iterable[int], named: Iterab
             )
 
 
-def _check_plain(param: Param) -> None:
+def check_plain(param: Param) -> None:
+    """Raise UsageError unless a param is one view of saved bytes in which every element can differ."""
     name = param.path or "."
     if not param.is_plain:
         why = "" if param.storage is not None or param.components else ", and no values are saved for it"

@@ -49,7 +49,7 @@ def preview(checkpoint: Checkpoint, param: Param, index: Index = (), *, full: bo
     """The values of `param[index]`: all, if they are few or `full`, or those at the edges.
 
     Values that repeat (stride 0) are never all written out. Raises FormatError where a checksum is
-    wrong, Unsupported where there are no values to read.
+    wrong, UsageError where there are no values to read, Unsupported where there are too many axes.
     """
     storage = storage_of(checkpoint, param)
     view = narrow(param, index)

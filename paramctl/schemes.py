@@ -564,7 +564,8 @@ def _from_user(user: UserFunction, target: Target, current: bytes | None) -> tor
     found = result.detach().cpu().resolve_conj().resolve_neg()
     plain = found.to(dtype)
     if found.dtype != dtype and not _same_values(plain, found):
-        raise _wrong_return(user, target, f"returned {str(found.dtype)[6:]} values that {target.dtype.name} cannot hold")
+        kind = str(found.dtype)[6:]
+        raise _wrong_return(user, target, f"returned {kind} values that {target.dtype.name} cannot hold")
     return plain.contiguous()  # type: ignore[no-any-return]
 
 

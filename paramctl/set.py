@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from paramctl import npy
-from paramctl.changes import Change, Edit, also_tied, check_editable, stale_moments
+from paramctl.changes import Change, Edit, also_tied, check_editable, check_plain, stale_moments
 from paramctl.checkpoint import Checkpoint, Leaf, Param
 from paramctl.dtypes import DType
 from paramctl.errors import NoMatch, ParamctlError, UsageError
@@ -76,6 +76,7 @@ def parse(checkpoint: Checkpoint, text: str) -> Assignment:
         left, op, right = text[: match.start()].strip(), match["op"], text[match.end() :].strip()
         try:
             index, part = _target(checkpoint, left)
+            check_plain(checkpoint.params[index])
             value = _value(checkpoint, right)
         except (NoMatch, UsageError) as error:
             failure = failure or error
@@ -111,6 +112,8 @@ def _value(checkpoint: Checkpoint, text: str) -> Value:
     index, part = _target(checkpoint, text)
     param = checkpoint.params[index]
     storage_of(checkpoint, param)
+    if not param.is_plain:
+        raise UsageError(f"{param.path or '.'} is a {param.layout} tensor, and its stored numbers are not its values")
     return Value(narrow(param, part).shape, param=index, part=part)
 
 

@@ -25,7 +25,7 @@ def read_values(checkpoint: Checkpoint, param: Param) -> Array:
     """Every value of `param`, in its shape, as a new array in C order.
 
     The CRC-32 of the whole storage is checked first where the file has one. Raises FormatError if it
-    does not match, Unsupported where there are no values to read (meta and composite tensors).
+    does not match, UsageError where there are no values to read (meta and composite tensors).
     """
     storage_of(checkpoint, param).check(str(param.storage))
     return read_index(checkpoint, param, ())
@@ -85,12 +85,12 @@ def with_values(storage: Storage, param: Param, make: Callable[[], Buffer]) -> S
 
 
 def storage_of(checkpoint: Checkpoint, param: Param) -> Storage:
-    """The storage that holds a param's values. Raises Unsupported where the file has none."""
+    """The storage that holds a param's values. Raises UsageError where the file has none."""
     if param.storage is None:
         what = "is a meta tensor: no values are saved for it"
         if param.components:
             what = f"is {param.layout}: its values are in " + ", ".join(c.path for c in param.components)
-        raise Unsupported(f"{param.path or '.'} {what}")
+        raise UsageError(f"{param.path or '.'} {what}")
     return checkpoint.storages[param.storage]
 
 

@@ -129,17 +129,25 @@ def test_a_value_may_be_another_path(tmp_path: Path) -> None:
         ("wide = 1", UsageError, "wide (2 × 3) repeats fewer values over its shape (stride 0), so its elements cannot "
          "differ; save it from your program after .clone()"),
         ("sparse = 1", UsageError, "sparse cannot be changed: it is a sparse_coo tensor"),
-        ("w = sparse", Unsupported, "sparse is sparse_coo: its values are in sparse.indices, sparse.values"),
+        ("w = sparse", UsageError, "sparse is sparse_coo: its values are in sparse.indices, sparse.values"),
+        ("nested = 1", UsageError, "nested cannot be changed: it is a nested tensor"),
+        ("w = nested", UsageError, "nested is nested: its values are in nested.buffer, nested.sizes, nested.strides, "
+         "nested.offsets"),
+        ("w[0] = q", UsageError, "q is a quantized tensor, and its stored numbers are not its values"),
+        ("meta = 1", UsageError, "meta cannot be changed: it is a meta tensor, and no values are saved for it"),
         ("part = 1", UsageError,
          "part shares some of its bytes with whole; name them all, or 'paramctl untie' first"),
     ],
 )  # fmt: skip
+@pytest.mark.filterwarnings("ignore")  # torch: nested and quantized tensors are on their way out
 def test_what_is_refused(tmp_path: Path, statement: str, kind: type[ParamctlError], message: str) -> None:
     whole = torch.ones(4)
     made = {
         "w": GRID, "h": torch.tensor([0.5, 1.5, 2.5], dtype=torch.float16), "layer": {"b": torch.ones(3)}, "epoch": 3,
         "i": torch.tensor([7, 250], dtype=torch.uint8), "wide": torch.ones(1, 3).expand(2, 3), "whole": whole,
-        "part": whole[1:3], "sparse": torch.eye(3).to_sparse(),
+        "part": whole[1:3], "sparse": torch.eye(3).to_sparse(), "meta": torch.ones(2, device="meta"),
+        "nested": torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(4, 3)]),
+        "q": torch.quantize_per_tensor(torch.ones(4), 0.1, 0, torch.qint8),
     }  # fmt: skip
     assert refused(kind, opened(tmp_path, made), statement) == message
 

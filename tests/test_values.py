@@ -252,4 +252,4 @@ def test_composite_tensors_have_no_values_of_their_own() -> None:
     part = param("float32", (1,))._replace(path="w.values")
     view = Param("w", "tensor", BY_NAME["float32"], (3,), (1,), None, layout="sparse_coo", components=(part,))
     message = "w is sparse_coo: its values are in w.values"
-    assert refused(Unsupported, read_values, checkpoint(view, storage(b"")), view) == message
+    assert refused(UsageError, read_values, checkpoint(view, storage(b"")), view) == message

@@ -661,7 +661,7 @@ def test_overlaps_and_repeats_are_refused(tmp_path: Path) -> None:
 
 def test_a_meta_tensor_has_no_values(tmp_path: Path) -> None:
     checkpoint = listing(saved(tmp_path / "x.pt", {"a": torch.empty(2, device="meta")}))
-    assert refused(Unsupported, read_values, checkpoint, checkpoint.params[0]) == (
+    assert refused(UsageError, read_values, checkpoint, checkpoint.params[0]) == (
         "a is a meta tensor: no values are saved for it"
     )
 
