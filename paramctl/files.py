@@ -82,6 +82,7 @@ def destination(target: NewFile | InPlace) -> tuple[Path, os.stat_result | None]
         previous = None
     except OSError as error:
         raise FileError(f"cannot write: {error.strerror}", file=str(path)) from None
+    _check_unshared(path, real, previous, hint="name another file, or remove this one first")
     if previous is not None:
         if not stat.S_ISREG(previous.st_mode):
             kind = "a directory" if stat.S_ISDIR(previous.st_mode) else "not a regular file"
@@ -97,20 +98,20 @@ def destination(target: NewFile | InPlace) -> tuple[Path, os.stat_result | None]
 def _destination_in_place(source: Source) -> tuple[Path, os.stat_result]:
     if source.path is None:
         raise UsageError("standard input has no place to write back to", hint="use -o FILE instead of -i")
-    named, real = Path(source.name), source.path
-    if named.is_symlink() and _content_addressed(real):
-        raise UsageError(
-            f"is a link into a model cache ({real}), which other links share",
-            hint="write a copy with -o FILE",
-        )
-    info = os.fstat(source.fileno())
-    if info.st_nlink > 1:
-        raise UsageError(
-            f"has {info.st_nlink} names (hard links), and replacing it would part them",
-            hint="write a copy with -o FILE",
-        )
+    named, real, info = Path(source.name), source.path, os.fstat(source.fileno())
+    _check_unshared(named, real, info, hint="write a copy with -o FILE")
     _check_writable(named, real)
     return real, info
+
+
+def _check_unshared(named: Path, real: Path, info: os.stat_result | None, *, hint: str) -> None:
+    """Raise UsageError for a file that is known by other names too; `info` is None where there is none yet."""
+    if named.is_symlink() and _content_addressed(real):
+        what = f"is a link into a model cache ({real}), which other links share"
+        raise UsageError(what, hint=hint, file=str(named))
+    if info is not None and stat.S_ISREG(info.st_mode) and info.st_nlink > 1:
+        what = f"has {info.st_nlink} names (hard links), and replacing it would part them"
+        raise UsageError(what, hint=hint, file=str(named))
 
 
 def _content_addressed(path: Path) -> bool:

@@ -398,6 +398,12 @@ def test_a_file_with_several_names_or_in_a_model_cache_is_not_replaced(run: Run,
         "",
         f"paramctl: {model}: has 2 names (hard links), and replacing it would part them; write a copy with -o FILE\n",
     )
+    assert run("init", model, "-o", other, "-f") == (
+        2,
+        "",
+        f"paramctl: {other}: has 2 names (hard links), and replacing it would part them; "
+        "name another file, or remove this one first\n",
+    )
     assert files(model.parent) == before
     other.unlink()
     blobs = model.parent / "blobs"
