@@ -52,11 +52,12 @@ def write(segments: Iterable[Segment], target: Target, sources: Iterable[Source]
     """
     sources = tuple(sources)
     if isinstance(target, Stream):
-        written = _emit(segments, target.fd)
+        with _reported("standard output"):
+            written = _emit(segments, target.fd)
         _check_unchanged(sources)
         return written
     path, previous = destination(target)
-    with _reported(path), _temporary(path) as (fd, name):
+    with _reported(str(path)), _temporary(path) as (fd, name):
         written = _emit(segments, fd)
         _restore(fd, previous)
         os.fsync(fd)
@@ -128,13 +129,15 @@ def _check_writable(named: Path, real: Path) -> None:
 
 
 @contextlib.contextmanager
-def _reported(path: Path) -> Iterator[None]:
-    """Say an operating system's refusal in one line that names the file."""
+def _reported(file: str) -> Iterator[None]:
+    """Say an operating system's refusal in one line that names the file. A reader that is gone is no refusal."""
     try:
         yield
+    except BrokenPipeError:
+        raise
     except OSError as error:
         hint = "make room there or write elsewhere with -o" if error.errno in _NO_ROOM else ""
-        raise FileError(f"cannot write: {error.strerror}", hint=hint, file=str(path)) from error
+        raise FileError(f"cannot write: {error.strerror}", hint=hint, file=file) from error
 
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -65,7 +65,7 @@ def target_of(checkpoint: Checkpoint, asked: Asked, form: Format | None) -> Targ
             raise UsageError(
                 "a checkpoint is not written to a terminal", hint="give -o FILE, or -i to replace FILE, or use a pipe"
             )
-        return formats.Stream(1)
+        return formats.Stream(output.take_over())
     path = Path(asked.output or "")
     own = form or formats.BY_NAME[checkpoint.format]
     usual = formats.by_suffix(path)

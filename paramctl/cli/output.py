@@ -206,6 +206,20 @@ def write(text: str) -> None:
         raise FileError(f"cannot write: {error.strerror}", file="standard output") from None
 
 
+def take_over() -> int:
+    """A new descriptor of standard output, for bytes that nothing else may be mixed with.
+
+    Whatever anybody prints from now on, a C library or a process of a person's own code too, goes to
+    standard error: it cannot be undone, as C libraries write what they still hold at the very end.
+    Raises FileError where standard output is closed.
+    """
+    if sys.stdout is None:
+        raise FileError("is closed", hint="give -o FILE", file="standard output")
+    fd = os.dup(1)
+    os.dup2(2, 1)
+    return fd
+
+
 def silence() -> None:
     """Send what is still buffered for standard output nowhere; else Python complains at its end."""
     nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -141,7 +141,7 @@ def _save(checkpoint: Checkpoint, named: list[Named], out: str | None, force: bo
     if out in (None, "-"):
         if output.stdout_is_terminal():
             raise UsageError("a .npy file is not for a terminal", hint="add -o FILE, or a pipe")
-        target = Stream(1)
+        target = Stream(output.take_over())
     else:
         target = NewFile(Path(str(out)), force)
     dtype = npy.save(checkpoint, param, index, target)
