@@ -15,6 +15,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from paramctl import __version__
 from paramctl.cli import output
 from paramctl.errors import FileError, ParamctlError
 
@@ -81,9 +82,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
-        output.write(f"paramctl {version('paramctl')}\n")
+        output.write(f"paramctl {__version__}\n")
         raise typer.Exit
 
 

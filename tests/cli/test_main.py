@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from paramctl import cli, errors, formats
+from paramctl import __version__, cli, errors, formats
 from paramctl.cli import CHANGE, LOOK, options
 
 Run = Callable[..., tuple[int, str, str]]
@@ -73,6 +73,13 @@ def test_alone_it_prints_help(run: Run) -> None:
     code, out, err = run()
     assert (code, err) == (0, "")
     assert out == run("--help")[1] == run("-h")[1]
+
+
+def test_the_version_is_that_of_the_package_installed_or_not(spawn: Spawn) -> None:
+    done = spawn("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"paramctl {__version__}\n".encode(), b"")
+    changelog = Path(__file__).parents[2] / "CHANGELOG.md"
+    assert f"## {__version__}\n" in changelog.read_text()
 
 
 @pytest.mark.parametrize("name", [*LOOK, *CHANGE])
