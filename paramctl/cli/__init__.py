@@ -171,8 +171,9 @@ def _explain(error: BaseException) -> int:
 
 
 def _say(what: str, hint: str = "", file: str = "", *, code: int) -> int:
-    parts = ["paramctl: ", f"{output.escape(file)}: " if file else "", output.escape(what)]
-    output.note("".join([*parts, f"; {output.escape(hint)}" if hint else ""]))
+    where = f"{output.escape(file)}: " if file else ""
+    todo = f"; {output.sentence(hint)}" if hint else ""
+    output.note(f"paramctl: {where}{output.sentence(what)}{todo}")
     return code
 
 

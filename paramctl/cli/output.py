@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import io
 import os
+import re
 import shutil
 import sys
 import unicodedata
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 When = Literal["auto", "always", "never"]
 
 LIMIT = 500  # characters of one name that a terminal or an error message shows
+SENTENCE = 50_000  # characters of a whole message: our own words are all read, but no file makes it endless
 RICH_LINES = 2000  # Rich takes ten times as long as plain lines do, which shows from here on
 NARROW = 24  # columns that text keeps, however small the terminal
 BATCH = 2000  # lines written at a time
@@ -57,6 +59,14 @@ def escape(text: str, limit: int | None = LIMIT) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else _spelled(c) for c in text)
+
+
+def sentence(text: str) -> str:
+    """`text` of our own on one line, with names from a file in it: those, not the text, lose their middle."""
+    return escape(_LONG_WORD.sub(lambda word: elide(word[0], LIMIT), text), SENTENCE)
+
+
+_LONG_WORD = re.compile(rf"\S{{{LIMIT + 1},}}")  # we write none
 
 
 def elide(text: str, width: int) -> str:

@@ -302,7 +302,7 @@ class _Page:
         try:
             shown = preview(self.checkpoint, param, index, full=self.full)
         except Unsupported as error:
-            yield _fact("values", output.escape(str(error)))
+            yield _fact("values", output.sentence(str(error)))
             return
         yield _fact("values", self.remark(param, shown))
         for line in text_lines(shown, self.precision, self.width - 2):
