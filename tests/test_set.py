@@ -240,6 +240,20 @@ def test_stale_moments_are_said(tmp_path: Path) -> None:
     assert set(checkpoint, "optimizer.state.0.exp_avg = 0").notes == ()
 
 
+def test_a_gradient_says_nothing_of_the_optimizer(tmp_path: Path) -> None:
+    net = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.Adam(net.parameters())
+    net(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    grads = {name: param.grad for name, param in net.named_parameters()}
+    made = {"model": net.state_dict(), "grads": grads, "optimizer": optimizer.state_dict()}
+    checkpoint = opened(tmp_path, made)
+    assert set(checkpoint, "grads.weight = 0").notes == ()
+    assert set(checkpoint, "grads.weight = 0", "bias = 0").notes == (
+        "the optimizer state in this file still belongs to the old values",
+    )
+
+
 # --- arithmetic ----------------------------------------------------------------------------------
 
 TORCHS: dict[str, Callable[[torch.Tensor, Any], torch.Tensor]] = {
