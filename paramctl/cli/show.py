@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -85,6 +86,8 @@ def _named(checkpoint: Checkpoint, text: str) -> list[Named]:
     """What a PATH[INDEX] names: params, or scalars where there are none."""
     from paramctl.paths import no_match, readings, select
 
+    if exact := _exactly_named(checkpoint, text):
+        return [exact]
     path = text
     for path, index in readings(text):
         if not path:
@@ -97,6 +100,23 @@ def _named(checkpoint: Checkpoint, text: str) -> list[Named]:
         if scalars and not index:
             return [(leaf, ()) for leaf in scalars]
     raise failure if path else no_match(checkpoint, text)
+
+
+def _exactly_named(checkpoint: Checkpoint, text: str) -> Named | None:
+    """The one entry whose name looks like something else, such as `@names[0]`, or is empty, as a bare tensor's is."""
+    from paramctl.paths import find, find_part
+
+    if not text:
+        try:
+            return find(checkpoint, text), ()
+        except NoMatch:
+            what = "the empty path names a tensor that has no name, and this file has none"
+            raise NoMatch(what, hint="'paramctl ls' lists what it has") from None
+    if text.startswith(("@", "!", "re:")):
+        with suppress(NoMatch, UsageError):
+            entry, index = find_part(checkpoint, text)
+            return (entry, index) if isinstance(entry, int) or not index else None
+    return None
 
 
 def _scalars(checkpoint: Checkpoint, path: str) -> list[Leaf]:
