@@ -270,6 +270,7 @@ def test_npy_of_what_numpy_has_no_dtype_for(run: Run, tmp_path: Path, name: str)
     np.testing.assert_array_equal(np.load(out), values.astype(np.float32))
 
 
+@pytest.mark.filterwarnings("ignore:ComplexHalf")  # torch says once a process that it is experimental
 def test_npy_of_views(run: Run, tmp_path: Path) -> None:
     base = torch.arange(12.0).reshape(3, 4)
     file, out = tmp_path / "x.pt", tmp_path / "w.npy"
