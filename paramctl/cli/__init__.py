@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 
 from paramctl import __version__
 from paramctl.cli import output
-from paramctl.errors import FileError, ParamctlError
+from paramctl.errors import FileError, ParamctlError, Stopped
 
 # Each command is the function of that name in the file of that name. A file is imported when its
 # command runs or its help is shown: start-up pays for one command, not for all.
@@ -26,14 +26,6 @@ CHANGE = ("init", "set", "tie", "untie", "convert")
 
 # Typer 0.26 has no public name for the class of all usage errors; BadParameter is one of them.
 _UsageMistake: type[Exception] = typer.BadParameter.__bases__[0]
-
-
-class Stopped(BaseException):
-    """A signal asks the command to clean up and end; no `except Exception` may hold it up."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signum)
-        self.signum = signum
 
 
 class Commands(TyperGroup):
@@ -198,6 +190,7 @@ def _signals() -> Iterator[None]:
     """
 
     def stop(signum: int, frame: FrameType | None) -> None:
+        """End whatever is being done."""
         raise Stopped(signum)
 
     def again(lost: sys.UnraisableHookArgs) -> None:

@@ -215,6 +215,25 @@ def test_nothing_that_a_persons_function_prints_gets_into_the_checkpoint(model: 
     assert model.with_name("out.pt").read_bytes() == expected.read_bytes()
 
 
+def test_a_persons_function_that_ends_oddly_is_named(model: Path) -> None:
+    model.with_name("my.py").write_text("class Odd(BaseException): pass\ndef f(w):\n    raise Odd('no')\n")
+    assert shell("paramctl init net.pt -l 0.bias -s my.py:f -o out.pt", model.parent) == (
+        2,
+        b"",
+        b"paramctl: net.pt: my.py:f failed for 0.bias: Odd: no (line 3)\n",
+    )
+    assert sorted(files(model.parent)) == ["my.py", "net.pt"]
+
+
+@pytest.mark.parametrize(("signal", "code", "word"), [("SIGINT", 130, b"interrupted"), ("SIGTERM", 143, b"terminated")])
+def test_a_signal_while_a_persons_function_runs(model: Path, signal: str, code: int, word: bytes) -> None:
+    source = f"import os, signal, time\ndef f(w):\n    os.kill(os.getpid(), signal.{signal})\n    time.sleep(60)\n"
+    model.with_name("my.py").write_text(source)
+    line = "paramctl init net.pt -l 0.bias -s my.py:f -o out.pt"
+    assert shell(line, model.parent) == (code, b"", b"paramctl: " + word + b"\n")
+    assert sorted(files(model.parent)) == ["my.py", "net.pt"]
+
+
 @pytest.mark.parametrize("out", [[], ["-o", "-"]])
 def test_a_terminal_never_gets_binary(model: Path, out: list[str]) -> None:
     for verb in ("init", "convert"):
