@@ -115,6 +115,7 @@ class UserFunction:
 
     @property
     def text(self) -> str:
+        """How one would write it: `my_init.py:my_init`."""
         return f"{self.file}:{self.name}"
 
     @cached_property

@@ -48,6 +48,7 @@ class Source:
             self._fd = -1
 
     def fileno(self) -> int:
+        """The open descriptor, which stays this object's own."""
         return self._fd
 
     def read(self, offset: int, nbytes: int) -> bytes:

@@ -137,15 +137,13 @@ def totals_text(tensors: int, unique: int, numel: int, nbytes: int) -> str:
 
 
 def stdin_is_terminal() -> bool:
+    """Whether somebody would have to type what is read from standard input."""
     return _is_terminal(0)
 
 
 def stdout_is_terminal() -> bool:
+    """Whether somebody looks at standard output; no program reads it then, and no bytes may go there."""
     return sys.stdout is not None and sys.stdout.isatty()
-
-
-def stderr_is_terminal() -> bool:
-    return sys.stderr is not None and sys.stderr.isatty()
 
 
 def _is_terminal(fd: int) -> bool:

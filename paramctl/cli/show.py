@@ -233,12 +233,14 @@ class _Page:
 
     @cached_property
     def about(self) -> Mapping[int, tuple[Observed, ...]]:
+        """The gradients and moments that are stored for each param."""
         from paramctl.observations import observed
 
         return observed(self.checkpoint)
 
     @cached_property
     def users(self) -> Counter[str | None]:
+        """How many params lie in each storage."""
         return Counter(param.storage for param in self.checkpoint.params)
 
     def lines(self, named: list[Named]) -> Iterator[Line]:
@@ -252,12 +254,14 @@ class _Page:
                 yield from self.scalar(entry)
 
     def scalar(self, leaf: Leaf) -> Iterator[Line]:
+        """The lines of an entry that is no tensor."""
         yield Line((output.escape(leaf.path) or ".",), ("bold",))
         kind = "object" if leaf.is_object else type(leaf.value).__name__
         yield _fact("kind", "none" if leaf.value is None else kind)
         yield _fact("value", output.escape(output.json_text(leaf.value), None if self.full else output.LIMIT))
 
     def param(self, at: int, index: Index) -> Iterator[Line]:
+        """The lines of a tensor: what is known of it, its values, and those of its components."""
         from paramctl.indexing import index_text
 
         param = self.checkpoint.params[at]
@@ -287,6 +291,7 @@ class _Page:
         yield from self.sharing(at)
 
     def observations(self, at: int, param: Param) -> Iterator[tuple[str, str]]:
+        """What is stored for a param beside it: its gradient, and what an optimizer remembers."""
         if param.kind == "optimizer":
             return
         stored = _stored_for(self.checkpoint, at, self.about)
@@ -311,9 +316,11 @@ class _Page:
             yield "overlaps", ", ".join(views)
 
     def path(self, at: int) -> str:
+        """A param's path as it is printed."""
         return output.escape(self.checkpoint.params[at].path) or "."
 
     def values(self, param: Param, index: Index) -> Iterator[Line]:
+        """The values, or why there are none to print."""
         from paramctl.preview import preview, text_lines
 
         if param.storage is None:
