@@ -187,6 +187,20 @@ def test_an_edit_with_descriptors_closed_writes_the_right_file(model: Path, clos
     assert out.read_bytes() == expected.read_bytes()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc/self/fd here")
+def test_no_file_of_ours_gets_the_number_of_a_closed_descriptor(model: Path) -> None:
+    model.with_name("my.py").write_text(
+        "import os, pathlib\n"
+        "held = [os.readlink(f'/proc/self/fd/{n}') for n in range(3)]\n"
+        "pathlib.Path('held').write_text(' '.join(held))\n"
+        "def f(w): w.fill_(3)\n"
+    )
+    line = "paramctl init net.pt -l 0.bias -s my.py:f -i <&- >&- 2>&-"
+    assert shell(line, model.parent) == (0, b"", b"")
+    assert model.with_name("held").read_text() == "/dev/null /dev/null /dev/null"
+    assert loaded(model)["0.bias"].tolist() == [3.0, 3.0]
+
+
 PRINTS = """
 import ctypes, os, subprocess, sys
 print("loaded")
