@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from paramctl.errors import FileError, FormatError, NoMatch, ParamctlError, Unsupported, UsageError
     from paramctl.schemes import seed_for
 
+__version__ = "0.1.0"
+
 __all__ = [
     "FileError",
     "FormatError",

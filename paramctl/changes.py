@@ -7,15 +7,19 @@ from typing import NamedTuple
 
 from paramctl.checkpoint import Checkpoint, Param
 from paramctl.errors import UsageError
+from paramctl.observations import gradient_owners
 from paramctl.ties import overlapping, overlaps
 
 
 class Change(NamedTuple):
-    """One param that has new values or a new storage. `also` are the paths tied to it."""
+    """One param that has new values or a new storage. `also` are the paths tied to it.
+
+    A `role` and fans are said of what was drawn; they are None where there are none.
+    """
 
     path: str
     how: str
-    role: str = ""
+    role: str | None = None
     fan_in: int | None = None
     fan_out: int | None = None
     also: tuple[str, ...] = ()
@@ -88,10 +92,12 @@ def check_plain(param: Param) -> None:
 
 def stale_moments(checkpoint: Checkpoint, changed: Iterable[int]) -> tuple[str, ...]:
     """A note, where a model's params changed and an optimizer's memory of the old values lies beside them."""
-    kinds = {checkpoint.params[i].kind for i in changed}
-    if kinds - {"optimizer"} and any(param.kind == "optimizer" for param in checkpoint.params):
-        return ("the optimizer state in this file still belongs to the old values",)
-    return ()
+    if not any(param.kind == "optimizer" for param in checkpoint.params):
+        return ()
+    values = {i for i in changed if checkpoint.params[i].kind != "optimizer"}
+    if not values.difference(gradient_owners(checkpoint)):
+        return ()
+    return ("the optimizer state in this file still belongs to the old values",)
 
 
 def _dims(param: Param) -> str:

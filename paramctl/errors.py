@@ -7,6 +7,8 @@ ParamctlError
     ├── FormatError          its bytes are not what its format promises
     └── Unsupported          its bytes are fine, but paramctl cannot do this with them
 
+Stopped is none of them: nothing went wrong, a signal asks the command to end.
+
 Every message is one line: what is wrong, where, and what to do.
 """
 
@@ -56,3 +58,11 @@ class FormatError(FileError):
 
 class Unsupported(FileError):
     """The file is sound, but what was asked cannot be done with it."""
+
+
+class Stopped(BaseException):
+    """A signal asks the command to clean up and end; no `except Exception` may hold it up."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum

@@ -52,11 +52,12 @@ def write(segments: Iterable[Segment], target: Target, sources: Iterable[Source]
     """
     sources = tuple(sources)
     if isinstance(target, Stream):
-        written = _emit(segments, target.fd)
+        with _reported("standard output"):
+            written = _emit(segments, target.fd)
         _check_unchanged(sources)
         return written
     path, previous = destination(target)
-    with _reported(path), _temporary(path) as (fd, name):
+    with _reported(str(path)), _temporary(path) as (fd, name):
         written = _emit(segments, fd)
         _restore(fd, previous)
         os.fsync(fd)
@@ -82,6 +83,7 @@ def destination(target: NewFile | InPlace) -> tuple[Path, os.stat_result | None]
         previous = None
     except OSError as error:
         raise FileError(f"cannot write: {error.strerror}", file=str(path)) from None
+    _check_unshared(path, real, previous, hint="name another file, or remove this one first")
     if previous is not None:
         if not stat.S_ISREG(previous.st_mode):
             kind = "a directory" if stat.S_ISDIR(previous.st_mode) else "not a regular file"
@@ -97,20 +99,20 @@ def destination(target: NewFile | InPlace) -> tuple[Path, os.stat_result | None]
 def _destination_in_place(source: Source) -> tuple[Path, os.stat_result]:
     if source.path is None:
         raise UsageError("standard input has no place to write back to", hint="use -o FILE instead of -i")
-    named, real = Path(source.name), source.path
-    if named.is_symlink() and _content_addressed(real):
-        raise UsageError(
-            f"is a link into a model cache ({real}), which other links share",
-            hint="write a copy with -o FILE",
-        )
-    info = os.fstat(source.fileno())
-    if info.st_nlink > 1:
-        raise UsageError(
-            f"has {info.st_nlink} names (hard links), and replacing it would part them",
-            hint="write a copy with -o FILE",
-        )
+    named, real, info = Path(source.name), source.path, os.fstat(source.fileno())
+    _check_unshared(named, real, info, hint="write a copy with -o FILE")
     _check_writable(named, real)
     return real, info
+
+
+def _check_unshared(named: Path, real: Path, info: os.stat_result | None, *, hint: str) -> None:
+    """Raise UsageError for a file that is known by other names too; `info` is None where there is none yet."""
+    if named.is_symlink() and _content_addressed(real):
+        what = f"is a link into a model cache ({real}), which other links share"
+        raise UsageError(what, hint=hint, file=str(named))
+    if info is not None and stat.S_ISREG(info.st_mode) and info.st_nlink > 1:
+        what = f"has {info.st_nlink} names (hard links), and replacing it would part them"
+        raise UsageError(what, hint=hint, file=str(named))
 
 
 def _content_addressed(path: Path) -> bool:
@@ -127,13 +129,15 @@ def _check_writable(named: Path, real: Path) -> None:
 
 
 @contextlib.contextmanager
-def _reported(path: Path) -> Iterator[None]:
-    """Say an operating system's refusal in one line that names the file."""
+def _reported(file: str) -> Iterator[None]:
+    """Say an operating system's refusal in one line that names the file. A reader that is gone is no refusal."""
     try:
         yield
+    except BrokenPipeError:
+        raise
     except OSError as error:
         hint = "make room there or write elsewhere with -o" if error.errno in _NO_ROOM else ""
-        raise FileError(f"cannot write: {error.strerror}", hint=hint, file=str(path)) from error
+        raise FileError(f"cannot write: {error.strerror}", hint=hint, file=file) from error
 
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

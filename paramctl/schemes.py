@@ -26,7 +26,7 @@ from types import CodeType, MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from paramctl.dtypes import DType
-from paramctl.errors import UsageError
+from paramctl.errors import Stopped, UsageError
 from paramctl.initializers import (
     SCHEMES,
     Argument,
@@ -115,6 +115,7 @@ class UserFunction:
 
     @property
     def text(self) -> str:
+        """How one would write it: `my_init.py:my_init`."""
         return f"{self.file}:{self.name}"
 
     @cached_property
@@ -595,12 +596,22 @@ def _run(user: UserFunction, tensor: torch.Tensor, target: Target) -> object:
                 function = user.function
             with _own_generators(seed_for(target.seed, target.path)):
                 return function(tensor, target.path) if _takes_path(function) else function(tensor)
-    except UsageError:
+    except (UsageError, Stopped):
         raise
-    except (Exception, SystemExit) as error:
-        where = _line(error, user.file)
-        what = f"{user.text} failed for {target.path or '.'}: {type(error).__name__}: {error}{where}"
+    except BaseException as error:
+        if type(error) is KeyboardInterrupt:  # Ctrl-C, where paramctl is a library
+            raise
+        what = f"{user.text} failed for {target.path or '.'}: {_said(error)}{_line(error, user.file)}"
         raise UsageError(what) from error
+
+
+def _said(error: BaseException) -> str:
+    """`ValueError: what it says`; an exception of a person's own may fail to say anything."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - whatever its __str__ raises, the first failure is the one to tell
+        text = ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _takes_path(function: Callable[..., Any]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from fractions import Fraction
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-_OPERATOR = re.compile(r"\s*(?P<op>\+=|-=|\*=|/=|=)\s*")
+_OPERATOR = re.compile(r"(?P<op>\+=|-=|\*=|/=|=)\s*")
 
 
 class Assignment(NamedTuple):
@@ -73,9 +74,9 @@ def parse(checkpoint: Checkpoint, text: str) -> Assignment:
     """One statement. Names may hold any character, so the first operator with a name on either side counts."""
     failure: ParamctlError | None = None
     for match in _OPERATOR.finditer(text):
-        left, op, right = text[: match.start()].strip(), match["op"], text[match.end() :].strip()
+        left, op, right = text[: match.start()], match["op"], text[match.end() :].strip()
         try:
-            index, part = _target(checkpoint, left)
+            index, part = _written(checkpoint, left)
             check_plain(checkpoint.params[index])
             value = _value(checkpoint, right)
         except (NoMatch, UsageError) as error:
@@ -88,6 +89,14 @@ def parse(checkpoint: Checkpoint, text: str) -> Assignment:
     raise failure or UsageError(
         f"'{text}' is no assignment", hint="say PATH[INDEX] = VALUE, or with +=, -=, *=, /="
     )
+
+
+def _written(checkpoint: Checkpoint, left: str) -> tuple[int, Index]:
+    """What stands left of an operator: a name with the spaces around it, if there is one, else without them."""
+    for exact in dict.fromkeys((left.removesuffix(" "), left)):  # one space sets the operator off
+        with suppress(NoMatch):
+            return _target(checkpoint, exact)
+    return _target(checkpoint, left.strip())
 
 
 def _target(checkpoint: Checkpoint, text: str) -> tuple[int, Index]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import stat
 import sys
@@ -48,6 +49,7 @@ class Source:
             self._fd = -1
 
     def fileno(self) -> int:
+        """The open descriptor, which stays this object's own."""
         return self._fd
 
     def read(self, offset: int, nbytes: int) -> bytes:
@@ -107,15 +109,22 @@ def open_source(name: str) -> Source:
 
 
 def _open_stdin() -> Source:
-    try:
-        mode = os.fstat(0).st_mode
-    except OSError:
-        raise FileError("standard input is closed", hint="name a FILE") from None
+    if not _is_readable(0):
+        raise FileError("is closed", hint="name a FILE")
+    mode = os.fstat(0).st_mode
     if stat.S_ISREG(mode) and os.lseek(0, 0, os.SEEK_CUR) == 0:
         return Source(os.dup(0), STDIN, None)
     if os.isatty(0):
-        raise FileError("standard input is a terminal", hint="name a FILE or pipe a checkpoint in")
+        raise FileError("is a terminal", hint="name a FILE or pipe a checkpoint in")
     return _spool()
+
+
+def _is_readable(fd: int) -> bool:
+    """Whether a descriptor is open, and for reading: `__main__` fills a closed one with what is not."""
+    try:
+        return fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_WRONLY
+    except OSError:
+        return False
 
 
 def _spool() -> Source:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -77,20 +77,22 @@ class Totals(NamedTuple):
     nbytes: int
 
 
-def build(checkpoint: Checkpoint, chosen: Collection[int] | None = None) -> Node:
-    """The tree of a checkpoint, or of the params at the positions `chosen` alone.
+def build(checkpoint: Checkpoint, chosen: Collection[int] | None = None, others: Collection[str] = ()) -> Node:
+    """The tree of a checkpoint, or of the params at the positions `chosen` and the `others` alone.
 
-    Layers that hold nothing, such as a ReLU, have their place in it too where the file names them.
+    Layers that hold nothing, such as a ReLU, have their place in it too where the file names them. The
+    `others` are the paths of such layers and of scalars.
     """
     root = Node("", checkpoint.modules.get(""))
     layers: dict[str, Node] = {}
     modules = checkpoint.modules
-    named = iter(modules if chosen is None else ())
     tied, params = checkpoint.tied_to, checkpoint.params
+    shown = modules if chosen is None else _leading_to([*others, *(params[i].path for i in chosen)], modules)
+    named = iter(shown)
     in_ties = {*tied, *tied.values()}
     holders: dict[int, Node] = {}
     form_of = _Forms().of
-    for at, entry in _numbered(checkpoint.entries, chosen):
+    for at, entry in _numbered(checkpoint.entries, chosen, others):
         path = entry.path
         above, dot, name = path.rpartition(".")
         if len(path) >= DEPTH and path.count(".") >= DEPTH:
@@ -98,7 +100,7 @@ def build(checkpoint: Checkpoint, chosen: Collection[int] | None = None) -> Node
             above = ".".join(names)
         node = layers.get(above) if dot else root
         if node is None:
-            if above in modules:
+            if above in shown:
                 _add_until(above, named, layers, root, modules)
             node = _add_layer(layers, root, above, modules)
         if not isinstance(entry, Param):
@@ -142,7 +144,15 @@ def part(component: Param) -> Tensor:
     return Tensor(component.path.rpartition(".")[2], component, _Forms().of(component), None)
 
 
-def _numbered(entries: Sequence[Entry], chosen: Collection[int] | None) -> Iterator[tuple[int, Entry]]:
+def _leading_to(paths: Iterable[str], modules: Mapping[str, Module]) -> Mapping[str, Module]:
+    """The layers named by the file that are among `paths`, or hold one of them, in the file's order."""
+    wanted = {name for path in paths for name in (path, path.rpartition(".")[0])}
+    return {name: module for name, module in modules.items() if name in wanted}
+
+
+def _numbered(
+    entries: Sequence[Entry], chosen: Collection[int] | None, others: Collection[str]
+) -> Iterator[tuple[int, Entry]]:
     """The entries to show, each param with its position among the params."""
     at = -1
     for entry in entries:
@@ -150,7 +160,7 @@ def _numbered(entries: Sequence[Entry], chosen: Collection[int] | None) -> Itera
             at += 1
             if chosen is None or at in chosen:
                 yield at, entry
-        elif chosen is None:
+        elif chosen is None or entry.path in others:
             yield -1, entry
 
 

@@ -149,9 +149,11 @@ def test_in_place_through_a_link(tmp_path: Path, old: Path) -> None:
 
 def test_files_of_several_names(tmp_path: Path, old: Path) -> None:
     (tmp_path / "second.pt").hardlink_to(old)
-    assert refused(UsageError, write, InPlace(open_source(str(old)))) == (
-        "has 2 names (hard links), and replacing it would part them; write a copy with -o FILE"
-    )
+    what = f"{old}: has 2 names (hard links), and replacing it would part them"
+    assert refused(UsageError, write, InPlace(open_source(str(old)))) == f"{what}; write a copy with -o FILE"
+    for force in (True, False):
+        message = f"{what}; name another file, or remove this one first"
+        assert refused(UsageError, write, NewFile(old, force)) == message
     assert old.read_bytes() == b"old bytes"
 
 
@@ -163,12 +165,16 @@ def test_links_into_a_cache(tmp_path: Path, folder: str) -> None:
     blob.write_bytes(b"shared")
     link = tmp_path / "model.pt"
     link.symlink_to(blob)
-    assert refused(UsageError, write, InPlace(open_source(str(link)))) == (
-        f"is a link into a model cache ({blob}), which other links share; write a copy with -o FILE"
-    )
+    what = f"{link}: is a link into a model cache ({blob}), which other links share"
+    assert refused(UsageError, write, InPlace(open_source(str(link)))) == f"{what}; write a copy with -o FILE"
+    message = f"{what}; name another file, or remove this one first"
+    assert refused(UsageError, write, NewFile(link, force=True)) == message
     assert blob.read_bytes() == b"shared"
     write(InPlace(open_source(str(blob))))
     assert blob.read_bytes() == b"new"
+    blob.unlink()
+    assert refused(UsageError, write, NewFile(link)) == message
+    assert not blob.exists()
 
 
 @pytest.mark.parametrize("force", [True, False])

@@ -840,6 +840,13 @@ def test_a_function_s_fractions_do_not_become_whole_numbers(tmp_path: Path) -> N
         ("def f(w):\n    x = 1\n    return x / 0",
          "{f} failed for 0.weight: ZeroDivisionError: division by zero (line 3)"),
         ("def f(w):\n    import sys\n    sys.exit(4)", "{f} failed for 0.weight: SystemExit: 4 (line 3)"),
+        ("class Odd(BaseException): pass\ndef f(w): raise Odd('no')", "{f} failed for 0.weight: Odd: no (line 2)"),
+        ("class Odd(BaseException): pass\nraise Odd\ndef f(w): pass", "{f} failed for 0.weight: Odd (line 2)"),
+        ("def f(w): raise GeneratorExit", "{f} failed for 0.weight: GeneratorExit (line 1)"),
+        ("class Mine(KeyboardInterrupt): pass\ndef f(w): raise Mine", "{f} failed for 0.weight: Mine (line 2)"),
+        ("def f(w): raise StopIteration(3)", "{f} failed for 0.weight: StopIteration: 3 (line 1)"),
+        ("class Mute(Exception):\n    def __str__(self): 1 / 0\ndef f(w): raise Mute",
+         "{f} failed for 0.weight: Mute (line 3)"),
         ("x = y\ndef f(w): pass", "{f} failed for 0.weight: NameError: name 'y' is not defined (line 1)"),
         ("def f(): pass",
          "{f} failed for 0.weight: TypeError: f() takes 0 positional arguments but 1 was given"),
@@ -849,6 +856,12 @@ def test_a_function_s_fractions_do_not_become_whole_numbers(tmp_path: Path) -> N
 def test_what_a_function_does_wrong(source: str, message: str, tmp_path: Path) -> None:
     text = user_file(tmp_path, source)
     assert user_error(text, target((8, 4))) == message.format(f=text, file=text.removesuffix(":f"))
+
+
+def test_ctrl_c_is_no_fault_of_a_function(tmp_path: Path) -> None:
+    text = user_file(tmp_path, "def f(w): raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        draw(parse(text), target((2,)))
 
 
 @pytest.mark.parametrize(

@@ -248,6 +248,42 @@ def test_stale_moments_are_said(tmp_path: Path) -> None:
     assert set(checkpoint, "optimizer.state.0.exp_avg = 0").notes == ()
 
 
+@pytest.mark.parametrize(
+    ("statement", "path"),
+    [
+        (" a = 1", " a"), (" a=1", " a"), (" a[0] = 1", " a"), ("a = 1", "a"), ("a=1", "a"), ("\ta = 1", "a"),
+        ("a  = 1", "a "), ("b = 1", "b "), (" 0.bias   = 1 ", "0.bias"), ("  c = 1", "c"),
+    ],
+)  # fmt: skip
+def test_spaces_around_a_name_count_where_there_is_such_a_name(tmp_path: Path, statement: str, path: str) -> None:
+    checkpoint = opened(tmp_path, {name: torch.zeros(2) for name in ("a", " a", "a ", "b ", "0.bias", "c")})
+    assert [change.path for change in set(checkpoint, statement).changed] == [path]
+
+
+def test_no_such_name_with_or_without_spaces(tmp_path: Path) -> None:
+    checkpoint = opened(tmp_path, {"a": torch.zeros(2), " a": torch.zeros(3)})
+    with pytest.raises(NoMatch) as missing:
+        set(checkpoint, "  b = 1")
+    assert str(missing.value) == "no parameter or layer matches 'b'; 'paramctl ls' lists them all"
+    with pytest.raises(UsageError) as outside:
+        set(checkpoint, " a[3] = 1")
+    assert str(outside.value) == "index 3 is out of range for axis 0 of  a (3)"
+
+
+def test_a_gradient_says_nothing_of_the_optimizer(tmp_path: Path) -> None:
+    net = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.Adam(net.parameters())
+    net(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    grads = {name: param.grad for name, param in net.named_parameters()}
+    made = {"model": net.state_dict(), "grads": grads, "optimizer": optimizer.state_dict()}
+    checkpoint = opened(tmp_path, made)
+    assert set(checkpoint, "grads.weight = 0").notes == ()
+    assert set(checkpoint, "grads.weight = 0", "bias = 0").notes == (
+        "the optimizer state in this file still belongs to the old values",
+    )
+
+
 # --- arithmetic ----------------------------------------------------------------------------------
 
 TORCHS: dict[str, Callable[[torch.Tensor, Any], torch.Tensor]] = {

@@ -15,8 +15,9 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from paramctl import __version__
 from paramctl.cli import output
-from paramctl.errors import FileError, ParamctlError
+from paramctl.errors import FileError, ParamctlError, Stopped
 
 # Each command is the function of that name in the file of that name. A file is imported when its
 # command runs or its help is shown: start-up pays for one command, not for all.
@@ -25,14 +26,6 @@ CHANGE = ("init", "set", "tie", "untie", "convert")
 
 # Typer 0.26 has no public name for the class of all usage errors; BadParameter is one of them.
 _UsageMistake: type[Exception] = typer.BadParameter.__bases__[0]
-
-
-class Stopped(BaseException):
-    """A signal asks the command to clean up and end; no `except Exception` may hold it up."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signum)
-        self.signum = signum
 
 
 class Commands(TyperGroup):
@@ -81,9 +74,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
-        output.write(f"paramctl {version('paramctl')}\n")
+        output.write(f"paramctl {__version__}\n")
         raise typer.Exit
 
 
@@ -172,8 +163,9 @@ def _explain(error: BaseException) -> int:
 
 
 def _say(what: str, hint: str = "", file: str = "", *, code: int) -> int:
-    parts = ["paramctl: ", f"{output.escape(file)}: " if file else "", output.escape(what)]
-    output.note("".join([*parts, f"; {output.escape(hint)}" if hint else ""]))
+    where = f"{output.escape(file)}: " if file else ""
+    todo = f"; {output.sentence(hint)}" if hint else ""
+    output.note(f"paramctl: {where}{output.sentence(what)}{todo}")
     return code
 
 
@@ -198,6 +190,7 @@ def _signals() -> Iterator[None]:
     """
 
     def stop(signum: int, frame: FrameType | None) -> None:
+        """End whatever is being done."""
         raise Stopped(signum)
 
     def again(lost: sys.UnraisableHookArgs) -> None:

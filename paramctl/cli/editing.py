@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from paramctl.formats import Format
 
 REPORT_LINES = 200  # changed params a person is shown; --json lists all
-SOME = 5  # paths on one line
+SOME = 5  # paths that a change's own line names
+KEPT = 20  # paths that a line of what was kept names
 WIDEST = 48  # columns of a terminal that a path is padded to
 
 
@@ -65,7 +66,7 @@ def target_of(checkpoint: Checkpoint, asked: Asked, form: Format | None) -> Targ
             raise UsageError(
                 "a checkpoint is not written to a terminal", hint="give -o FILE, or -i to replace FILE, or use a pipe"
             )
-        return formats.Stream(1)
+        return formats.Stream(output.take_over())
     path = Path(asked.output or "")
     own = form or formats.BY_NAME[checkpoint.format]
     usual = formats.by_suffix(path)
@@ -123,14 +124,15 @@ def _lines(made: Edit) -> Iterator[str]:
     for path, why in made.kept:
         reasons.setdefault(why, []).append(path)
     for why, paths in reasons.items():
-        yield f"kept {_some(paths)}: {output.escape(why)}"
+        more = " (--json lists all)" if len(paths) > KEPT else ""
+        yield f"kept {_some(paths, KEPT)}{more}: {output.escape(why)}"
     yield from _notes(made)
     if made.seed is not None:
         yield f"seed {made.seed}"
 
 
 def _notes(made: Edit) -> Iterator[str]:
-    return (f"note: {output.escape(note)}" for note in made.notes)
+    return (f"note: {output.sentence(note)}" for note in made.notes)
 
 
 def _change_lines(changes: Sequence[Change]) -> Iterator[str]:
@@ -141,13 +143,13 @@ def _change_lines(changes: Sequence[Change]) -> Iterator[str]:
     for change, *cells in zip(changes, paths, hows, strict=True):
         padded = (cell + " " * (n - output.cell_width(cell)) for cell, n in zip(cells, columns, strict=True))
         fans = f"fan {change.fan_in:,} → {change.fan_out:,}" if change.role == "weight" and change.fan_in else ""
-        also = f"also {_some(change.also)}" if change.also else ""
+        also = f"also {_some(change.also, SOME)}" if change.also else ""
         yield "  ".join([*padded, *filter(None, (fans, also))]).rstrip()
 
 
-def _some(paths: Sequence[str]) -> str:
-    names = ", ".join(output.escape(path) or "." for path in paths[:SOME])
-    return names + (f" and {len(paths) - SOME:,} more" if len(paths) > SOME else "")
+def _some(paths: Sequence[str], most: int) -> str:
+    names = ", ".join(output.escape(path) or "." for path in paths[:most])
+    return names + (f" and {len(paths) - most:,} more" if len(paths) > most else "")
 
 
 _LONG_NUMBER = re.compile(r"\d+\.\d{6,}(?:e-?\d+)?")  # a drawn bound; --json has all its digits

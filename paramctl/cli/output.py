@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import io
 import os
+import re
 import shutil
 import sys
 import unicodedata
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 When = Literal["auto", "always", "never"]
 
 LIMIT = 500  # characters of one name that a terminal or an error message shows
+SENTENCE = 50_000  # characters of a whole message: our own words are all read, but no file makes it endless
 RICH_LINES = 2000  # Rich takes ten times as long as plain lines do, which shows from here on
 NARROW = 24  # columns that text keeps, however small the terminal
 BATCH = 2000  # lines written at a time
@@ -57,6 +59,14 @@ def escape(text: str, limit: int | None = LIMIT) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else _spelled(c) for c in text)
+
+
+def sentence(text: str) -> str:
+    """`text` of our own on one line, with names from a file in it: those, not the text, lose their middle."""
+    return escape(_LONG_WORD.sub(lambda word: elide(word[0], LIMIT), text), SENTENCE)
+
+
+_LONG_WORD = re.compile(rf"\S{{{LIMIT + 1},}}")  # we write none
 
 
 def elide(text: str, width: int) -> str:
@@ -127,15 +137,13 @@ def totals_text(tensors: int, unique: int, numel: int, nbytes: int) -> str:
 
 
 def stdin_is_terminal() -> bool:
+    """Whether somebody would have to type what is read from standard input."""
     return _is_terminal(0)
 
 
 def stdout_is_terminal() -> bool:
+    """Whether somebody looks at standard output; no program reads it then, and no bytes may go there."""
     return sys.stdout is not None and sys.stdout.isatty()
-
-
-def stderr_is_terminal() -> bool:
-    return sys.stderr is not None and sys.stderr.isatty()
 
 
 def _is_terminal(fd: int) -> bool:
@@ -204,6 +212,20 @@ def write(text: str) -> None:
     except OSError as error:
         silence()
         raise FileError(f"cannot write: {error.strerror}", file="standard output") from None
+
+
+def take_over() -> int:
+    """A new descriptor of standard output, for bytes that nothing else may be mixed with.
+
+    Whatever anybody prints from now on, a C library or a process of a person's own code too, goes to
+    standard error: it cannot be undone, as C libraries write what they still hold at the very end.
+    Raises FileError where standard output is closed.
+    """
+    if sys.stdout is None:
+        raise FileError("is closed", hint="give -o FILE", file="standard output")
+    fd = os.dup(1)
+    os.dup2(2, 1)
+    return fd
 
 
 def silence() -> None:

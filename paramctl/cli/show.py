@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -85,6 +86,8 @@ def _named(checkpoint: Checkpoint, text: str) -> list[Named]:
     """What a PATH[INDEX] names: params, or scalars where there are none."""
     from paramctl.paths import no_match, readings, select
 
+    if exact := _exactly_named(checkpoint, text):
+        return [exact]
     path = text
     for path, index in readings(text):
         if not path:
@@ -97,6 +100,23 @@ def _named(checkpoint: Checkpoint, text: str) -> list[Named]:
         if scalars and not index:
             return [(leaf, ()) for leaf in scalars]
     raise failure if path else no_match(checkpoint, text)
+
+
+def _exactly_named(checkpoint: Checkpoint, text: str) -> Named | None:
+    """The one entry whose name looks like something else, such as `@names[0]`, or is empty, as a bare tensor's is."""
+    from paramctl.paths import find, find_part
+
+    if not text:
+        try:
+            return find(checkpoint, text), ()
+        except NoMatch:
+            what = "the empty path names a tensor that has no name, and this file has none"
+            raise NoMatch(what, hint="'paramctl ls' lists what it has") from None
+    if text.startswith(("@", "!", "re:")):
+        with suppress(NoMatch, UsageError):
+            entry, index = find_part(checkpoint, text)
+            return (entry, index) if isinstance(entry, int) or not index else None
+    return None
 
 
 def _scalars(checkpoint: Checkpoint, path: str) -> list[Leaf]:
@@ -141,7 +161,7 @@ def _save(checkpoint: Checkpoint, named: list[Named], out: str | None, force: bo
     if out in (None, "-"):
         if output.stdout_is_terminal():
             raise UsageError("a .npy file is not for a terminal", hint="add -o FILE, or a pipe")
-        target = Stream(1)
+        target = Stream(output.take_over())
     else:
         target = NewFile(Path(str(out)), force)
     dtype = npy.save(checkpoint, param, index, target)
@@ -213,12 +233,14 @@ class _Page:
 
     @cached_property
     def about(self) -> Mapping[int, tuple[Observed, ...]]:
+        """The gradients and moments that are stored for each param."""
         from paramctl.observations import observed
 
         return observed(self.checkpoint)
 
     @cached_property
     def users(self) -> Counter[str | None]:
+        """How many params lie in each storage."""
         return Counter(param.storage for param in self.checkpoint.params)
 
     def lines(self, named: list[Named]) -> Iterator[Line]:
@@ -232,12 +254,14 @@ class _Page:
                 yield from self.scalar(entry)
 
     def scalar(self, leaf: Leaf) -> Iterator[Line]:
+        """The lines of an entry that is no tensor."""
         yield Line((output.escape(leaf.path) or ".",), ("bold",))
         kind = "object" if leaf.is_object else type(leaf.value).__name__
         yield _fact("kind", "none" if leaf.value is None else kind)
         yield _fact("value", output.escape(output.json_text(leaf.value), None if self.full else output.LIMIT))
 
     def param(self, at: int, index: Index) -> Iterator[Line]:
+        """The lines of a tensor: what is known of it, its values, and those of its components."""
         from paramctl.indexing import index_text
 
         param = self.checkpoint.params[at]
@@ -267,6 +291,7 @@ class _Page:
         yield from self.sharing(at)
 
     def observations(self, at: int, param: Param) -> Iterator[tuple[str, str]]:
+        """What is stored for a param beside it: its gradient, and what an optimizer remembers."""
         if param.kind == "optimizer":
             return
         stored = _stored_for(self.checkpoint, at, self.about)
@@ -291,9 +316,11 @@ class _Page:
             yield "overlaps", ", ".join(views)
 
     def path(self, at: int) -> str:
+        """A param's path as it is printed."""
         return output.escape(self.checkpoint.params[at].path) or "."
 
     def values(self, param: Param, index: Index) -> Iterator[Line]:
+        """The values, or why there are none to print."""
         from paramctl.preview import preview, text_lines
 
         if param.storage is None:
@@ -302,7 +329,7 @@ class _Page:
         try:
             shown = preview(self.checkpoint, param, index, full=self.full)
         except Unsupported as error:
-            yield _fact("values", output.escape(str(error)))
+            yield _fact("values", output.sentence(str(error)))
             return
         yield _fact("values", self.remark(param, shown))
         for line in text_lines(shown, self.precision, self.width - 2):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -51,8 +51,8 @@ def tree(
       cat model.pt | paramctl tree --json | jq .totals
     """
     with opened(file) as checkpoint:
-        positions = chosen(checkpoint, layer)
-        root = trees.build(checkpoint, positions)
+        positions, others = _selected(checkpoint, layer)
+        root = trees.build(checkpoint, positions, others)
         if sort:
             trees.sort(root)
         totals = Totals(*trees.counts(checkpoint, positions), root.numel, root.nbytes)
@@ -67,6 +67,47 @@ def tree(
         else:
             output.lines(map(layout.text, rows))
         output.lines(["", output.totals_text(*totals)])
+
+
+# --- what --layer names ------------------------------------------------------------------------
+
+
+def _selected(checkpoint: Checkpoint, layers: list[str] | None) -> tuple[frozenset[int] | None, frozenset[str]]:
+    """Positions of the params that `--layer` names, and the paths of scalars and of layers that hold nothing."""
+    if not layers:
+        return None, frozenset()
+    at = {id(param): i for i, param in enumerate(checkpoint.params)}
+    everything = _with_stand_ins(checkpoint)
+    found = [everything.params[i] for i in chosen(everything, layers) or ()]
+    positions = frozenset(at[id(param)] for param in found if id(param) in at)
+    return positions, frozenset(param.path[: -len(_WITHIN)] for param in found if id(param) not in at)
+
+
+def _with_stand_ins(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with a param within each scalar and each layer that holds nothing, for selections to find."""
+    from dataclasses import replace
+
+    from paramctl.checkpoint import Param
+    from paramctl.dtypes import BY_NAME
+
+    def entries() -> Iterator[Param]:
+        waiting = [("", child) for child in reversed(trees.build(checkpoint).children)]
+        while waiting:
+            above, child = waiting.pop()
+            path = f"{above}{child.name}"
+            if isinstance(child, Tensor):
+                yield child.param
+            elif isinstance(child, Node) and child.children:
+                waiting += [(f"{path}.", inner) for inner in reversed(child.children)]
+            else:  # the kind keeps it from passing for part of a model
+                yield Param(f"{path}{_WITHIN}", "optimizer", BY_NAME["uint8"], (), (), None)
+
+    return replace(checkpoint, entries=tuple(entries()), modules={})
+
+
+# Under what it stands for, as if that were a layer: globs name tensors first, and layers only where
+# there are none. It is too long for a name to be suggested as the nearest to another.
+_WITHIN = f".{'_' * 300}"
 
 
 # --- JSON --------------------------------------------------------------------------------------

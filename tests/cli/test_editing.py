@@ -144,6 +144,110 @@ def test_a_reader_that_is_gone(tmp_path: Path) -> None:
     )
 
 
+def shell(line: str, folder: Path) -> tuple[int, bytes, bytes]:
+    """Exit code and what is printed by a shell's command line; `paramctl` in it is the one under test."""
+    line = line.replace("paramctl", f"{shlex.quote(sys.executable)} -m paramctl")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["/bin/sh", "-c", line], cwd=folder, env=environment, capture_output=True, check=False, timeout=60
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+@pytest.mark.parametrize("command", ["set net.pt '0.bias = 1'", "show net.pt 0.bias --npy"])
+def test_standard_output_is_full(model: Path, command: str) -> None:
+    assert shell(f"paramctl {command} > /dev/full", model.parent) == (
+        3,
+        b"",
+        b"paramctl: standard output: cannot write: No space left on device; make room there or write elsewhere with -o\n",
+    )
+
+
+@pytest.mark.parametrize("command", ["set net.pt '0.bias = 1'", "show net.pt 0.bias --npy"])
+def test_standard_output_is_closed(model: Path, command: str) -> None:
+    before = files(model.parent)
+    assert shell(f"paramctl {command} >&-", model.parent) == (
+        3,
+        b"",
+        b"paramctl: standard output: is closed; give -o FILE\n",
+    )
+    assert files(model.parent) == before
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("where", ["-o out.pt", "-i"])
+def test_an_edit_with_descriptors_closed_writes_the_right_file(model: Path, closed: str, where: str) -> None:
+    expected = model.with_name("expected.pt")
+    line = "paramctl init net.pt -l 0 -s ones --seed 1"
+    assert shell(f"{line} -o {expected}", model.parent)[0] == 0
+    assert shell(f"{line} {where} {closed}", model.parent)[:2] == (0, b"")
+    out = model if where == "-i" else model.with_name("out.pt")
+    assert loaded(out)["0.weight"].eq(1).all()
+    assert out.read_bytes() == expected.read_bytes()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc/self/fd here")
+def test_no_file_of_ours_gets_the_number_of_a_closed_descriptor(model: Path) -> None:
+    model.with_name("my.py").write_text(
+        "import os, pathlib\n"
+        "held = [os.readlink(f'/proc/self/fd/{n}') for n in range(3)]\n"
+        "pathlib.Path('held').write_text(' '.join(held))\n"
+        "def f(w): w.fill_(3)\n"
+    )
+    line = "paramctl init net.pt -l 0.bias -s my.py:f -i <&- >&- 2>&-"
+    assert shell(line, model.parent) == (0, b"", b"")
+    assert model.with_name("held").read_text() == "/dev/null /dev/null /dev/null"
+    assert loaded(model)["0.bias"].tolist() == [3.0, 3.0]
+
+
+PRINTS = """
+import ctypes, os, subprocess, sys
+print("loaded")
+os.write(1, b"loaded raw\\n")
+def f(w):
+    print("drawn")
+    os.write(1, b"drawn raw\\n")
+    subprocess.run(["echo", "drawn by a process"])
+    ctypes.CDLL(None).puts(b"drawn by C")
+    sys.__stdout__.write("drawn late\\n")
+    w.fill_(3)
+"""
+
+
+def test_nothing_that_a_persons_function_prints_gets_into_the_checkpoint(model: Path) -> None:
+    model.with_name("my.py").write_text(PRINTS)
+    expected = model.with_name("expected.pt")
+    line = "paramctl init net.pt -l 0.bias -s my.py:f --seed 1"
+    assert shell(f"{line} -o {expected}", model.parent)[0] == 0
+    code, out, err = shell(f"{line} > out.pt", model.parent)
+    assert (code, out) == (0, b"")
+    assert {b"loaded", b"loaded raw", b"drawn", b"drawn raw", b"drawn by a process", b"drawn by C"} <= {
+        *err.splitlines()
+    }
+    assert b"drawn late" in err
+    assert model.with_name("out.pt").read_bytes() == expected.read_bytes()
+
+
+def test_a_persons_function_that_ends_oddly_is_named(model: Path) -> None:
+    model.with_name("my.py").write_text("class Odd(BaseException): pass\ndef f(w):\n    raise Odd('no')\n")
+    assert shell("paramctl init net.pt -l 0.bias -s my.py:f -o out.pt", model.parent) == (
+        2,
+        b"",
+        b"paramctl: net.pt: my.py:f failed for 0.bias: Odd: no (line 3)\n",
+    )
+    assert sorted(files(model.parent)) == ["my.py", "net.pt"]
+
+
+@pytest.mark.parametrize(("signal", "code", "word"), [("SIGINT", 130, b"interrupted"), ("SIGTERM", 143, b"terminated")])
+def test_a_signal_while_a_persons_function_runs(model: Path, signal: str, code: int, word: bytes) -> None:
+    source = f"import os, signal, time\ndef f(w):\n    os.kill(os.getpid(), signal.{signal})\n    time.sleep(60)\n"
+    model.with_name("my.py").write_text(source)
+    line = "paramctl init net.pt -l 0.bias -s my.py:f -o out.pt"
+    assert shell(line, model.parent) == (code, b"", b"paramctl: " + word + b"\n")
+    assert sorted(files(model.parent)) == ["my.py", "net.pt"]
+
+
 @pytest.mark.parametrize("out", [[], ["-o", "-"]])
 def test_a_terminal_never_gets_binary(model: Path, out: list[str]) -> None:
     for verb in ("init", "convert"):
@@ -218,6 +322,27 @@ def test_a_report_of_thousands_is_cut(run: Run, tmp_path: Path) -> None:
     path = saved(tmp_path, {f"{i}.weight": torch.ones(1, 1) for i in range(1234)}, "net.pt")
     lines = run("init", path, "--scheme", "ones", "--seed", "1", "-n")[2].splitlines()
     assert lines[200:] == ["… and 1,034 more; --json lists all", "seed 1", "nothing was written (dry run)"]
+
+
+def test_what_is_kept_is_named_up_to_twenty(run: Run, tmp_path: Path) -> None:
+    made = {"weight": torch.ones(1, 1), **{f"n{i:02}": torch.tensor([i]) for i in range(57)}}
+    path = saved(tmp_path, made, "net.pt")
+    names = ", ".join(f"n{i:02}" for i in range(20))
+    assert run("init", path, "--scheme", "ones", "--seed", "1", "-n")[2].splitlines()[1] == (
+        f"kept {names} and 37 more (--json lists all): int64 values are no weights"
+    )
+    assert len(json.loads(run("init", path, "--scheme", "ones", "-n", "--json")[1])["kept"]) == 57
+    made = {name: tensor for name, tensor in made.items() if name in ("weight", "n00", "n01", "n02", "n03", "n04", "n05")}
+    path = saved(tmp_path, made, "few.pt")
+    assert run("init", path, "--scheme", "ones", "--seed", "1", "-n")[2].splitlines()[1] == (
+        "kept n00, n01, n02, n03, n04, n05: int64 values are no weights"
+    )
+
+
+def test_only_what_was_drawn_has_a_role(run: Run, model: Path) -> None:
+    for args in (["set", model, "0.bias = 1"], ["tie", model, "0", "3"], ["untie", model, "3"]):
+        changed = json.loads(run(*args, "-n", "--json")[1])["changed"]
+        assert [change["role"] for change in changed] == [None] * len(changed)
 
 
 def test_the_machine_readable_report(run: Run, tmp_path: Path) -> None:
@@ -397,6 +522,12 @@ def test_a_file_with_several_names_or_in_a_model_cache_is_not_replaced(run: Run,
         2,
         "",
         f"paramctl: {model}: has 2 names (hard links), and replacing it would part them; write a copy with -o FILE\n",
+    )
+    assert run("init", model, "-o", other, "-f") == (
+        2,
+        "",
+        f"paramctl: {other}: has 2 names (hard links), and replacing it would part them; "
+        "name another file, or remove this one first\n",
     )
     assert files(model.parent) == before
     other.unlink()

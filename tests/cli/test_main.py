@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from paramctl import cli, errors, formats
+from paramctl import __version__, cli, errors, formats
 from paramctl.cli import CHANGE, LOOK, options
 
 Run = Callable[..., tuple[int, str, str]]
@@ -73,6 +73,13 @@ def test_alone_it_prints_help(run: Run) -> None:
     code, out, err = run()
     assert (code, err) == (0, "")
     assert out == run("--help")[1] == run("-h")[1]
+
+
+def test_the_version_is_that_of_the_package_installed_or_not(spawn: Spawn) -> None:
+    done = spawn("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"paramctl {__version__}\n".encode(), b"")
+    changelog = Path(__file__).parents[2] / "CHANGELOG.md"
+    assert f"## {__version__}\n" in changelog.read_text()
 
 
 @pytest.mark.parametrize("name", [*LOOK, *CHANGE])
@@ -140,14 +147,35 @@ def test_debug_shows_the_traceback_first(run: Run, args: tuple[str, ...]) -> Non
     assert "\x1b" not in err
 
 
+def test_a_name_without_end_is_elided_and_the_message_about_it_is_not(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    names = [letter * 10_000 for letter in "abcdefgh"]
+    save_file({name: torch.zeros(i) for i, name in enumerate(names)}, path)
+    short = [f"{letter * 249}…{letter * 250}" for letter in "abcdefgh"]
+    assert run("tie", path, *names, "-n") == (
+        2,
+        "",
+        f"paramctl: {path}: cannot tie: "
+        + "; ".join(f"{short[0]} is float32 0 and {name} is float32 {i}" for i, name in enumerate(short[1:], 1))
+        + "\n",
+    )
+
+
 def test_a_message_without_end_is_cut_but_its_hint_is_not(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(name: str) -> None:
-        raise errors.FormatError("x" * 10_000, hint="do this")
+        raise errors.FormatError("a name " * 100_000, hint="do this")
 
     monkeypatch.setattr(formats, "open", fail)
     err = run("tree", "x")[2]
-    assert len(err) < 600
-    assert err.endswith("; do this\n")
+    assert len(err) < 51_000
+    assert err.endswith("a name ; do this\n")
+
+
+def test_a_message_of_many_mismatches_is_whole(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    save_file({f"{side}.{i}.weight": torch.zeros(i, side) for i in range(100) for side in (2, 4)}, path)
+    problems = [f"2.{i}.weight is float32 {i} × 2 and 4.{i}.weight is float32 {i} × 4" for i in sorted(range(100), key=str)]
+    assert run("tie", path, "2", "4", "-n") == (2, "", f"paramctl: {path}: cannot tie: {'; '.join(problems)}\n")
 
 
 # --- standard input ------------------------------------------------------------------------------
@@ -213,17 +241,36 @@ def test_a_full_disk_is_said_once(spawn: Spawn, model: Path) -> None:
     )  # fmt: skip
 
 
-def test_closed_descriptors(model: Path) -> None:
-    command = f"{sys.executable} -m paramctl tree {model}"
+def shell(line: str) -> tuple[int, bytes, bytes]:
+    """Exit code and what is printed by a shell's command line; `paramctl` in it is the one under test."""
+    line = line.replace("paramctl", f"{sys.executable} -m paramctl", 1)
     done = subprocess.run(
-        ["/bin/sh", "-c", f"{command} >&-"],
-        stderr=subprocess.PIPE,
-        cwd=Path(__file__).parents[2],
-        check=False,
+        ["/bin/sh", "-c", line], capture_output=True, cwd=Path(__file__).parents[2], check=False, timeout=60
     )
-    assert (done.returncode, done.stderr) == (3, b"paramctl: standard output: is closed\n")
-    quiet = subprocess.run(["/bin/sh", "-c", f"{command} >&- 2>&-"], cwd=Path(__file__).parents[2], check=False)
-    assert quiet.returncode == 3
+    return done.returncode, done.stdout, done.stderr
+
+
+CLOSED = (3, b"", b"paramctl: standard output: is closed\n")
+
+
+@pytest.mark.parametrize("closed", [">&-", "<&- >&-"])
+@pytest.mark.parametrize("command", ["tree", "ls", "ls --json"])
+def test_a_listing_with_standard_output_closed(model: Path, command: str, closed: str) -> None:
+    before = model.read_bytes()
+    assert shell(f"paramctl {command} {model} {closed}") == CLOSED
+    assert shell(f"paramctl {command} {model} {closed} 2>&-") == (3, b"", b"")
+    assert model.read_bytes() == before
+
+
+@pytest.mark.parametrize("command", ["tree", "tree -", "ls -", "init - -o {out}", "set - 'x = 1'", "show - x"])
+def test_standard_input_closed(tmp_path: Path, command: str) -> None:
+    line = command.format(out=tmp_path / "out.pt")
+    assert shell(f"paramctl {line} <&-") == (3, b"", b"paramctl: standard input: is closed; name a FILE\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_listing_with_standard_error_closed(model: Path) -> None:
+    assert shell(f"paramctl ls {model} -l 0.weight 2>&-") == (0, b"0.weight\ttensor\tfloat32\t2x2\t4\t16\t\n", b"")
 
 
 # --- signals -------------------------------------------------------------------------------------

@@ -270,6 +270,7 @@ def test_npy_of_what_numpy_has_no_dtype_for(run: Run, tmp_path: Path, name: str)
     np.testing.assert_array_equal(np.load(out), values.astype(np.float32))
 
 
+@pytest.mark.filterwarnings("ignore:ComplexHalf")  # torch says once a process that it is experimental
 def test_npy_of_views(run: Run, tmp_path: Path) -> None:
     base = torch.arange(12.0).reshape(3, 4)
     file, out = tmp_path / "x.pt", tmp_path / "w.npy"
@@ -302,3 +303,36 @@ def test_a_corrupt_storage_is_not_shown(run: Run, net: str) -> None:
     code, out, err = run("show", net, "0.weight")
     assert (code, out) == (3, "") and "is corrupt: its bytes do not match their CRC-32" in err
     assert run("show", net, "0.weight[0]")[0] == 0
+
+
+NAMES = {"@at": 0, "!no": 1, "re:x": 2}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_that_looks_like_a_selection(run: Run, tmp_path: Path, name: str) -> None:
+    path = tmp_path / "x.pt"
+    torch.save({key: torch.full((2, 2), float(n)) for key, n in NAMES.items()}, path)
+    for text, index in ((name, None), (f"{name}[0,0]", "0, 0"), (f"{name}[0]", "0")):
+        code, out, err = run("show", path, text, "--json")
+        assert (code, err) == (0, "")
+        (found,) = json.loads(out)["tensors"]
+        assert (found["path"], found["index"]) == (name, index)
+    assert run("show", path, f"{name}[5,0]") == (
+        2,
+        "",
+        f"paramctl: {path}: index 5 is out of range for axis 0 of {name} (2 × 2)\n",
+    )
+
+
+def test_the_empty_path(run: Run, tmp_path: Path) -> None:
+    bare, named = tmp_path / "bare.pt", tmp_path / "named.pt"
+    torch.save(torch.zeros(2, 3), bare)
+    torch.save({"a": torch.zeros(2)}, named)
+    assert run("show", bare, "") == run("show", bare, ".")
+    assert run("show", bare, "")[1].startswith(".\n  kind ")
+    assert run("show", named, "") == (
+        1,
+        "",
+        f"paramctl: {named}: the empty path names a tensor that has no name, and this file has none; "
+        "'paramctl ls' lists what it has\n",
+    )

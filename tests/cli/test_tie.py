@@ -46,7 +46,7 @@ def test_the_report_for_programs(run: Run, tmp_path: Path) -> None:
         "schema": 1,
         "seed": None,
         "changed": [
-            {"path": "4.bias", "how": "tied to 2.bias", "role": "", "fan_in": None, "fan_out": None, "also": []}
+            {"path": "4.bias", "how": "tied to 2.bias", "role": None, "fan_in": None, "fan_out": None, "also": []}
         ],
         "kept": [],
         "bytes_written": 0,

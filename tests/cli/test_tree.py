@@ -342,3 +342,73 @@ def test_every_component_shows_its_own_dtype_and_shape(run: Run, tmp_path: Path)
         expected.append(["indices", "int64", "2", "×", str(i), str(2 * i), str(16 * i), "B"])
         expected.append(["values", "float64", str(i), str(i), str(8 * i), "B"])
     assert shown == expected
+
+
+TRAINED: dict[str, object] = {
+    "epoch": 3,
+    "model": {"0.w": torch.zeros(2), "1.w": torch.zeros(2)},
+    "args": {"lr": 0.1, "w": torch.zeros(2), "deep": {"x": "y"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("layers", "listed", "totals"),
+    [
+        (["epoch"], "└── epoch  3", "0 tensors, 0 values, 0 B"),
+        (["[0]"], "└── epoch  3", "0 tensors, 0 values, 0 B"),
+        (["args.deep.x"], "└── args\n    └── deep\n        └── x  y", "0 tensors, 0 values, 0 B"),
+        (
+            ["args", "epoch"],
+            "├── epoch                  3\n"
+            "└── args                   2  8 B\n"
+            "    ├── lr                 0.1\n"
+            "    ├── w      float32  2  2  8 B\n"
+            "    └── deep\n"
+            "        └── x              y",
+            "1 tensor, 2 values, 8 B",
+        ),
+        (["args", "!args.deep", "!args.lr"], "└── args              2  8 B\n    └── w  float32  2  2  8 B",
+         "1 tensor, 2 values, 8 B"),
+        (["*.w"], "└── args              2  8 B\n    └── w  float32  2  2  8 B", "1 tensor, 2 values, 8 B"),
+        (["0"], "└── model                 2  8 B\n    └── 0                 2  8 B\n"
+         "        └── w  float32  2  2  8 B", "1 tensor, 2 values, 8 B"),
+    ],
+)  # fmt: skip
+def test_a_selection_shows_the_scalars_in_it(run: Run, here: Path, layers: list[str], listed: str, totals: str) -> None:
+    torch.save(TRAINED, "train.pt")
+    code, out, err = run("tree", "train.pt", *(word for layer in layers for word in ("--layer", layer)))
+    assert (code, err) == (0, "selected inside 'model'\n" if layers == ["0"] else "")
+    squeezed = [" ".join(line.split()) for line in out.splitlines()]
+    expected_lines = ["train.pt torch-zip", *(" ".join(line.split()) for line in listed.splitlines()), "", totals]
+    assert squeezed == expected_lines
+
+
+def test_a_selection_shows_layers_that_hold_nothing(run: Run, here: Path) -> None:
+    torch.save(nn.Sequential(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1)), nn.Tanh()), "net.pt")
+    assert run("tree", "net.pt", "--layer", "0")[1] == expected("""
+        net.pt  torch-zip  Sequential
+        └── 0  Sequential                   9  36 B
+            ├── 0  Linear(2 → 2)            6  24 B
+            │   ├── weight  float32  2 × 2  4  16 B
+            │   └── bias    float32  2      2   8 B
+            ├── 1  ReLU
+            └── 2  Linear(2 → 1)            3  12 B
+                ├── weight  float32  1 × 2  2   8 B
+                └── bias    float32  1      1   4 B
+
+        4 tensors, 9 values, 36 B
+    """)
+    assert run("tree", "net.pt", "--layer", "1") == (
+        0,
+        "net.pt  torch-zip  Sequential\n└── 1  Tanh\n\n0 tensors, 0 values, 0 B\n",
+        "",
+    )
+
+
+def test_a_scalar_is_among_the_nearest_names(run: Run, here: Path) -> None:
+    torch.save(TRAINED, "train.pt")
+    assert run("tree", "train.pt", "--layer", "epch") == (
+        1,
+        "",
+        "paramctl: train.pt: no parameter or layer matches 'epch'; nearest: epoch\n",
+    )
