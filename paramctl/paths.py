@@ -407,7 +407,7 @@ class _Search:
         """The params and layers that a file lists, one a line."""
         lines = _lines_of(self.checkpoint, name)
         for names in _scopes(self.checkpoint, "".join(lines)):
-            found = {line: self._named(names, line) for line in lines}
+            found = {line: self._named(names, line) for line in dict.fromkeys(lines)}
             if any(found.values()):
                 break
         indices: set[int] = set()
