@@ -183,7 +183,7 @@ def _apply(checkpoint: Checkpoint, index: int, steps: list[Assignment]) -> Check
         _check_value(step, param.dtype)
     if param.dtype.category != "float" and any(step.op != "=" or step.value.param is not None for step in steps):
         make()  # what does not fit must be refused before anything is written
-    return checkpoint.with_storages({str(param.storage): with_values(storage, view, make)})
+    return checkpoint.with_storages({str(param.storage): with_values(storage, (view, make))})
 
 
 def _check_value(step: Assignment, dtype: DType) -> None:
