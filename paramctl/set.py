@@ -199,7 +199,10 @@ def _kept_part(part: Content, results: Spool) -> Content:
 
 
 def _changed(checkpoint: Checkpoint, run: _Run) -> dict[str, Storage]:
-    """The storages that a run of statements changes."""
+    """The storages that a run of statements changes. Raises FormatError if what they compute with is corrupt."""
+    all_steps = (step for steps in run.values() for step in steps)
+    for key in dict.fromkeys(str(step.target.storage) for step in all_steps if step.op != "="):
+        checkpoint.storages[key].check(key)
     changes: dict[str, list[tuple[Param, Callable[[], Buffer]]]] = {}
     for at, steps in run.items():
         view, make = _change(checkpoint, at, steps)
@@ -211,9 +214,6 @@ def _changed(checkpoint: Checkpoint, run: _Run) -> dict[str, Storage]:
 def _change(checkpoint: Checkpoint, index: int, steps: list[Assignment]) -> tuple[Param, Callable[[], Buffer]]:
     """The elements of a param that its statements change, and what computes them."""
     param = checkpoint.params[index]
-    storage = storage_of(checkpoint, param)
-    if any(step.op != "=" for step in steps):
-        storage.check(str(param.storage))
     view = steps[0].target if len(steps) == 1 else param
 
     def make() -> Buffer:

@@ -418,3 +418,12 @@ def test_statements_that_read_what_others_wrote_are_no_burden(tmp_path: Path) ->
         b += a
     assert after["a"].tolist() == [a, 1, a, 1]
     assert after["b"][0].item() == b
+
+
+def test_slices_of_a_large_storage_are_checked_together(tmp_path: Path) -> None:
+    base = torch.zeros(2000, 5000)
+    rows = {str(i): base[i] for i in range(2000)}
+    edit = set(opened(tmp_path, rows), *(f"{i} += {i}" for i in range(2000)))
+    after = written(tmp_path, edit)
+    assert torch.equal(after["1999"], torch.full((5000,), 1999.0))
+    assert torch.equal(after["3"], torch.full((5000,), 3.0))
