@@ -9,6 +9,7 @@ from __future__ import annotations
 import zlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 from itertools import accumulate
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
@@ -97,19 +98,19 @@ def chunks(content: Iterable[Content]) -> Iterator[Buffer]:
 
 def clip(content: Iterable[Content], start: int, nbytes: int) -> tuple[Content, ...]:
     """The segments that hold bytes `start` to `start + nbytes` of `content`; nothing is read."""
-    return _Parts(content).clip(start, start + nbytes)
+    return _parts(content).clip(start, start + nbytes)
 
 
 def patched(content: Iterable[Content], patches: Iterable[Patch]) -> tuple[Content, ...]:
     """`content` with all `patches` done, one after the other; those of the same bytes become one segment."""
-    parts = _Parts(content)
+    parts = _parts(content)
     out: list[Content] = []
     at = 0
     for start, end, group in _intersecting(patches):
         out += parts.clip(at, start)
         out.append(_patched(parts.clip(start, end), start, end - start, group))
         at = end
-    return (*out, *parts.clip(at, parts.starts[-1]))
+    return _Parts((*out, *parts.clip(at, parts.starts[-1])))
 
 
 def read(content: Iterable[Content], start: int, nbytes: int) -> bytearray:
@@ -158,23 +159,27 @@ def joined(segments: Iterable[Segment]) -> Iterator[Segment]:
         yield held
 
 
-class _Parts:
+class _Parts(tuple[Content, ...]):
     """Segments one after the other, found by where they start; `starts` ends with the end of the last."""
 
-    def __init__(self, content: Iterable[Content]) -> None:
-        self.parts = tuple(content)
-        self.starts = (0, *accumulate(part.nbytes for part in self.parts))
+    @cached_property
+    def starts(self) -> tuple[int, ...]:
+        return (0, *accumulate(part.nbytes for part in self))
 
     def clip(self, start: int, end: int) -> tuple[Content, ...]:
         """The segments that hold the bytes from `start` up to `end`."""
         out: list[Content] = []
-        for i in range(max(bisect_right(self.starts, start) - 1, 0), len(self.parts)):
+        for i in range(max(bisect_right(self.starts, start) - 1, 0), len(self)):
             first, last = max(start, self.starts[i]), min(end, self.starts[i + 1])
             if self.starts[i] >= end:
                 break
             if first < last:
-                out.append(_clip_part(self.parts[i], first - self.starts[i], last - first))
+                out.append(_clip_part(self[i], first - self.starts[i], last - first))
         return tuple(out)
+
+
+def _parts(content: Iterable[Content]) -> _Parts:
+    return content if isinstance(content, _Parts) else _Parts(content)
 
 
 def _intersecting(patches: Iterable[Patch]) -> Iterator[tuple[int, int, list[Patch]]]:

@@ -96,6 +96,7 @@ def test_a_patch_alone_is_made_without_a_look_at_what_was_there() -> None:
 def test_patches_by_the_ten_thousand_are_no_burden() -> None:
     apart = segments.patched([Literal(bytes(40_000))], [patch(4 * i, b"abc", True) for i in range(10_000)])
     assert told(apart) == b"abc\0" * 10_000
+    assert all(told(segments.clip(apart, 4 * i, 3)) == b"abc" for i in range(10_000))
     assert told(segments.patched(apart, [patch(4 * i + 1, b"B", True) for i in range(10_000)])) == b"aBc\0" * 10_000
     chained = segments.patched([Literal(bytes(20_002))], [patch(2 * i, b"abc", True) for i in range(10_000)])
     assert told(chained) == b"ab" * 10_000 + b"c\0"
