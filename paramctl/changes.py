@@ -8,7 +8,7 @@ from typing import NamedTuple
 from paramctl.checkpoint import Checkpoint, Param
 from paramctl.errors import UsageError
 from paramctl.observations import gradient_owners
-from paramctl.ties import overlapping, overlaps
+from paramctl.ties import Outside
 
 
 class Change(NamedTuple):
@@ -44,9 +44,8 @@ class Edit(NamedTuple):
 
 def group_of(checkpoint: Checkpoint, index: int) -> tuple[int, ...]:
     """Positions of all params tied to the one at `index`, itself included, the first one first."""
-    tied = checkpoint.tied_to
-    leader = tied.get(index, index)
-    return (leader, *(i for i, first in tied.items() if first == leader))
+    leader = checkpoint.tied_to.get(index, index)
+    return checkpoint.groups_by_first.get(leader, (leader,))
 
 
 def also_tied(checkpoint: Checkpoint, index: int) -> tuple[str, ...]:
@@ -56,19 +55,19 @@ def also_tied(checkpoint: Checkpoint, index: int) -> tuple[str, ...]:
 
 def with_tied(checkpoint: Checkpoint, indices: Iterable[int]) -> set[int]:
     """Positions of params and of all that are tied to them."""
-    tied = checkpoint.tied_to
+    tied, groups = checkpoint.tied_to, checkpoint.groups_by_first
     leaders = {tied.get(i, i) for i in indices}
-    return leaders | {i for i, first in tied.items() if first in leaders}
+    return {i for leader in leaders for i in groups.get(leader, (leader,))}
 
 
 def check_editable(checkpoint: Checkpoint, indices: Iterable[int], named: Iterable[int]) -> None:
     """Raise UsageError if the values of a param cannot be changed without changing others that are not `named`."""
-    chosen = with_tied(checkpoint, named)
-    tangled = {i for group in overlaps(checkpoint) if not chosen.issuperset(group) for i in group}
+    indices = tuple(indices)
+    outside = Outside(checkpoint, indices, with_tied(checkpoint, named))
     for index in indices:
         param = checkpoint.params[index]
         check_plain(param)
-        others = [i for i in overlapping(checkpoint, index) if i not in chosen] if index in tangled else []
+        others = outside.overlapping(index)
         if others:
             paths = ", ".join(checkpoint.labels[i] or "." for i in others[:5])
             raise UsageError(

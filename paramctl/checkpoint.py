@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections import ChainMap
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar, cast
 
 from paramctl.dtypes import DType
 from paramctl.errors import FormatError
@@ -20,6 +20,7 @@ from paramctl.segments import Content, crc32
 from paramctl.sources import Source
 
 Kind = Literal["parameter", "buffer", "optimizer", "tensor"]
+T = TypeVar("T")
 View = tuple[str | None, int, tuple[int, ...], tuple[int, ...], str, frozenset[str]]
 
 
@@ -202,12 +203,30 @@ class Checkpoint:
             found.setdefault(param.path.rpartition(".")[0], []).append(i)
         return {layer: tuple(indices) for layer, indices in found.items()}
 
-    def groups(self) -> Iterator[tuple[int, ...]]:
-        """Positions in `params` of each group of ties, in the file's order."""
+    @cached_property
+    def groups_by_first(self) -> Mapping[int, tuple[int, ...]]:
+        """Position in `params` of the first of each group of ties → positions of all of it."""
         members: dict[int, list[int]] = {}
         for i, leader in self.tied_to.items():
             members.setdefault(leader, [leader]).append(i)
-        yield from (tuple(group) for _, group in sorted(members.items()))
+        return {leader: tuple(group) for leader, group in sorted(members.items())}
+
+    def groups(self) -> Iterator[tuple[int, ...]]:
+        """Positions in `params` of each group of ties, in the file's order."""
+        yield from self.groups_by_first.values()
+
+    def derived(self, make: Callable[[Checkpoint], T]) -> T:
+        """`make(self)`, made once: what follows from the entries and modules, whatever the values are.
+
+        It must not hold the checkpoint, whose files are closed when its last user lets go of it.
+        """
+        if make not in self._derived:
+            self._derived[make] = make(self)
+        return cast(T, self._derived[make])
+
+    @cached_property
+    def _derived(self) -> dict[Callable[[Checkpoint], object], object]:
+        return {}
 
     def with_params(self, changed: Mapping[int, Param]) -> Checkpoint:
         """The same checkpoint with some params, by position in `params`, replaced."""
@@ -222,7 +241,13 @@ class Checkpoint:
 
     def with_storages(self, changed: Mapping[str, Storage]) -> Checkpoint:
         """The same checkpoint with some storages replaced or added; every tied param sees it."""
-        return replace(self, edited={**self.edited, **changed})
+        made = replace(self, edited={**self.edited, **changed})
+        vars(made).update((name, vars(self)[name]) for name in _OF_ENTRIES if name in vars(self))
+        return made
+
+
+# Cached properties that stay true where only storages change: a verb may change those many times.
+_OF_ENTRIES = ("params", "tied_to", "labels", "own_params", "groups_by_first", "_derived")
 
 
 def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:

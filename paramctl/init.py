@@ -249,25 +249,30 @@ def _shared(checkpoint: Checkpoint, drawn: Sequence[int]) -> list[str]:
 
 def _drawn(checkpoint: Checkpoint, jobs: Sequence[_Job]) -> dict[str, Storage]:
     """The storages of the drawn params; a scheme draws each only when its bytes are written."""
-    storages: dict[str, Storage] = {}
+    changes: dict[str, list[tuple[Param, Callable[[], Buffer]]]] = {}
     results: Spool | None = None
+    checked: set[str] = set()
     for job in jobs:
         param = checkpoint.params[job.at]
         if not param.numel:
             continue
-        key = str(param.storage)
-        storage = storages.get(key) or checkpoint.storages[key]
         make: Callable[[], Buffer] = partial(schemes.draw, job.spec, job.target)
         if isinstance(job.spec.scheme, UserFunction):
             # It may fail, and may return something else when it is called again: both must not be noticed
             # when half of the file has gone down a pipe.
             results = results or Spool("what the function made")
-            make = results.keep(schemes.draw(job.spec, job.target, _current(checkpoint, param)))
-        storages[key] = with_values(storage, param, make)
-    return storages
+            make = results.keep(schemes.draw(job.spec, job.target, _current(checkpoint, param, checked)))
+        changes.setdefault(str(param.storage), []).append((param, make))
+    return {key: with_values(checkpoint.storages[key], *made) for key, made in changes.items()}
 
 
-def _current(checkpoint: Checkpoint, param: Param) -> bytes:
-    """The present values of a param, little-endian in C order, from which a person's own function starts."""
-    storage_of(checkpoint, param).check(str(param.storage))
+def _current(checkpoint: Checkpoint, param: Param, checked: set[str]) -> bytes:
+    """The present values of a param, little-endian in C order, from which a person's own function starts.
+
+    Its storage is checked, unless it is among those that were `checked` already.
+    """
+    key = str(param.storage)
+    if key not in checked:
+        storage_of(checkpoint, param).check(key)
+        checked.add(key)
     return bytes(read(content_of(checkpoint, param), 0, param.nbytes))

@@ -20,7 +20,7 @@ from paramctl.checkpoint import Checkpoint, Leaf
 from paramctl.errors import FileError, NoMatch, ParamctlError, UsageError
 from paramctl.indexing import Index, split_index
 from paramctl.observations import gradient_owners, model_inside
-from paramctl.positions import POSITION, positions, walk
+from paramctl.positions import POSITION, Walk, positions
 from paramctl.sources import STDIN, open_source
 from paramctl.tree import Child, Node, Tensor, build
 
@@ -82,11 +82,19 @@ def find(checkpoint: Checkpoint, text: str) -> int | Leaf:
 
     Raises NoMatch where there is none, UsageError where there are several or it is a layer.
     """
-    for names in _Search(checkpoint).scopes(text):
+    found = _found(checkpoint, text)
+    if found is None:
+        raise no_match(checkpoint, text)
+    return found
+
+
+def _found(checkpoint: Checkpoint, text: str) -> int | Leaf | None:
+    """What `find` returns, or None where it finds nothing."""
+    for names in _scopes(checkpoint, text):
         hits: list[int | Leaf] = [*names.exactly(text), *names.leaves(text)]
         layers = [] if hits else names.members(text)
         if not hits and not layers:
-            ends = names.positioned(text)
+            ends = names.positioned(checkpoint, text)
             hits = [end for end in ends if not isinstance(end, str)]
             layers = [i for end in ends if isinstance(end, str) for i in names.members(end)]
         if len(hits) > 1:
@@ -96,7 +104,7 @@ def find(checkpoint: Checkpoint, text: str) -> int | Leaf:
         if layers:
             some = ", ".join(checkpoint.params[i].path for i in layers[:3])
             raise UsageError(f"'{text}' is a layer, not a single parameter", hint=f"name one, such as {some}")
-    raise no_match(checkpoint, text)
+    return None
 
 
 def find_part(checkpoint: Checkpoint, text: str) -> tuple[int | Leaf, Index]:
@@ -105,10 +113,9 @@ def find_part(checkpoint: Checkpoint, text: str) -> tuple[int | Leaf, Index]:
     Brackets that are part of a name or of a position are no index. Raises what `find` and `split_index` do.
     """
     for path, index in readings(text):
-        try:
-            return find(checkpoint, path), index
-        except NoMatch:
-            continue
+        found = _found(checkpoint, path)
+        if found is not None:
+            return found, index
     raise no_match(checkpoint, text.split("[")[0] or text)
 
 
@@ -132,10 +139,10 @@ def layer_members(checkpoint: Checkpoint, text: str) -> list[tuple[str, int]]:
 
     Raises NoMatch where there is nothing of that name or position, UsageError where names are not unique.
     """
-    for names in _Search(checkpoint).scopes(text):
+    for names in _scopes(checkpoint, text):
         single, layers = names.exactly(text), [text]
         if not single and not names.members(text):
-            ends = names.positioned(text)
+            ends = names.positioned(checkpoint, text)
             single = [end for end in ends if isinstance(end, int)]
             layers = [end for end in ends if isinstance(end, str)]
         if len(single) + len(layers) > 1 and not (len(single) == 1 and layers == [text]):
@@ -213,6 +220,35 @@ class _Match(NamedTuple):
     under: str = ""
 
 
+def _scopes(checkpoint: Checkpoint, text: str) -> Iterator[_Names]:
+    """Where to look for `text`, one after the other until something is found."""
+    yield checkpoint.derived(_from_root)
+    if inside := checkpoint.derived(_from_inside):
+        yield inside
+    if not text.isascii():
+        yield checkpoint.derived(_folded_from_root)
+        if folded := checkpoint.derived(_folded_from_inside):
+            yield folded
+
+
+def _from_root(checkpoint: Checkpoint) -> _Names:
+    return _Names(checkpoint)
+
+
+def _from_inside(checkpoint: Checkpoint) -> _Names | None:
+    under = model_inside(checkpoint)
+    return _Names(checkpoint, under) if under else None
+
+
+def _folded_from_root(checkpoint: Checkpoint) -> _Names:
+    return _Names(checkpoint, folded=True)
+
+
+def _folded_from_inside(checkpoint: Checkpoint) -> _Names | None:
+    inside = checkpoint.derived(_from_inside)
+    return _Names(checkpoint, inside.under, folded=True) if inside else None
+
+
 class _Names:
     """The params under the names that a selection may call them by: from the root, or from a layer.
 
@@ -220,55 +256,54 @@ class _Names:
     """
 
     def __init__(self, checkpoint: Checkpoint, under: str = "", folded: bool = False) -> None:
-        self.checkpoint = checkpoint
+        self.entries = checkpoint.entries
+        self.params = checkpoint.params
         self.under = under
-        self.folded = folded
+        self.fold = _composed if folded else str
+        self._walk: Walk | None = None
 
     def name(self, index: int) -> str:
         """The name of a param here."""
-        path = self.checkpoint.params[index].path
-        return self._fold(path[len(self.under) + 1 :] if self.under else path)
+        path = self.params[index].path
+        return self.fold(path[len(self.under) + 1 :] if self.under else path)
 
     def exactly(self, text: str) -> list[int]:
         """The params of just that name; a bare tensor's is `.`."""
-        text = self._fold(text)
+        text = self.fold(text)
         return self._by_name.get(text) or (self._by_name.get("", []) if text == "." else [])
 
     def leaves(self, text: str) -> list[Leaf]:
         """The scalars of just that name."""
-        path = self._fold(f"{self.under}.{text}" if self.under else text)
-        found = (entry for entry in self.checkpoint.entries if isinstance(entry, Leaf))
-        return [leaf for leaf in found if self._fold(leaf.path) == path]
+        return self._leaves.get(self.fold(f"{self.under}.{text}" if self.under else text), [])
 
     def members(self, layer: str) -> list[int]:
         """The params under a layer, in the file's order."""
-        start = f"{self._fold(layer)}."
+        start = f"{self.fold(layer)}."
         first = bisect_left(self._sorted, (start, -1))
         last = bisect_left(self._sorted, (f"{start[:-1]}/", -1))  # '/' is what comes next to '.'
         return sorted(i for _, i in self._sorted[first:last])
 
-    def positioned(self, text: str) -> list[int | str | Leaf]:
+    def positioned(self, checkpoint: Checkpoint, text: str) -> list[int | str | Leaf]:
         """The params, layers (by their names here) and scalars that `[0].a[1]` leads to from here."""
-        if not POSITION.search(text) or self._node is None:
+        if not POSITION.search(text):
             return []
-        return [self._end(node, path) for node, path in walk(self._node, self._fold(text), self._fold)]
+        if self._walk is None:
+            self._walk = Walk(checkpoint.derived(build), self.under, self.fold)
+        return [self._end(node, path) for node, path in self._walk.ends(self.fold(text))]
 
     def matching(self, pattern: re.Pattern[str]) -> list[int]:
         """The params whose whole name a pattern matches."""
         return [i for name, i in self._pairs if pattern.fullmatch(name)]
 
-    def _fold(self, text: str) -> str:
-        return unicodedata.normalize("NFC", text) if self.folded else text
-
     @cached_property
     def _pairs(self) -> list[tuple[str, int]]:
-        paths = enumerate(param.path for param in self.checkpoint.params)
+        paths = enumerate(param.path for param in self.params)
         if self.under:
             prefix = f"{self.under}."
             paths_here = ((path[len(prefix) :], i) for i, path in paths if path.startswith(prefix))
         else:
             paths_here = ((path, i) for i, path in paths)
-        return [(self._fold(path), i) for path, i in paths_here] if self.folded else list(paths_here)
+        return [(self.fold(path), i) for path, i in paths_here]
 
     @cached_property
     def _by_name(self) -> dict[str, list[int]]:
@@ -282,14 +317,16 @@ class _Names:
         return sorted(self._pairs)
 
     @cached_property
-    def _node(self) -> Node | None:
-        root = build(self.checkpoint)
-        layers = (child for child in root.children if isinstance(child, Node))
-        return next((layer for layer in layers if layer.name == self.under), None) if self.under else root
+    def _leaves(self) -> dict[str, list[Leaf]]:
+        found: dict[str, list[Leaf]] = {}
+        for entry in self.entries:
+            if isinstance(entry, Leaf):
+                found.setdefault(self.fold(entry.path), []).append(entry)
+        return found
 
     @cached_property
     def _index_of(self) -> dict[int, int]:
-        return {id(param): i for i, param in enumerate(self.checkpoint.params)}
+        return {id(param): i for i, param in enumerate(self.params)}
 
     def _end(self, child: Child, path: str) -> int | str | Leaf:
         if isinstance(child, Node):
@@ -307,23 +344,13 @@ class _Search:
     ) -> None:
         self.checkpoint = checkpoint
         self.alike = alike
-        self.among = None if among is None else frozenset(among)
-        self._root = _Names(checkpoint)
+        self._among = among
+        self._root = checkpoint.derived(_from_root)
 
     @cached_property
-    def _inside(self) -> _Names | None:
-        under = model_inside(self.checkpoint)
-        return _Names(self.checkpoint, under) if under else None
-
-    def scopes(self, text: str) -> Iterator[_Names]:
-        """Where to look for `text`, one after the other until something is found."""
-        yield self._root
-        if self._inside:
-            yield self._inside
-        if not text.isascii():
-            yield _Names(self.checkpoint, folded=True)
-            if self._inside:
-                yield _Names(self.checkpoint, self._inside.under, folded=True)
+    def among(self) -> frozenset[int]:
+        """The params that globs and regular expressions choose from, where they find any there."""
+        return frozenset(range(len(self.checkpoint.params)) if self._among is None else self._among)
 
     def signed(self, pattern: str) -> tuple[_Match, bool]:
         """What a pattern names, and whether it takes that away."""
@@ -335,7 +362,7 @@ class _Search:
         """What a pattern names in the first place where it names anything. Raises NoMatch."""
         if text.startswith("@") and not self._named(self._root, text):
             return self._listed(text[1:])
-        for names in self.scopes(text):
+        for names in _scopes(self.checkpoint, text):
             found = self._named(names, text) or self._patterned(names, text)
             if found:
                 return found
@@ -357,7 +384,7 @@ class _Search:
     def _patterned(self, names: _Names, text: str) -> _Match | None:
         if text.startswith("re:"):
             return self._all(names, names.matching(_compiled(text[3:])))
-        ends = names.positioned(text)
+        ends = names.positioned(self.checkpoint, text)
         single = [end for end in ends if isinstance(end, int)]
         members = [i for end in ends if isinstance(end, str) for i in names.members(end)]
         if members:
@@ -368,29 +395,35 @@ class _Search:
         """The params a glob matches or, if it matches none, those under the layers it does."""
         if "*" not in text:
             return None
-        glob = _glob(unicodedata.normalize("NFC", text) if names.folded else text)
+        glob = _glob(names.fold(text))
         found = names.matching(re.compile(glob, re.DOTALL))
         return self._all(names, found or names.matching(re.compile(rf"{glob}\..*", re.DOTALL)))
 
     def _all(self, names: _Names, found: list[int]) -> _Match | None:
-        meant = found if self.among is None else [i for i in found if i in self.among]
+        meant = [i for i in found if i in self.among]
         return _Match(meant or found, (), names.under) if found else None
 
     def _listed(self, name: str) -> _Match:
         """The params and layers that a file lists, one a line."""
         lines = _lines_of(self.checkpoint, name)
-        for names in self.scopes("".join(lines)):
-            found = [self._named(names, line) for line in lines]
-            if any(found):
+        for names in _scopes(self.checkpoint, "".join(lines)):
+            found = {line: self._named(names, line) for line in dict.fromkeys(lines)}
+            if any(found.values()):
                 break
         indices: set[int] = set()
         exact: set[int] = set()
-        for number, (line, match) in enumerate(zip(lines, found, strict=True), 1):
+        for line, match in found.items():
             if match is None:
+                number = lines.index(line) + 1
                 raise NoMatch(f"{_called(name)}: line {number}: {no_match(self.checkpoint, line)}")
             indices.update(match.indices)
             exact.update(match.exact)
         return _Match(indices, exact, names.under)
+
+
+def _composed(text: str) -> str:
+    """Unicode's composed form: an accent may also be typed after its letter."""
+    return unicodedata.normalize("NFC", text)
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:

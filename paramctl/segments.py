@@ -7,7 +7,11 @@ or copied by the kernel, a computed one exists only while it is written.
 from __future__ import annotations
 
 import zlib
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
+from itertools import accumulate
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from paramctl.errors import FormatError
@@ -63,6 +67,18 @@ class Derived(NamedTuple):
     make: Callable[[Mapping[str, int]], bytes]
 
 
+class Patch(NamedTuple):
+    """A change of the `nbytes` bytes from `start` on: `put` makes it where they lie.
+
+    Where nothing remains of them, `make` returns what they become, and they need not be read.
+    """
+
+    start: int
+    nbytes: int
+    put: Callable[[memoryview], None]
+    make: Callable[[], Buffer] | None = None
+
+
 Content = Literal | Extent | Computed
 Segment = Content | Summed | Derived
 
@@ -82,21 +98,19 @@ def chunks(content: Iterable[Content]) -> Iterator[Buffer]:
 
 def clip(content: Iterable[Content], start: int, nbytes: int) -> tuple[Content, ...]:
     """The segments that hold bytes `start` to `start + nbytes` of `content`; nothing is read."""
+    return _parts(content).clip(start, start + nbytes)
+
+
+def patched(content: Iterable[Content], patches: Iterable[Patch]) -> tuple[Content, ...]:
+    """`content` with all `patches` done, one after the other; those of the same bytes become one segment."""
+    parts = _parts(content)
     out: list[Content] = []
-    for part in content:
-        first, last = max(start, 0), min(start + nbytes, part.nbytes)
-        if first < last:
-            out.append(_clip_part(part, first, last - first))
-        start -= part.nbytes
-    return tuple(out)
-
-
-def splice(content: Iterable[Content], start: int, new: Content) -> tuple[Content, ...]:
-    """`content` with the bytes from `start` on replaced by `new`."""
-    content = tuple(content)
-    total = sum(part.nbytes for part in content)
-    end = start + new.nbytes
-    return (*clip(content, 0, start), new, *clip(content, end, total - end))
+    at = 0
+    for start, end, group in _intersecting(patches):
+        out += parts.clip(at, start)
+        out.append(_patched(parts.clip(start, end), start, end - start, group))
+        at = end
+    return _Parts((*out, *parts.clip(at, parts.starts[-1])))
 
 
 def read(content: Iterable[Content], start: int, nbytes: int) -> bytearray:
@@ -143,6 +157,65 @@ def joined(segments: Iterable[Segment]) -> Iterator[Segment]:
         yield segment
     if held:
         yield held
+
+
+class _Parts(tuple[Content, ...]):
+    """Segments one after the other, found by where they start; `starts` ends with the end of the last."""
+
+    @cached_property
+    def starts(self) -> tuple[int, ...]:
+        return (0, *accumulate(part.nbytes for part in self))
+
+    def clip(self, start: int, end: int) -> tuple[Content, ...]:
+        """The segments that hold the bytes from `start` up to `end`."""
+        out: list[Content] = []
+        for i in range(max(bisect_right(self.starts, start) - 1, 0), len(self)):
+            first, last = max(start, self.starts[i]), min(end, self.starts[i + 1])
+            if self.starts[i] >= end:
+                break
+            if first < last:
+                out.append(_clip_part(self[i], first - self.starts[i], last - first))
+        return tuple(out)
+
+
+def _parts(content: Iterable[Content]) -> _Parts:
+    return content if isinstance(content, _Parts) else _Parts(content)
+
+
+def _intersecting(patches: Iterable[Patch]) -> Iterator[tuple[int, int, list[Patch]]]:
+    """Where patches that share bytes, directly or through others, start and end, and which they are."""
+    group: list[tuple[int, Patch]] = []
+    start = end = 0
+    for order, patch in sorted(enumerate(patches), key=lambda pair: pair[1].start):
+        if not patch.nbytes:
+            continue
+        if group and patch.start >= end:
+            yield start, end, _in_order(group)
+            group = []
+        start = start if group else patch.start
+        end = max(end, patch.start + patch.nbytes)
+        group.append((order, patch))
+    if group:
+        yield start, end, _in_order(group)
+
+
+def _in_order(group: list[tuple[int, Patch]]) -> list[Patch]:
+    return [patch for _, patch in sorted(group, key=itemgetter(0))]
+
+
+def _patched(content: tuple[Content, ...], start: int, nbytes: int, patches: list[Patch]) -> Computed:
+    """`content`, which starts at `start`, with patches that reach from its first byte to its last."""
+    whole = patches[0].make if len(patches) == 1 else None
+    if whole is not None:
+        return Computed(nbytes, lambda: (whole(),))
+
+    def make() -> Iterator[Buffer]:
+        made = read(content, 0, nbytes)
+        for patch in patches:
+            patch.put(memoryview(made)[patch.start - start :][: patch.nbytes])
+        yield made
+
+    return Computed(nbytes, make)
 
 
 def _clip_part(part: Content, start: int, nbytes: int) -> Content:

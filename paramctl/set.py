@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from fractions import Fraction
-from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from paramctl import npy
 from paramctl.changes import Change, Edit, also_tied, check_editable, check_plain, stale_moments
-from paramctl.checkpoint import Checkpoint, Leaf, Param
+from paramctl.checkpoint import Checkpoint, Leaf, Param, Storage
 from paramctl.dtypes import DType
 from paramctl.errors import NoMatch, ParamctlError, UsageError
 from paramctl.indexing import check_index, index_text
 from paramctl.paths import find_part
-from paramctl.segments import Buffer
-from paramctl.sources import STDIN, open_source
+from paramctl.segments import Buffer, Computed, Content, read
+from paramctl.sources import STDIN, Spool, open_source
 from paramctl.values import Index, cast, encode, narrow, read_index, read_values, storage_of, with_values
 
 if TYPE_CHECKING:
@@ -64,8 +63,10 @@ def set(checkpoint: Checkpoint, *statements: str) -> Edit:
     for at in targets:
         check_editable(checkpoint, [at], [at])
     also = {at: also_tied(checkpoint, at) for at in targets}
-    for (at, _), group in groupby(assignments, key=_batch):
-        checkpoint = _apply(checkpoint, at, list(group))
+    *earlier, last = _runs(checkpoint, assignments)
+    if earlier:
+        checkpoint = _done(checkpoint, earlier)
+    checkpoint = checkpoint.with_storages(_changed(checkpoint, last))
     changes = (Change(checkpoint.labels[step.at], step.how, also=also[step.at]) for step in assignments)
     return Edit(checkpoint, tuple(changes), notes=stale_moments(checkpoint, targets))
 
@@ -168,19 +169,64 @@ def _dims(shape: Sequence[int]) -> str:
     return " × ".join(str(n) for n in shape) or "scalar"
 
 
-def _batch(step: Assignment) -> tuple[int, int]:
-    """Neighbouring statements about one param are done in one go, unless one reads a param."""
-    return step.at, -1 if step.value.param is None else id(step)
+_Run = Mapping[int, list[Assignment]]  # statements by the param that they change, or the first of its ties
 
 
-def _apply(checkpoint: Checkpoint, index: int, steps: list[Assignment]) -> Checkpoint:
+def _runs(checkpoint: Checkpoint, steps: Sequence[Assignment]) -> Iterator[_Run]:
+    """The statements in their order, as many at a time as read nothing that one before them changes.
+
+    A changed param shares bytes with no other but its ties.
+    """
+    tied = checkpoint.tied_to
+    run: dict[int, list[Assignment]] = {}
+    for step in steps:
+        if step.value.param is not None and tied.get(step.value.param, step.value.param) in run:
+            yield run
+            run = {}
+        run.setdefault(tied.get(step.at, step.at), []).append(step)
+    yield run
+
+
+def _done(checkpoint: Checkpoint, runs: Sequence[_Run]) -> Checkpoint:
+    """The checkpoint after some runs. What they make is kept: all that read it would make it again."""
+    results = Spool("what the statements made")
+    for run in runs:
+        changed = _changed(checkpoint, run)
+        kept = {key: _kept(storage, checkpoint.storages[key], results) for key, storage in changed.items()}
+        checkpoint = checkpoint.with_storages(kept)
+    return checkpoint
+
+
+def _kept(storage: Storage, before: Storage, results: Spool) -> Storage:
+    known = {id(part) for part in before.content}
+    content = (part if id(part) in known else _kept_part(part, results) for part in storage.content)
+    return storage._replace(content=tuple(content))
+
+
+def _kept_part(part: Content, results: Spool) -> Content:
+    if not isinstance(part, Computed):
+        return part
+    again = results.keep(memoryview(read((part,), 0, part.nbytes)))
+    return Computed(part.nbytes, lambda: (again(),))
+
+
+def _changed(checkpoint: Checkpoint, run: _Run) -> dict[str, Storage]:
+    """The storages that a run of statements changes. Raises FormatError if what they compute with is corrupt."""
+    all_steps = (step for steps in run.values() for step in steps)
+    for key in dict.fromkeys(str(step.target.storage) for step in all_steps if step.op != "="):
+        checkpoint.storages[key].check(key)
+    changes: dict[str, list[tuple[Param, Callable[[], Buffer]]]] = {}
+    for at, steps in run.items():
+        view, make = _change(checkpoint, at, steps)
+        if view.numel:
+            changes.setdefault(str(view.storage), []).append((view, make))
+    return {key: with_values(checkpoint.storages[key], *made) for key, made in changes.items()}
+
+
+def _change(checkpoint: Checkpoint, index: int, steps: list[Assignment]) -> tuple[Param, Callable[[], Buffer]]:
+    """The elements of a param that its statements change, and what computes them."""
     param = checkpoint.params[index]
-    storage = storage_of(checkpoint, param)
-    if any(step.op != "=" for step in steps):
-        storage.check(str(param.storage))
     view = steps[0].target if len(steps) == 1 else param
-    if not view.numel:
-        return checkpoint
 
     def make() -> Buffer:
         if len(steps) == 1:
@@ -191,11 +237,13 @@ def _apply(checkpoint: Checkpoint, index: int, steps: list[Assignment]) -> Check
             values[step.part] = _result(checkpoint, step, values[step.part])
         return encode(values, param.dtype)
 
+    if not view.numel:
+        return view, make
     for step in steps:
         _check_value(step, param.dtype)
     if param.dtype.category != "float" and any(step.op != "=" or step.value.param is not None for step in steps):
         make()  # what does not fit must be refused before anything is written
-    return checkpoint.with_storages({str(param.storage): with_values(storage, view, make)})
+    return view, make
 
 
 def _check_value(step: Assignment, dtype: DType) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, pairwise
 from math import gcd
 
 from paramctl.checkpoint import Checkpoint, Param
@@ -16,16 +18,41 @@ WORK = 10_000  # steps of one exact test
 
 def overlapping(checkpoint: Checkpoint, at: int) -> tuple[int, ...]:
     """Positions in `params` of those that share bytes with the one at `at` without being tied to it."""
-    param = checkpoint.params[at]
-    if not param.is_plain:
+    if not checkpoint.params[at].is_plain:
         return ()
-    others = (i for i, other in enumerate(checkpoint.params) if other.storage == param.storage)
-    tests = _Tests()
-    return tuple(i for i in others if i != at and tests.overlap(param, checkpoint.params[i]))
+    return checkpoint.derived(_everything).overlapping(at, _Tests())
 
 
 def overlaps(checkpoint: Checkpoint) -> tuple[tuple[int, ...], ...]:
     """Positions in `params` of those that overlap, directly or through others, in the file's order."""
+    return checkpoint.derived(_overlaps)
+
+
+class Outside:
+    """What some params share bytes with beyond those that are chosen: of a group of ties, all or none are."""
+
+    def __init__(self, checkpoint: Checkpoint, indices: Iterable[int], chosen: set[int]) -> None:
+        group_of = checkpoint.derived(_group_of)
+        groups = {group[0]: group for i in indices if (group := group_of.get(i))}
+        torn = [group for group in groups.values() if not chosen.issuperset(group)]
+        self._others = _Ranges(checkpoint.params, [i for group in torn for i in group if i not in chosen])
+        self._tests = _Tests()
+
+    def overlapping(self, at: int) -> tuple[int, ...]:
+        """Positions in `params` of those beyond the chosen that share bytes with the one at `at`."""
+        return self._others.overlapping(at, self._tests)
+
+
+def _everything(checkpoint: Checkpoint) -> _Ranges:
+    return _Ranges(checkpoint.params, range(len(checkpoint.params)))
+
+
+def _group_of(checkpoint: Checkpoint) -> dict[int, tuple[int, ...]]:
+    """Position in `params` → all that overlap it, directly or through others."""
+    return {i: group for group in overlaps(checkpoint) for i in group}
+
+
+def _overlaps(checkpoint: Checkpoint) -> tuple[tuple[int, ...], ...]:
     joined = _Joined()
     tests = _Tests()
     for views in _by_storage(checkpoint):
@@ -62,7 +89,12 @@ def _join_overlapping(params: Sequence[Param], views: Iterable[int], joined: _Jo
         for j in gappy if solid is None else (*gappy, solid):
             if tests.overlap(params[i], params[j]):
                 joined.join(i, j)
-        if not params[i].is_contiguous and tests.left > 0:
+        if tests.left <= 0:  # from here on the one that reaches furthest stands for all
+            reaching = [*gappy, i] if solid is None else [*gappy, i, solid]
+            for j in reaching:
+                joined.join(i, j)
+            solid, gappy = max(reaching, key=lambda j: _end(params[j])), []
+        elif not params[i].is_contiguous:
             gappy.append(i)
         elif solid is None or _end(params[i]) > _end(params[solid]):
             solid = i
@@ -71,6 +103,57 @@ def _join_overlapping(params: Sequence[Param], views: Iterable[int], joined: _Jo
 def _end(param: Param) -> int:
     """Byte of its storage after its last element."""
     return param.start + param.dtype.nbytes(param.span)
+
+
+class _Ranges:
+    """Which of some params lie where: the storages one after the other, in each the params by their first byte.
+
+    Above them stands a binary tree of where those below each node end at last, so that finding the
+    ones that touch a range takes no look at the others.
+    """
+
+    def __init__(self, params: Sequence[Param], positions: Iterable[int]) -> None:
+        self._params = params
+        found = [i for i in positions if params[i].storage is not None and params[i].span]
+        lengths: dict[str | None, int] = {}
+        for i in found:
+            lengths[params[i].storage] = max(lengths.get(params[i].storage, 0), _end(params[i]))
+        self._bounds = dict(zip(lengths, pairwise(accumulate(lengths.values(), initial=0)), strict=True))
+        ranges = sorted((*self._range(i), i) for i in found)
+        self._order = [i for _, _, i in ranges]
+        self._firsts = [first for first, _, _ in ranges]
+        self._leaves = 1 << max(len(found) - 1, 0).bit_length()
+        self._last = [0] * (2 * self._leaves)
+        self._last[self._leaves : self._leaves + len(found)] = [last for _, last, _ in ranges]
+        for node in reversed(range(1, self._leaves)):
+            self._last[node] = max(self._last[2 * node], self._last[2 * node + 1])
+
+    def overlapping(self, at: int, tests: _Tests) -> tuple[int, ...]:
+        """Positions of those that share bytes with the param at `at` and are not tied to it."""
+        if self._params[at].storage not in self._bounds:
+            return ()
+        touching = sorted(self._touching(*self._range(at)))
+        return tuple(i for i in touching if i != at and tests.overlap(self._params[at], self._params[i]))
+
+    def _range(self, at: int) -> tuple[int, int]:
+        """Where a param begins and ends, as far as its storage is known here."""
+        param = self._params[at]
+        base, end = self._bounds[param.storage]
+        return base + param.start, min(base + _end(param), end)
+
+    def _touching(self, first: int, last: int) -> Iterator[int]:
+        """Positions of those with a byte from `first` up to `last`."""
+        stop = bisect_left(self._firsts, last)
+        waiting = [(1, 0, self._leaves)]  # a node and the leaves below it
+        while waiting:
+            node, low, high = waiting.pop()
+            if self._last[node] <= first or low >= stop:
+                continue
+            if node >= self._leaves:
+                yield self._order[low]
+                continue
+            middle = (low + high) // 2
+            waiting += ((2 * node, low, middle), (2 * node + 1, middle, high))
 
 
 class _Tests:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from paramctl.checkpoint import Checkpoint, Param, Storage, contiguous
 from paramctl.dtypes import DType
 from paramctl.errors import Unsupported, UsageError
-from paramctl.segments import Buffer, Computed, Content, clip, read, splice
+from paramctl.segments import Buffer, Computed, Content, Patch, clip, patched, read
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,21 +67,30 @@ def content_of(checkpoint: Checkpoint, param: Param) -> tuple[Content, ...]:
     return (Computed(param.nbytes, make),)
 
 
-def with_values(storage: Storage, param: Param, make: Callable[[], Buffer]) -> Storage:
-    """`storage` in which the elements of the view `param` are what `make()` returns.
+def with_values(storage: Storage, *changes: tuple[Param, Callable[[], Buffer]]) -> Storage:
+    """`storage` in which the elements of each view are what its function returns, one after the other.
 
-    `make` is called when the bytes are needed; it returns them little-endian in C order. Whatever else
-    lies in the storage stays. Raises FormatError if what stays is corrupt.
+    A function is called when the bytes are needed; it returns them little-endian in C order. Whatever
+    else lies in the storage stays. Raises FormatError if what stays is corrupt.
     """
-    if param.is_contiguous and _fills_bytes(param):
-        new = Computed(param.nbytes, lambda: (_to_stored(make(), param, storage),))
-        start = param.start
-    else:
-        start, nbytes = _bytes_under(param)
-        new = Computed(nbytes, lambda: (_scatter(storage, param, make()),))
-    if new.nbytes < storage.nbytes:
-        storage.check(str(param.storage))
-    return storage._replace(content=splice(storage.content, start, new), crc32=None)
+    if all(param.nbytes < storage.nbytes for param, _ in changes):
+        storage.check(str(changes[0][0].storage))
+    patches = [_patch(storage, param, make) for param, make in changes]
+    return storage._replace(content=patched(storage.content, patches), crc32=None)
+
+
+def _patch(storage: Storage, param: Param, make: Callable[[], Buffer]) -> Patch:
+    """What puts the values that `make()` returns into the bytes of a view."""
+    if not (param.is_contiguous and _fills_bytes(param)):
+        return Patch(*_bytes_under(param), lambda span: _scatter(span, storage, param, make()))
+
+    def whole() -> Buffer:
+        return _to_stored(make(), param, storage)
+
+    def put(span: memoryview) -> None:
+        span[:] = whole()
+
+    return Patch(param.start, param.nbytes, put, whole)
 
 
 def storage_of(checkpoint: Checkpoint, param: Param) -> Storage:
@@ -193,13 +202,13 @@ def _strided(data: Array, param: Param) -> Array:
     return np.lib.stride_tricks.as_strided(data[param.offset - first :], param.shape, strides)
 
 
-def _scatter(storage: Storage, param: Param, data: Buffer) -> Buffer:
-    """The span of bytes a view touches, with its elements taken from `data`."""
-    span = read(storage.content, *_bytes_under(param))
+def _scatter(span: memoryview, storage: Storage, param: Param, data: Buffer) -> None:
+    """Put `data` into those of the bytes under a view that are its elements."""
     cells = _cells(span, param.dtype)
     values = _cells(_to_stored(data, param, storage), param.dtype)[: param.numel]
     _strided(cells, param)[...] = values.reshape(param.shape)
-    return _packed(cells, param.dtype.bits) if param.dtype.bits % 8 else span
+    if param.dtype.bits % 8:
+        span[:] = _packed(cells, param.dtype.bits)
 
 
 def _cells(data: Buffer, dtype: DType) -> Array:
@@ -304,4 +313,4 @@ def contiguous_copy(
     own = param._replace(storage=key, offset=0, strides=contiguous(param.shape), flags=frozenset())
     if byteorder == "little":
         return own, Storage(content, param.nbytes)
-    return own, with_values(Storage((), param.nbytes, byteorder), own, lambda: read(content, 0, param.nbytes))
+    return own, with_values(Storage((), param.nbytes, byteorder), (own, lambda: read(content, 0, param.nbytes)))

@@ -499,3 +499,13 @@ def test_a_full_path_keeps_its_scheme_whatever_is_named_later(tmp_path: Path, la
     assert {change.path: change.how for change in edit.changed}["0.bias"] == "ones"
     again = init(checkpoint, ["0.bias", "0.bias"], ["ones", "constant:7"], seed=1)
     assert [change.how for change in again.changed] == ["constant:7"]
+
+
+def test_views_of_one_storage_by_the_thousand_are_no_burden(tmp_path: Path) -> None:
+    base = torch.ones(3, 500)
+    columns = {str(i): base[:, i] for i in range(500)}
+    edit = init(opened(tmp_path, columns), ["**", *(f"{i}" for i in range(0, 500, 2))], ["zeros"], seed=1)
+    assert len(edit.changed) == 500
+    after = written(tmp_path, edit)
+    assert not any(tensor.any() for tensor in after.values())
+    assert len({tensor.untyped_storage().data_ptr() for tensor in after.values()}) == 1

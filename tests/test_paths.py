@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import time
 import unicodedata
+import weakref
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from paramctl import formats
 from paramctl.checkpoint import Checkpoint, Entry, Kind, Leaf, Module, Param
 from paramctl.dtypes import BY_NAME
 from paramctl.errors import FileError, NoMatch, UsageError
@@ -387,3 +391,41 @@ def _matches(glob: list[str], names: list[str]) -> bool:
 def test_composed_and_decomposed_names_are_the_same_to_people(name: str) -> None:
     stored = unicodedata.normalize("NFD", f"x{name}é")
     assert paths(checkpoint(stored, "other"), unicodedata.normalize("NFC", stored)) == [stored]
+
+
+# --- many names ----------------------------------------------------------------------------------
+
+
+def test_many_paths_of_many_params_are_no_burden(tmp_path: Path) -> None:
+    many = checkpoint(*(f"{i}.w" for i in range(20_000)))
+    for i in range(20_000):
+        assert find(many, f"{i}.w") == i
+        assert find_part(many, f"[{i}][0][1:3]") == (i, (slice(1, 3),))
+        assert select(many, [f"[{i}]"], among=range(20_000)).indices == (i,)
+    listed = tmp_path / "list.txt"
+    listed.write_text("".join(f"{i}\n" for i in range(20_000)) * 2)
+    assert len(select(many, [f"@{listed}"]).indices) == 20_000
+
+
+def test_a_layer_listed_over_and_over_is_taken_once(tmp_path: Path) -> None:
+    many = checkpoint(*(f"a.{i}" for i in range(20_000)))
+    listed = tmp_path / "list.txt"
+    listed.write_text("a\n" * 20_000)
+    assert len(select(many, [f"@{listed}"]).indices) == 20_000
+    listed.write_text("a\na\nb\n")
+    with pytest.raises(NoMatch) as caught:
+        select(many, [f"@{listed}"])
+    assert str(caught.value).startswith(f"{listed}: line 3: ")
+
+
+def test_what_was_looked_for_keeps_no_file_open(tmp_path: Path) -> None:
+    torch.save({"a.b": torch.zeros(1), "c": torch.zeros(1)}, tmp_path / "x.pt")
+    opened = formats.open(str(tmp_path / "x.pt"))
+    assert find(opened, "[0][0]") == find(opened, "a.b") == 0
+    source = weakref.ref(opened.sources[0])
+    gc.disable()
+    try:
+        del opened
+        assert source() is None
+    finally:
+        gc.enable()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from paramctl import segments
 from paramctl.errors import FormatError
-from paramctl.segments import CHUNK, Computed, Content, Derived, Extent, Literal, Segment, Summed
+from paramctl.segments import CHUNK, Computed, Content, Derived, Extent, Literal, Patch, Segment, Summed
 from paramctl.sources import Source
 
 DATA = bytes(range(256)) * 2
@@ -59,14 +59,47 @@ def test_clips_are_slices(source: Source, data: st.DataObject) -> None:
     assert segments.read(content, start, nbytes) == whole[start : start + nbytes]
 
 
+def patch(start: int, data: bytes, solid: bool) -> Patch:
+    """Puts `data` at `start`; one that is not solid leaves every second byte as it is."""
+
+    def put(span: memoryview) -> None:
+        for i in range(0, len(data), 1 if solid else 2):
+            span[i] = data[i]
+
+    return Patch(start, len(data), put, (lambda: data) if solid else None)
+
+
 @given(data=st.data())
 @lawful
-def test_splices_replace(source: Source, data: st.DataObject) -> None:
+def test_patches_are_put_one_after_the_other(source: Source, data: st.DataObject) -> None:
     content = data.draw(st.lists(part(source)))
-    whole = told(content)
-    start = data.draw(st.integers(0, len(whole)))
-    new = data.draw(st.binary(max_size=len(whole) - start))
-    assert told(segments.splice(content, start, Literal(new))) == whole[:start] + new + whole[start + len(new) :]
+    expected = bytearray(told(content))
+    patches = []
+    for _ in range(data.draw(st.integers(0, 6))):
+        start = data.draw(st.integers(0, len(expected)))
+        new = data.draw(st.binary(max_size=min(len(expected) - start, 9)))
+        patches.append(patch(start, new, data.draw(st.booleans())))
+        patches[-1].put(memoryview(expected)[start : start + len(new)])
+    written = segments.patched(content, patches)
+    assert told(written) == expected
+    assert sum(piece.nbytes for piece in written) == len(expected)
+
+
+def test_a_patch_alone_is_made_without_a_look_at_what_was_there() -> None:
+    def unread() -> list[bytes]:
+        raise AssertionError("was read")
+
+    content: list[Content] = [Computed(4, unread), Literal(b"efgh")]
+    assert told(segments.patched(content, [patch(0, b"ABCD", True), patch(5, b"F", True)])) == b"ABCDeFgh"
+
+
+def test_patches_by_the_ten_thousand_are_no_burden() -> None:
+    apart = segments.patched([Literal(bytes(40_000))], [patch(4 * i, b"abc", True) for i in range(10_000)])
+    assert told(apart) == b"abc\0" * 10_000
+    assert all(told(segments.clip(apart, 4 * i, 3)) == b"abc" for i in range(10_000))
+    assert told(segments.patched(apart, [patch(4 * i + 1, b"B", True) for i in range(10_000)])) == b"aBc\0" * 10_000
+    chained = segments.patched([Literal(bytes(20_002))], [patch(2 * i, b"abc", True) for i in range(10_000)])
+    assert told(chained) == b"ab" * 10_000 + b"c\0"
 
 
 @given(data=st.data())

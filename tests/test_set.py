@@ -432,3 +432,42 @@ def test_set_then_nothing_is_changed_but_the_named(tmp_path: Path) -> None:
     before = mlp().state_dict()
     after = written(tmp_path, set(opened(tmp_path, before), "0.weight += 1", "2.num_batches_tracked = 3"))
     assert changed(before, after) == {"0.weight", "2.num_batches_tracked"}
+
+
+# --- many statements -----------------------------------------------------------------------------
+
+
+def test_statements_by_the_thousand_are_no_burden(tmp_path: Path) -> None:
+    base = torch.zeros(20_000)
+    before = {"all": torch.zeros(2), **{str(i): base[4 * i : 4 * i + 4] for i in range(5000)}}
+    turns = (text for i in range(2000) for text in (f"{i}[0] = {i}", "all += 1", f"{i}[1] = {i + 2000}[0]"))
+    after = written(tmp_path, set(opened(tmp_path, before), *turns))
+    assert after["all"].tolist() == [2000, 2000]
+    assert [after[str(i)].tolist() for i in range(5000)] == [[i if i < 2000 else 0, 0, 0, 0] for i in range(5000)]
+
+
+def test_statements_about_tied_params_see_one_another(tmp_path: Path) -> None:
+    tied = torch.ones(2)
+    edit = set(opened(tmp_path, {"a": tied, "b": tied, "c": torch.zeros(2)}), "a += 1", "c = 5", "b *= 3", "a[0] = c[1]")
+    after = written(tmp_path, edit)
+    assert (after["a"].tolist(), after["b"].tolist(), after["c"].tolist()) == ([5, 6], [5, 6], [5, 5])
+
+
+def test_statements_that_read_what_others_wrote_are_no_burden(tmp_path: Path) -> None:
+    before = {"a": torch.ones(4, dtype=torch.float64), "b": torch.zeros(4, dtype=torch.float64)}
+    after = written(tmp_path, set(opened(tmp_path, before), *["a[::2] += b[::2]", "b += a"] * 35))
+    a, b = 1.0, 0.0
+    for _ in range(35):
+        a += b
+        b += a
+    assert after["a"].tolist() == [a, 1, a, 1]
+    assert after["b"][0].item() == b
+
+
+def test_slices_of_a_large_storage_are_checked_together(tmp_path: Path) -> None:
+    base = torch.zeros(2000, 5000)
+    rows = {str(i): base[i] for i in range(2000)}
+    edit = set(opened(tmp_path, rows), *(f"{i} += {i}" for i in range(2000)))
+    after = written(tmp_path, edit)
+    assert torch.equal(after["1999"], torch.full((5000,), 1999.0))
+    assert torch.equal(after["3"], torch.full((5000,), 3.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import prod
 from typing import Any, Literal
 
@@ -94,10 +95,33 @@ def test_writing_is_what_numpy_writes(made: Any, data: st.DataObject, byteorder:
     index = data.draw(indices(view.shape))
     part = narrow(view, index)
     new = np.arange(-1, -1 - part.numel, -1, dtype=np.int16).reshape(part.shape)
-    written = with_values(held, part, lambda: encode(new, view.dtype))
+    written = with_values(held, (part, lambda: encode(new, view.dtype)))
     expected[index] = new
     assert np.array_equal(np.frombuffer(bytes_of(written), order), run)
     assert written.nbytes == held.nbytes
+
+
+@given(st.lists(views(), min_size=1, max_size=4), st.sampled_from(["little", "big"]))
+@settings(deadline=None, max_examples=150)
+def test_views_of_the_same_bytes_are_written_in_order(made: Any, byteorder: Order) -> None:
+    parts = [view for view, _, _ in made if not view.repeats_itself]
+    run = max((run for _, _, run in made), key=len)
+    order = ">i2" if byteorder == "big" else "<i2"
+    held = in_turn = storage(run.astype(order).tobytes(), byteorder)
+    changes = [
+        (part, partial(encode, np.full(part.shape, -1 - i, np.int16), part.dtype)) for i, part in enumerate(parts)
+    ]
+    assume(changes)
+    for change in changes:
+        in_turn = with_values(in_turn, change)
+    assert bytes_of(with_values(held, *changes)) == bytes_of(in_turn)
+
+
+def test_interleaved_views_by_the_thousand_are_no_burden() -> None:
+    columns = [param("uint8", (4,), (5000,), i) for i in range(5000)]
+    held = storage(bytes(20_000))
+    written = with_values(held, *((column, partial(bytes, [i % 256] * 4)) for i, column in enumerate(columns)))
+    assert bytes_of(written) == bytes(i % 256 for i in range(5000)) * 4
 
 
 @given(views())
@@ -137,7 +161,7 @@ def test_elements_that_share_bytes(name: str, data: st.DataObject) -> None:
     assert np.array_equal(read_index(source, view, index).view(np.uint8), codes.reshape(shape)[index])
     part = narrow(view, index)
     new = np.full(part.shape, 2**dtype.bits - 1, np.uint8)
-    written = with_values(source.storages["s"], part, lambda: encode(new, dtype))
+    written = with_values(source.storages["s"], (part, lambda: encode(new, dtype)))
     expected = codes.reshape(shape).copy()
     expected[index] = 2**dtype.bits - 1
     assert np.array_equal(read_values(checkpoint(view, written), view).view(np.uint8), expected)
@@ -171,7 +195,7 @@ def test_byte_order(dtype: str, little: str, big: str) -> None:
         assert found.tolist() == [value]
         assert bytes(read(content_of(checkpoint(view, held), view), 0, view.nbytes)).hex() == little
         empty = held._replace(content=(Bytes(bytes(held.nbytes)),))
-        assert bytes_of(with_values(empty, view, lambda: bytes.fromhex(little))).hex() == text
+        assert bytes_of(with_values(empty, (view, lambda: bytes.fromhex(little)))).hex() == text
 
 
 @pytest.mark.parametrize(("flags", "expected"), [({"conj"}, 1 - 2j), ({"neg"}, -1 - 2j), ({"conj", "neg"}, -1 + 2j)])
@@ -187,7 +211,7 @@ def test_flags_are_resolved_both_ways(dtype: str, flags: set[str], expected: com
     assert not own.flags
     assert read_values(Checkpoint("x", "x", (own,), {"new": copied}), own).tolist() == [expected]
     part = bytes(read(content_of(source, view), 0, view.nbytes))
-    assert bytes_of(with_values(held, view, lambda: part)) == bytes_of(held)
+    assert bytes_of(with_values(held, (view, lambda: part))) == bytes_of(held)
 
 
 # --- casts ---------------------------------------------------------------------------------------
@@ -242,9 +266,9 @@ def test_a_checksum_is_held_against_what_is_used() -> None:
     message = "storage s is corrupt: its bytes do not match their CRC-32"
     assert refused(FormatError, read_values, source, view) == message
     assert read_index(source, view, (0,)).tolist() == 97
-    assert refused(FormatError, with_values, corrupt, view, lambda: b"xy") == message
+    assert refused(FormatError, with_values, corrupt, (view, lambda: b"xy")) == message
     whole = param("uint8", (4,))
-    new = with_values(corrupt, whole, lambda: b"wxyz")
+    new = with_values(corrupt, (whole, lambda: b"wxyz"))
     assert (bytes_of(new), new.crc32) == (b"wxyz", None)
 
 

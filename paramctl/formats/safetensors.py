@@ -379,10 +379,11 @@ def _data_order(kept: list[Param], previous: list[str]) -> list[Param]:
     new = sorted((p for p in kept if p.path not in settled), key=lambda p: (-p.dtype.bits, p.path))
     if not order:
         return new
+    after_last = {old.dtype.bits: i for i, old in enumerate(order, 1)}
     spots: dict[int, list[Param]] = {}
     for param in new:
-        larger = [i for i, old in enumerate(order) if old.dtype.bits >= param.dtype.bits]
-        spots.setdefault(larger[-1] + 1 if larger else 0, []).append(param)
+        spot = max((i for bits, i in after_last.items() if bits >= param.dtype.bits), default=0)
+        spots.setdefault(spot, []).append(param)
     return [p for i in range(len(order) + 1) for p in (*spots.get(i, ()), *order[i : i + 1])]
 
 
