@@ -133,6 +133,17 @@ class Leaf(NamedTuple):
 Entry = Param | Leaf
 
 
+class Loss(NamedTuple):
+    """An entry that a format has no place for, and why: `scalar`, `sparse_coo tensor`."""
+
+    entry: Entry
+    why: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.entry.path or '.'} ({self.why})"
+
+
 class Module(NamedTuple):
     """The class of a layer, where the file names it: `Linear`, and `Linear(4 → 8)` for people."""
 

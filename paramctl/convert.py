@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from paramctl.changes import Edit
-from paramctl.checkpoint import Checkpoint, Param
+from paramctl.checkpoint import Checkpoint, Loss, Param
 from paramctl.errors import UsageError
 from paramctl.formats import Format
 from paramctl.paths import layer_members
@@ -19,18 +20,19 @@ def convert(checkpoint: Checkpoint, form: Format, *, layer: str | None = None, l
     part, notes = (checkpoint, ()) if layer is None else subtree(checkpoint, layer)
     if checkpoint.format != form.NAME or layer is not None:
         part = replace(part, document=None)
-    lost = _losses(part, form)
+    lost = form.losses(part)
     if lost and not lossy:
         raise UsageError(
-            f"{form.NAME} cannot hold {_some(lost)}",
+            f"{form.NAME} cannot hold {_some([loss.text for loss in lost])}",
             hint="accept the loss with --lossy, or take one part with --layer",
         )
-    kept = replace(_without(part) if lost else part, format=form.NAME)
+    kept = replace(_without(part, lost) if lost else part, format=form.NAME)
     unique = len(kept.params) - len(kept.tied_to)
     count = f"{len(kept.params):,} tensor{'s' * (len(kept.params) != 1)}"
     count += f" ({unique:,} unique)" if kept.tied_to else ""
-    texts = [name for name in checkpoint.metadata if name != "format"] if checkpoint.format != form.NAME else []
-    left = tuple(f"left out {_some(what)}" for what in (lost, [f"{name} (metadata)" for name in texts]) if what)
+    texts = [f"{name} (metadata)" for name in checkpoint.metadata if name != "format"]
+    dropped = [[loss.text for loss in lost], texts if checkpoint.format != form.NAME else []]
+    left = tuple(f"left out {_some(what)}" for what in dropped if what)
     return Edit(kept, (), notes=(*notes, f"{count} as {form.NAME}", *left))
 
 
@@ -61,17 +63,11 @@ def subtree(checkpoint: Checkpoint, layer: str) -> tuple[Checkpoint, tuple[str, 
     return replace(checkpoint, entries=entries, modules=modules, document=None), notes
 
 
-def _losses(checkpoint: Checkpoint, form: Format) -> list[str]:
-    """What the format has no place for; what is not made anew (sparse tensors, say) only fits its own document."""
-    anew = [f"{p.path} ({p.layout} tensor)" for p in checkpoint.params if not p.is_plain and not checkpoint.document]
-    return list(dict.fromkeys([*form.losses(checkpoint), *anew]))
-
-
 def _some(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
 
 
-def _without(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint without what can only be written back where it came from."""
-    kept = (entry for entry in checkpoint.entries if isinstance(entry, Param) and entry.is_plain)
-    return replace(checkpoint, entries=tuple(kept), document=None)
+def _without(checkpoint: Checkpoint, lost: Iterable[Loss]) -> Checkpoint:
+    """The checkpoint without what is lost, and so without what only fits the whole of it."""
+    gone = {id(loss.entry) for loss in lost}
+    return replace(checkpoint, entries=tuple(e for e in checkpoint.entries if id(e) not in gone), document=None)

@@ -401,11 +401,11 @@ def _symmetric(n: int) -> Spec:
 def _hidden_size(target: Target) -> int | None:
     """Of a recurrent layer: from its class, else from the shape of a weight that spans the hidden state."""
     found = RECURRENT.fullmatch(target.name)
-    shapes = {**target.siblings, target.name: target.shape}
     suffix = (found and found[2]) or ""
     for projection in (f"weight_hr{suffix}", f"weight_hh{suffix}"):
-        if len(shapes.get(projection, ())) == 2:
-            return shapes[projection][1]
+        shape = target.shape if projection == target.name else target.siblings.get(projection, ())
+        if len(shape) == 2:
+            return shape[1]
     gates = GATES.get(target.module)
     return target.shape[0] // gates if gates and target.shape else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
 
+@cache
 def import_torch() -> ModuleType:
     """torch itself. It takes seconds and 200 MiB, so nothing that only looks asks for it.
 

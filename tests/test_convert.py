@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from paramctl import formats
 from paramctl.changes import Edit
 from paramctl.checkpoint import Checkpoint
 from paramctl.convert import convert
-from paramctl.errors import NoMatch, ParamctlError, Unsupported, UsageError
+from paramctl.errors import NoMatch, ParamctlError, UsageError
 
 TORCH = formats.named("torch-zip")
 SAFE = formats.named("safetensors")
@@ -186,11 +187,32 @@ def test_names_that_collide(tmp_path: Path) -> None:
     )
 
 
-def test_a_dtype_the_format_has_not(tmp_path: Path) -> None:
-    edit = convert(opened(tmp_path, {"c": torch.ones(2, dtype=torch.complex128)}), SAFE)
-    assert "c" in saving(tmp_path, edit, SAFE)
-    with pytest.raises(Unsupported):
-        formats.save(edit.checkpoint, formats.NewFile(tmp_path / "x"), SAFE)
+def test_dtypes_and_repeating_tensors_are_a_loss_too(tmp_path: Path) -> None:
+    before = {"c": torch.ones(2, dtype=torch.complex128), "wide": torch.ones(1).expand(3), "w": torch.ones(2)}
+    checkpoint = opened(tmp_path, before)
+    assert refused(UsageError, checkpoint, SAFE) == (
+        "safetensors cannot hold c (complex128, which safetensors has no word for), "
+        "wide (repeats a few values over its shape: stride 0); "
+        "accept the loss with --lossy, or take one part with --layer"
+    )
+    assert list(carried(tmp_path, checkpoint, "safetensors", lossy=True)) == ["w"]
+
+
+def test_what_torch_has_no_dtype_for_is_a_loss(tmp_path: Path) -> None:
+    header = {
+        "four": {"dtype": "F4", "shape": [2, 3], "data_offsets": [0, 3]},
+        "six": {"dtype": "F6_E2M3", "shape": [4], "data_offsets": [3, 6]},
+        "w": {"dtype": "U8", "shape": [2], "data_offsets": [6, 8]},
+    }
+    text = json.dumps(header).encode()
+    (tmp_path / "x.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(8))
+    checkpoint = formats.open(os.fspath(tmp_path / "x.safetensors"))
+    assert refused(UsageError, checkpoint, TORCH) == (
+        "torch-zip cannot hold four (float4_e2m1fn with an odd last dimension, and torch has pairs), "
+        "six (float6_e2m3fn, which torch has no dtype for); "
+        "accept the loss with --lossy, or take one part with --layer"
+    )
+    assert list(carried(tmp_path, checkpoint, "torch-zip", lossy=True)) == ["w"]
 
 
 # --- layers --------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from paramctl import files
-from paramctl.checkpoint import Checkpoint, Param
+from paramctl.checkpoint import Checkpoint, Loss, Param
 from paramctl.errors import FormatError, ParamctlError, UsageError
 from paramctl.files import InPlace, NewFile, Stream, Target
 from paramctl.formats import safetensors, torch_zip
@@ -24,8 +24,9 @@ class Format(Protocol):
 
     `recognises` decides by the bytes alone. `read` lists a file without reading its values; `layout`
     turns any checkpoint into segments, in the file's own form where it came from this format.
-    `losses` names what of a checkpoint this format has no place for. `verify` opens a file that was just
-    written with the format's own library, where that is cheap and could open the source.
+    `losses` are the entries of a checkpoint that this format has no place for, in their order. `verify`
+    opens a file that was just written with the format's own library, where that is cheap and could open
+    the source.
     """
 
     NAME: str
@@ -34,7 +35,7 @@ class Format(Protocol):
     def recognises(self, head: bytes, source: Source) -> bool: ...
     def read(self, source: Source) -> Checkpoint: ...
     def layout(self, checkpoint: Checkpoint) -> Iterable[Segment]: ...
-    def losses(self, checkpoint: Checkpoint) -> list[str]: ...
+    def losses(self, checkpoint: Checkpoint) -> list[Loss]: ...
     def verify(self, path: Path, meant: Checkpoint) -> None: ...
 
 
@@ -93,6 +94,9 @@ def save(checkpoint: Checkpoint, target: Target, form: Format | None = None) -> 
     Raises FileError where it cannot be written, UsageError where a file is in the way.
     """
     form = form or BY_NAME[checkpoint.format]
+    lost = [loss for loss in form.losses(checkpoint) if isinstance(loss.entry, Param)]
+    if lost:
+        raise UsageError(f"{form.NAME} cannot hold {lost[0].text}", hint="'paramctl convert --lossy' leaves it out")
     if isinstance(target, NewFile | InPlace):
         files.destination(target)  # refuse before the work, not after it
 
@@ -112,7 +116,9 @@ def _verify_listing(written: Checkpoint, meant: Checkpoint) -> None:
 def _summary(checkpoint: Checkpoint) -> Iterator[tuple[str, int, int, str]]:
     """Each param with the least of the paths it is tied to, whichever of them is the first."""
     labels = checkpoint.labels
-    least = {i: min(labels[j] for j in group) for group in checkpoint.groups() for i in group}
+    least: dict[int, str] = {}
+    for group in checkpoint.groups():
+        least.update(dict.fromkeys(group, min(labels[i] for i in group)))
     for i, (label, param) in enumerate(zip(labels, checkpoint.params, strict=True)):
         yield label, param.numel * _values_in(param), param.nbytes, least.get(i, "")
 

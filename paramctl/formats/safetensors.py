@@ -13,10 +13,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from paramctl.checkpoint import Checkpoint, Leaf, Param, Storage, View, contiguous, natural_key
+from paramctl.checkpoint import Checkpoint, Entry, Leaf, Loss, Param, Storage, View, contiguous, natural_key
 from paramctl.dtypes import BY_SAFETENSORS, DType
 from paramctl.errors import FormatError, Unsupported, UsageError
-from paramctl.segments import Content, Extent, Literal, Segment
+from paramctl.segments import Extent, Literal, Segment
 from paramctl.sources import Source
 from paramctl.values import content_of
 
@@ -108,17 +108,26 @@ def read(source: Source) -> Checkpoint:
     )
 
 
-def losses(checkpoint: Checkpoint) -> list[str]:
+def losses(checkpoint: Checkpoint) -> list[Loss]:
     """What has no place in a safetensors file: everything that is not a tensor of a dtype it knows."""
-    lost = [f"{entry.path} ({_worth(entry)})" for entry in checkpoint.entries if isinstance(entry, Leaf)]
-    lost += [f"{p.path} ({p.layout} tensor)" for p in checkpoint.params if not p.is_plain]
-    return lost
+    return [Loss(entry, why) for entry in checkpoint.entries if (why := _no_place(entry))]
+
+
+def _no_place(entry: Entry) -> str:
+    """Why an entry cannot be written; empty if it can."""
+    if isinstance(entry, Leaf):
+        return "object" if entry.is_object else "scalar"
+    if not entry.is_plain:
+        return f"{entry.layout} tensor"
+    if entry.repeats_itself:
+        return "repeats a few values over its shape: stride 0"
+    return "" if _word(entry) else f"{entry.dtype.name}, which safetensors has no word for"
 
 
 def layout(checkpoint: Checkpoint) -> Iterator[Segment]:
     """The file's segments: its own header where nothing but values changed, else a new one."""
     document = checkpoint.document
-    params = [param for param in checkpoint.params if param.is_plain]
+    params = list(checkpoint.params)
     if isinstance(document, Document) and _same(params, document.listed):
         yield Extent(document.source, 0, len(document.header))
         for _, _, name in document.places:
@@ -129,7 +138,7 @@ def layout(checkpoint: Checkpoint) -> Iterator[Segment]:
     _check_aliases(aliases, checkpoint.metadata)
     _check_names(params)
     order = _data_order(kept, previous)
-    contents = {param.path: _content(checkpoint, param) for param in order}
+    contents = {param.path: content_of(checkpoint, param) for param in order}
     yield Literal(_header(kept, order, aliases, checkpoint.metadata))
     for param in order:
         yield from contents[param.path]
@@ -177,7 +186,8 @@ def _header_bytes(source: Source) -> bytes:
 def _parse(text: bytes) -> dict[str, Any]:
     try:
         decoded = text.decode("utf-8")
-        parsed = json.loads(decoded, parse_constant=_refuse_constant)
+        whole = _whole_number if b"-0" in text else None  # a hook costs time, and hardly a header needs it
+        parsed = json.loads(decoded, parse_constant=_refuse_constant, parse_int=whole)
         if not _surely_unique(text, parsed):
             parsed = json.loads(decoded, object_pairs_hook=_unique)
     except UnicodeDecodeError as error:
@@ -212,6 +222,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise FormatError(f"header names {twice!r} twice")
     return found
+
+
+def _whole_number(text: str) -> int:
+    """An integer; the library takes -0 for a fraction, and refuses it as a size."""
+    if text == "-0":
+        raise ValueError("-0 is no size")
+    return int(text)
 
 
 def _refuse_constant(text: str) -> NoReturn:
@@ -332,10 +349,6 @@ def _layer(param: Param) -> str:
     return param.path.rpartition(".")[0]
 
 
-def _worth(leaf: Leaf) -> str:
-    return "object" if leaf.is_object else "scalar"
-
-
 def _leaders(params: Iterable[Param]) -> tuple[list[Param], dict[str, str]]:
     """Params that are written, and for each tied one the name of the one that stands for it."""
     first: dict[View, Param] = {}
@@ -387,15 +400,6 @@ def _data_order(kept: list[Param], previous: list[str]) -> list[Param]:
     return [p for i in range(len(order) + 1) for p in (*spots.get(i, ()), *order[i : i + 1])]
 
 
-def _content(checkpoint: Checkpoint, param: Param) -> tuple[Content, ...]:
-    if param.repeats_itself:
-        raise Unsupported(
-            f"{param.path} repeats a few values over its shape (stride 0), and safetensors cannot",
-            hint="drop it, or untie it in a program that can hold it",
-        )
-    return content_of(checkpoint, param)
-
-
 def _header(
     kept: list[Param], order: list[Param], aliases: Mapping[str, str], metadata: Mapping[str, str]
 ) -> bytes:
@@ -407,8 +411,8 @@ def _header(
         at += param.nbytes
     header: dict[str, object] = {METADATA: {**metadata, **aliases}} if metadata or aliases else {}
     for param in kept:
-        word, shape = _spelling(param)
-        header[param.path] = {"dtype": word, "shape": shape, "data_offsets": offsets[param.path]}
+        places = {"dtype": _word(param), "shape": _dimensions(param), "data_offsets": offsets[param.path]}
+        header[param.path] = places
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     if len(text) > MAX_HEADER:
@@ -416,10 +420,15 @@ def _header(
     return len(text).to_bytes(8, "little") + text
 
 
-def _spelling(param: Param) -> tuple[str, list[int]]:
-    """Dtype and shape as the header has them: an F4 element is one value where torch counts pairs."""
-    if param.dtype.name == "float4_e2m1fn_x2" and param.shape:
-        return "F4", [*param.shape[:-1], param.shape[-1] * 2]
-    if not param.dtype.safetensors:
-        raise Unsupported(f"{param.path} is {param.dtype.name}, which safetensors has no word for")
-    return param.dtype.safetensors, list(param.shape)
+def _word(param: Param) -> str:
+    """What a header calls a param's dtype; empty where it has no word for it."""
+    return "F4" if _is_paired(param) else param.dtype.safetensors
+
+
+def _dimensions(param: Param) -> list[int]:
+    """A param's shape as a header has it: an F4 element is one value where torch counts pairs."""
+    return [*param.shape[:-1], param.shape[-1] * 2] if _is_paired(param) else list(param.shape)
+
+
+def _is_paired(param: Param) -> bool:
+    return param.dtype.name == "float4_e2m1fn_x2" and bool(param.shape)

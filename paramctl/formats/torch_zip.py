@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from paramctl.checkpoint import Checkpoint, Leaf, Param, Storage, View
+from paramctl.checkpoint import Checkpoint, Entry, Leaf, Loss, Param, Storage, View
 from paramctl.dtypes import BY_STORAGE
 from paramctl.errors import FormatError, Unsupported, UsageError
 from paramctl.formats import pickle_writer, pickles, torch_edits, zips
@@ -72,11 +72,24 @@ def read(source: Source) -> Checkpoint:
     )
 
 
-def losses(checkpoint: Checkpoint) -> list[str]:
+def losses(checkpoint: Checkpoint) -> list[Loss]:
     """What a new state_dict would not hold; a checkpoint's own document holds everything."""
     if isinstance(checkpoint.document, Document):
         return []
-    return [f"{e.path} ({'object' if e.is_object else 'scalar'})" for e in checkpoint.entries if isinstance(e, Leaf)]
+    return [Loss(entry, why) for entry in checkpoint.entries if (why := _no_place(entry))]
+
+
+def _no_place(entry: Entry) -> str:
+    """Why an entry cannot be written anew; empty if it can."""
+    if isinstance(entry, Leaf):
+        return "object" if entry.is_object else "scalar"
+    if not entry.is_plain:
+        return f"{entry.layout} tensor"
+    if entry.dtype.name.startswith("float6_"):
+        return f"{entry.dtype.name}, which torch has no dtype for"
+    if entry.dtype.name == "float4_e2m1fn" and (not entry.shape or entry.shape[-1] % 2):
+        return "float4_e2m1fn with an odd last dimension, and torch has pairs"
+    return ""
 
 
 def layout(checkpoint: Checkpoint) -> Iterator[Segment]:
@@ -242,7 +255,6 @@ def _state_dict(checkpoint: Checkpoint) -> Iterator[Segment]:
     written: dict[View, tuple[Param, Persistent]] = {}
     storages: list[Storage] = []
     for param in checkpoint.params:
-        _check_plain(param)
         if param.view not in written or not param.numel:
             own, storage = contiguous_copy(checkpoint, _as_torch(param), str(len(storages)))
             written[param.view] = own, storage_id(str(own.storage), own.dtype, storage.nbytes, "cpu")
@@ -261,18 +273,6 @@ def _as_torch(param: Param) -> Param:
         shape = (*param.shape[:-1], param.shape[-1] // 2)
         return param._replace(dtype=BY_NAME["float4_e2m1fn_x2"], shape=shape, strides=contiguous(shape))
     return param
-
-
-def _check_plain(param: Param) -> None:
-    if not param.is_plain:
-        raise Unsupported(f"{param.path} is a {param.layout} tensor, which cannot be written anew")
-    if param.dtype.name.startswith("float6_"):
-        raise Unsupported(f"{param.path} is {param.dtype.name}, which torch has no dtype for")
-    if param.dtype.name == "float4_e2m1fn" and (not param.shape or param.shape[-1] % 2):
-        raise Unsupported(
-            f"{param.path} is float4_e2m1fn with an odd last dimension {param.shape},"
-            " and torch holds such values in pairs"
-        )
 
 
 def _check_unique(checkpoint: Checkpoint) -> None:

@@ -21,7 +21,7 @@ from torch import nn
 from paramctl import formats
 from paramctl.checkpoint import Checkpoint, contiguous
 from paramctl.dtypes import BY_SAFETENSORS
-from paramctl.errors import FormatError, Unsupported, UsageError
+from paramctl.errors import FormatError, UsageError
 from paramctl.formats import safetensors as safetensors_format
 from paramctl.init import init
 from paramctl.set import set as set_values
@@ -371,6 +371,14 @@ def test_a_huge_number_is_no_traceback(tmp_path: Path) -> None:
     assert refused(FormatError, listing, path).startswith(f"{path}: header is not JSON: Exceeds the limit")
 
 
+def test_a_minus_zero_is_refused_as_the_library_does(tmp_path: Path) -> None:
+    text = b'{"w":{"dtype":"U8","shape":[1],"data_offsets":[-0,1]}}'
+    path = written(tmp_path / "x.safetensors", text, b"x")
+    assert refused(FormatError, listing, path) == f"{path}: header is not JSON: -0 is no size"
+    with pytest.raises(safetensors.SafetensorError):
+        safetensors.deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
+
+
 def test_what_cannot_be_written(tmp_path: Path) -> None:
     torch.save({"w": torch.ones(2).expand(3, 2), "c": torch.ones(2, dtype=torch.complex128)}, tmp_path / "x.pt")
     checkpoint = listing(tmp_path / "x.pt")
@@ -379,13 +387,16 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
     def write(made: Checkpoint) -> None:
         formats.save(made, formats.NewFile(target), formats.named("safetensors"))
 
-    assert refused(Unsupported, write, checkpoint) == (
-        "w repeats a few values over its shape (stride 0), and safetensors cannot;"
-        " drop it, or untie it in a program that can hold it"
+    assert refused(UsageError, write, checkpoint) == (
+        "safetensors cannot hold w (repeats a few values over its shape: stride 0);"
+        " 'paramctl convert --lossy' leaves it out"
     )
     torch.save({"c": torch.ones(2, dtype=torch.complex128)}, tmp_path / "x.pt")
-    message = "c is complex128, which safetensors has no word for"
-    assert refused(Unsupported, write, listing(tmp_path / "x.pt")) == message
+    message = (
+        "safetensors cannot hold c (complex128, which safetensors has no word for);"
+        " 'paramctl convert --lossy' leaves it out"
+    )
+    assert refused(UsageError, write, listing(tmp_path / "x.pt")) == message
     torch.save({"a": {"b": torch.ones(1)}, "a.b": torch.zeros(1)}, tmp_path / "x.pt")
     message = "two tensors print as 'a.b', and safetensors has one name for each"
     assert refused(UsageError, write, listing(tmp_path / "x.pt")) == message
@@ -401,7 +412,8 @@ def test_four_bit_values_that_torch_cannot_pair(tmp_path: Path) -> None:
     def write() -> None:
         formats.save(checkpoint, formats.NewFile(tmp_path / "y.pt"), formats.named("torch-zip"))
 
-    assert refused(Unsupported, write) == (
-        "w is float4_e2m1fn with an odd last dimension (2, 3), and torch holds such values in pairs"
+    assert refused(UsageError, write) == (
+        "torch-zip cannot hold w (float4_e2m1fn with an odd last dimension, and torch has pairs);"
+        " 'paramctl convert --lossy' leaves it out"
     )
     assert not (tmp_path / "y.pt").exists()
