@@ -78,15 +78,19 @@ def check_editable(checkpoint: Checkpoint, indices: Iterable[int], named: Iterab
 
 def check_plain(param: Param) -> None:
     """Raise UsageError unless a param is one view of saved bytes in which every element can differ."""
-    name = param.path or "."
+    if why := why_fixed(param):
+        hint = "save it from your program after .clone()" if param.is_plain else ""
+        raise UsageError(f"{param.path or '.'} cannot be changed: it {why}", hint=hint)
+
+
+def why_fixed(param: Param) -> str:
+    """What keeps the values of a param from being changed; empty if nothing does."""
     if not param.is_plain:
-        why = "" if param.storage is not None or param.components else ", and no values are saved for it"
-        raise UsageError(f"{name} cannot be changed: it is a {param.layout} tensor{why}")
+        saved = param.storage is not None or param.components
+        return f"is a {param.layout} tensor" + ("" if saved else ", and no values are saved for it")
     if param.repeats_itself:
-        raise UsageError(
-            f"{name} ({_dims(param)}) repeats fewer values over its shape (stride 0), so its elements cannot differ",
-            hint="save it from your program after .clone()",
-        )
+        return "repeats fewer values over its shape (stride 0), so its elements cannot differ"
+    return ""
 
 
 def stale_moments(checkpoint: Checkpoint, changed: Iterable[int]) -> tuple[str, ...]:
@@ -97,7 +101,3 @@ def stale_moments(checkpoint: Checkpoint, changed: Iterable[int]) -> tuple[str, 
     if not values.difference(gradient_owners(checkpoint)):
         return ()
     return ("the optimizer state in this file still belongs to the old values",)
-
-
-def _dims(param: Param) -> str:
-    return " × ".join(str(n) for n in param.shape)

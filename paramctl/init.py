@@ -8,7 +8,7 @@ from functools import partial
 from typing import NamedTuple
 
 from paramctl import schemes
-from paramctl.changes import Change, Edit, Kept, check_editable, stale_moments, with_tied
+from paramctl.changes import Change, Edit, Kept, check_editable, stale_moments, why_fixed, with_tied
 from paramctl.checkpoint import Checkpoint, Param, Storage
 from paramctl.errors import UsageError
 from paramctl.paths import Selection, model_params, select
@@ -22,11 +22,12 @@ MAX_SEED = 2**63  # seeds that are drawn; any whole number may be given
 
 
 class _Choice(NamedTuple):
-    """What was asked for one param, and whether as part of a layer, which gives each role its own."""
+    """What was asked for one param."""
 
     named: int  # its position, or that of the one tied to it that was selected
     spec: Spec
-    by_role: bool
+    exact: bool  # named by its own path: it is drawn or an error says why not
+    by_role: bool  # as part of a layer, which gives each role its own
 
 
 class _Job(NamedTuple):
@@ -112,10 +113,11 @@ def _choices(checkpoint: Checkpoint, selection: Selection, spec: Spec) -> dict[i
     found: dict[int, _Choice] = {}
     for index in selection.indices:
         other = roles != {"other"} and role_of(checkpoint.params[index]) == "other"
-        by_role = index not in selection.exact and ("weight" in roles or other)
+        exact = index in selection.exact
+        by_role = not exact and ("weight" in roles or other)
         leader = checkpoint.tied_to.get(index, index)
         if leader not in found or not by_role:
-            found[leader] = _Choice(index, spec, by_role)
+            found[leader] = _Choice(index, spec, exact, by_role)
     return found
 
 
@@ -142,6 +144,9 @@ def _plan(
     siblings: dict[str, Mapping[str, tuple[int, ...]]] = {}
     for at, choice in sorted(chosen.items()):
         param = checkpoint.params[at]
+        if not choice.exact and (fixed := why_fixed(param)):
+            kept.append(Kept(checkpoint.labels[choice.named], f"it {fixed}"))
+            continue
         role = role_of(param)
         spec, why = _by_role(choice.spec, role, param, bias) if choice.by_role else (choice.spec, "")
         target = _target(checkpoint, at, role, seed, siblings)

@@ -345,13 +345,26 @@ def test_what_has_no_values_of_its_own_is_refused(tmp_path: Path) -> None:
     for path, message in [
         ("meta", "meta cannot be changed: it is a meta tensor, and no values are saved for it"),
         ("sparse", "sparse cannot be changed: it is a sparse_coo tensor"),
-        ("wide", "wide (2 × 3) repeats fewer values over its shape (stride 0), so its elements cannot differ; "
+        ("wide", "wide cannot be changed: it repeats fewer values over its shape (stride 0), so its elements cannot differ; "
          "save it from your program after .clone()"),
     ]:  # fmt: skip
         with pytest.raises(UsageError) as caught:
             init(checkpoint, [path], ["ones"])
         assert str(caught.value) == message
     assert report(init(checkpoint, ["empty"], ["ones"])) == [("empty", "ones")]
+
+
+def test_as_part_of_a_layer_they_are_kept(tmp_path: Path) -> None:
+    before = {"wide": torch.ones(1, 3).expand(2, 3), "sparse": torch.eye(3).to_sparse(), "w": torch.ones(2, 2)}
+    edit = init(opened(tmp_path, before), (), ["zeros"])
+    assert report(edit) == [("w", "zeros")]
+    assert edit.kept == (
+        Kept("wide", "it repeats fewer values over its shape (stride 0), so its elements cannot differ"),
+        Kept("sparse", "it is a sparse_coo tensor"),
+    )
+    after = written(tmp_path, edit)
+    assert same(after["sparse"].to_dense(), torch.eye(3))
+    assert same(after["w"], torch.zeros(2, 2))
 
 
 def test_paths_that_print_alike(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_a_value_may_be_another_path(tmp_path: Path) -> None:
         ("i /= 2", UsageError, "i /= 2: uint8 holds whole numbers only"),
         ("i /= 0", UsageError, "i /= 0: division by zero"),
         ("i = h[:2]", UsageError, "i = h[:2]: uint8 holds whole numbers only"),
-        ("wide = 1", UsageError, "wide (2 × 3) repeats fewer values over its shape (stride 0), so its elements cannot "
+        ("wide = 1", UsageError, "wide cannot be changed: it repeats fewer values over its shape (stride 0), so its elements cannot "
          "differ; save it from your program after .clone()"),
         ("sparse = 1", UsageError, "sparse cannot be changed: it is a sparse_coo tensor"),
         ("w = sparse", UsageError, "sparse is sparse_coo: its values are in sparse.indices, sparse.values"),

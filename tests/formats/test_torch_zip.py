@@ -651,7 +651,7 @@ def test_overlaps_and_repeats_are_refused(tmp_path: Path) -> None:
         "a shares some of its bytes with b; name them all, or 'paramctl untie' first"
     )
     assert refused(UsageError, set_values, checkpoint, "c[0,0] = 1") == (
-        "c (3 × 2) repeats fewer values over its shape (stride 0), so its elements cannot differ;"
+        "c cannot be changed: it repeats fewer values over its shape (stride 0), so its elements cannot differ;"
         " save it from your program after .clone()"
     )
     parted = untie(checkpoint, "a", "b").checkpoint
