@@ -145,10 +145,14 @@ class Loss(NamedTuple):
 
 
 class Module(NamedTuple):
-    """The class of a layer, where the file names it: `Linear`, and `Linear(4 → 8)` for people."""
+    """The class of a layer, where the file names it: `Linear`, and `Linear(4 → 8)` for people.
+
+    `padding_idx` is the row of an embedding that stands for padding, which its default keeps zero.
+    """
 
     type: str
     text: str
+    padding_idx: int | None = None
 
 
 @dataclass(frozen=True)

@@ -207,6 +207,7 @@ def _target(
         seed,
         role=_ROLES[role],
         module=module.type if module else "",
+        padding_idx=module.padding_idx if module else None,
         siblings=siblings[layer],
     )
 

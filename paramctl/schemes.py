@@ -18,7 +18,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -79,7 +79,8 @@ class Target:
 
     `module` is the class of its layer, if the file names it (`Linear`); `siblings` are the shapes of the
     layer's params by their last names (`{"weight": (8, 4), "bias": (8,)}`), from which a bias learns
-    its fan-in and a recurrent weight its hidden size.
+    its fan-in and a recurrent weight its hidden size. `padding_idx` is the row of an embedding that
+    stands for padding.
     """
 
     path: str
@@ -89,6 +90,7 @@ class Target:
     kernel: Kernel = "torch"
     role: Role = "tensor"
     module: str = ""
+    padding_idx: int | None = None
     siblings: Mapping[str, Shape] = field(default_factory=dict, hash=False)
 
     @property
@@ -133,10 +135,11 @@ class UserFunction:
 
 @dataclass(frozen=True)
 class Spec:
-    """A scheme with its arguments, the defaults among them."""
+    """A scheme with its arguments, the defaults among them; `zero_row` is made zero after the draw."""
 
     scheme: Scheme | UserFunction
     arguments: Mapping[str, Value] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    zero_row: int | None = None
 
     @property
     def is_default(self) -> bool:
@@ -152,7 +155,8 @@ class Spec:
         words = [f"{a.name}={_value_text(self.arguments[a.name])}" for a in given]
         if len(given) == 1 and given[0].required:
             words = [_value_text(self.arguments[given[0].name])]
-        return self.scheme.name + (":" if words else "") + ",".join(words)
+        zero = "" if self.zero_row is None else f" (padding row {self.zero_row} zero)"
+        return self.scheme.name + (":" if words else "") + ",".join(words) + zero
 
 
 def _value_text(value: Value) -> str:
@@ -372,10 +376,15 @@ def _torch_special(target: Target) -> Spec | None:
     if "Norm" in module:
         return _call("zeros" if target.role == "bias" else "ones")
     if module in ("Embedding", "EmbeddingBag"):
-        return _call("normal")
+        return replace(_call("normal"), zero_row=_padding_row(target))
     if module == "PReLU":
         return _call("constant", val=0.25)
     return _torch_bilinear(target) if module == "Bilinear" else None
+
+
+def _padding_row(target: Target) -> int | None:
+    row = target.padding_idx
+    return row if row is not None and target.shape and 0 <= row < target.shape[0] else None
 
 
 def _torch_bilinear(target: Target) -> Spec | None:
@@ -538,6 +547,8 @@ def _filled(spec: Spec, target: Target, dtype: torch.dtype) -> torch.Tensor | No
     try:
         with _own_generators(seed), torch.no_grad():
             spec.scheme.function(canvas, **spec.arguments)
+            if spec.zero_row is not None:
+                tensor[spec.zero_row].zero_()
     except RuntimeError as error:
         if "not implemented for" not in str(error):
             raise

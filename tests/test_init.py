@@ -418,6 +418,15 @@ def test_moments_by_themselves_leave_nothing_stale(run_of_training: Path) -> Non
     assert edit.notes == ()
 
 
+@pytest.mark.parametrize("layer", [nn.Embedding(4, 3, padding_idx=1), nn.EmbeddingBag(4, 3, padding_idx=1)])
+def test_the_default_of_an_embedding_keeps_its_padding_row_zero(tmp_path: Path, layer: nn.Module) -> None:
+    edit = init(opened(tmp_path, nn.Sequential(layer)), (), ["default"], seed=1)
+    assert report(edit) == [("0.weight", "normal (padding row 1 zero)")]
+    after = written_module(tmp_path, edit)[0].weight  # type: ignore[index]
+    torch.manual_seed(seed_for(1, "0.weight"))
+    assert same(after, type(layer)(4, 3, padding_idx=1).weight)  # type: ignore[arg-type]
+
+
 # --- a person's own functions --------------------------------------------------------------------
 
 

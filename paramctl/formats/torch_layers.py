@@ -24,7 +24,8 @@ def describe_layer(node: Call, state: Dict) -> Module:
     bias = attributes.get("_parameters")
     if known and isinstance(bias, Dict) and any(_text(k) == "bias" and v is None for k, v in bias.pairs):
         inside += ", no bias"
-    return Module(name, f"{name}({inside})" if inside else name)
+    padding = attributes.get("padding_idx")
+    return Module(name, f"{name}({inside})" if inside else name, padding if type(padding) is int else None)
 
 
 def _class_name(node: Call, attributes: dict[str, Any]) -> str:
