@@ -5,17 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import NamedTuple
 
-from paramctl.checkpoint import Checkpoint, Entry, Module, Param, natural_key
+from paramctl.checkpoint import Checkpoint, Entry, Leaf, Module, Param, natural_key
 
 # Levels of nesting. A name of 3,000 dots is not a model of 3,000 levels, and a JSON document that
 # deep could not be read by most programs: what is deeper keeps its dots, as one name.
 DEPTH = 100
 
 
-class Form(NamedTuple):
-    """What a tensor looks like; one object for all that look alike."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Form:
+    """What a tensor looks like; one object in a tree for all that look alike, so identity compares them."""
 
     kind: str
     dtype: str
@@ -28,11 +30,10 @@ class Form(NamedTuple):
 class Tensor(NamedTuple):
     """A param in the tree. `tied_to` is the path of the first param of its group of ties."""
 
-    name: str
     param: Param
+    name: str
     form: Form
     tied_to: str | None
-
 
 class Scalar(NamedTuple):
     """An entry that is not a tensor."""
@@ -83,9 +84,9 @@ def build(checkpoint: Checkpoint, chosen: Collection[int] | None = None, others:
     Layers that hold nothing, such as a ReLU, have their place in it too where the file names them. The
     `others` are the paths of such layers and of scalars.
     """
-    root = Node("", checkpoint.modules.get(""))
-    layers: dict[str, Node] = {}
     modules = checkpoint.modules
+    layers = _Layers(modules)
+    root = layers.root
     tied, params = checkpoint.tied_to, checkpoint.params
     shown = modules if chosen is None else _leading_to([*others, *(params[i].path for i in chosen)], modules)
     named = iter(shown)
@@ -94,16 +95,11 @@ def build(checkpoint: Checkpoint, chosen: Collection[int] | None = None, others:
     form_of = _Forms().of
     for at, entry in _numbered(checkpoint.entries, chosen, others):
         path = entry.path
-        above, dot, name = path.rpartition(".")
-        if len(path) >= DEPTH and path.count(".") >= DEPTH:
-            *names, name = path.split(".", DEPTH)
-            above = ".".join(names)
-        node = layers.get(above) if dot else root
-        if node is None:
-            if above in shown:
-                _add_until(above, named, layers, root, modules)
-            node = _add_layer(layers, root, above, modules)
-        if not isinstance(entry, Param):
+        above, dot, name = path.rpartition(".") if len(path) < DEPTH else _split(path)
+        if above in shown and above not in layers:
+            layers.add(_before(above, named))
+        node = layers[above] if dot else root
+        if isinstance(entry, Leaf):
             node.children.append(Scalar(name, entry.value, entry.is_object))
             continue
         form = form_of(entry)
@@ -111,10 +107,10 @@ def build(checkpoint: Checkpoint, chosen: Collection[int] | None = None, others:
         if at in in_ties:
             holders[at] = node
             tied_to = params[tied[at]].path if at in tied else None
-        node.children.append(Tensor(name, entry, form, tied_to))
+        node.children.append(Tensor(entry, name, form, tied_to))
         node.numel += form.numel
         node.nbytes += form.nbytes
-    _add_until(None, named, layers, root, modules)
+    layers.add(named)
     _count_ties_once(checkpoint, holders)
     for node in reversed(layers.values()):  # each layer was added after the one it lies in
         assert node.parent is not None
@@ -123,25 +119,60 @@ def build(checkpoint: Checkpoint, chosen: Collection[int] | None = None, others:
     return root
 
 
+class _Layers(dict[str, Node]):
+    """The layers below the root by their paths, each made, with those above it, when it is asked for."""
+
+    def __init__(self, modules: Mapping[str, Module]) -> None:
+        self.root = Node("", modules.get(""))
+        self._modules = modules
+
+    def __missing__(self, path: str) -> Node:
+        above, dot, name = path.rpartition(".") if len(path) < DEPTH else _split(path)
+        parent = self[above] if dot else self.root
+        node = self[path] = Node(name, self._modules.get(path) if path else None, parent)
+        parent.children.append(node)
+        return node
+
+    def add(self, paths: Iterable[str]) -> None:
+        """Make the layers at `paths`, where they are not there yet."""
+        for path in paths:
+            if path:
+                self[path]
+
+
+def _split(path: str) -> tuple[str, str, str]:
+    """The path of the layer something is in, a dot if there is such a layer, and its name, of no end of names."""
+    if path.count(".") < DEPTH:
+        return path.rpartition(".")
+    *names, name = path.split(".", DEPTH)
+    return ".".join(names), ".", name
+
+
+def _before(path: str, paths: Iterator[str]) -> Iterator[str]:
+    return takewhile(path.__ne__, paths)
+
+
 class _Forms:
     """Makes one Form for all params that look alike: 60,000 params seldom have more than a hundred."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, str, tuple[int, ...]], Form] = {}
+        self._known: dict[Hashable, Form] = {}
 
     def of(self, param: Param) -> Form:
+        look: tuple[Hashable, ...] = (param.kind, param.dtype.name, param.shape)
         if param.components or param.layout != "strided":
-            return Form(param.kind, param.dtype.name, param.shape, param.layout, param.numel, param.nbytes)
-        key = (param.kind, param.dtype.name, param.shape)
-        form = self._known.get(key)
+            look = (*look, param.layout, param.numel, param.nbytes)
+        form = self._known.get(look)
         if form is None:
-            form = self._known[key] = Form(*key, param.layout, param.numel, param.nbytes)
+            form = self._known[look] = Form(
+                param.kind, param.dtype.name, param.shape, param.layout, param.numel, param.nbytes
+            )
         return form
 
 
 def part(component: Param) -> Tensor:
     """A component of a composite tensor, as a leaf of the tree; it counts nowhere."""
-    return Tensor(component.path.rpartition(".")[2], component, _Forms().of(component), None)
+    return Tensor(component, component.path.rpartition(".")[2], _Forms().of(component), None)
 
 
 def _leading_to(paths: Iterable[str], modules: Mapping[str, Module]) -> Mapping[str, Module]:
@@ -162,33 +193,6 @@ def _numbered(
                 yield at, entry
         elif chosen is None or entry.path in others:
             yield -1, entry
-
-
-def _add_until(
-    path: str | None, named: Iterator[str], layers: dict[str, Node], root: Node, modules: Mapping[str, Module]
-) -> None:
-    """Add the layers that the file names before the one at `path`, or all that are left."""
-    for name in named:
-        if name == path:
-            return
-        if name:
-            _add_layer(layers, root, name, modules)
-
-
-def _add_layer(layers: dict[str, Node], root: Node, path: str, modules: Mapping[str, Module]) -> Node:
-    """The layer at `path`, made with all those above it that are not there yet."""
-    missing: list[str] = []
-    above: str | None = path
-    while above is not None and above not in layers:
-        missing.append(above)
-        above, dot, _ = above.rpartition(".")
-        above = above if dot else None
-    node = root if above is None else layers[above]
-    for path in reversed(missing):
-        child = Node(path.rpartition(".")[2], modules.get(path) if path else None, node)
-        node.children.append(child)
-        node = layers[path] = child
-    return node
 
 
 def _count_ties_once(checkpoint: Checkpoint, holders: Mapping[int, Node]) -> None:
@@ -225,13 +229,12 @@ def counts(checkpoint: Checkpoint, chosen: Collection[int] | None = None) -> tup
     return len(chosen), len({tied.get(i, i) for i in chosen})
 
 
-def walk(root: Node) -> Iterator[Node]:
+def walk(root: Node) -> list[Node]:
     """Every layer, each before those in it."""
-    waiting = [root]
-    while waiting:
-        node = waiting.pop()
-        yield node
-        waiting += [child for child in reversed(node.children) if isinstance(child, Node)]
+    found = [root]
+    for node in found:  # which grows on the way
+        found.extend([child for child in node.children if isinstance(child, Node)])
+    return found
 
 
 def sort(root: Node) -> None:
@@ -245,17 +248,15 @@ class Folds:
 
     def __init__(self, root: Node) -> None:
         kinds: dict[Hashable, int] = {}
-        self._kind: dict[int, int] = {}
-        for node in reversed(list(walk(root))):
-            structure = (node.module, *map(self._structure, node.children)) if node.children else node.module
-            self._kind[id(node)] = kinds.setdefault(structure, len(kinds))
+        self._kind: dict[Node, int] = {}
+        for node in reversed(walk(root)):
+            # All but the param itself is what a tensor looks like: a slice, as a call for each takes longer.
+            children = [child[1:] if isinstance(child, Tensor) else self._structure(child) for child in node.children]
+            self._kind[node] = kinds.setdefault((node.module, *children), len(kinds))
 
-    def _structure(self, child: Child) -> Hashable:
-        if isinstance(child, Tensor):
-            form = id(child.form) if child.form.layout == "strided" else child.form
-            return (child.name, form, child.tied_to)
+    def _structure(self, child: Node | Scalar) -> Hashable:
         if isinstance(child, Node):
-            return (child.name, self._kind[id(child)])
+            return (child.name, self._kind[child])
         return (child.name, type(child.value).__name__, child.value if _is_atom(child.value) else id(child))
 
     def children(self, node: Node) -> Sequence[Child | Fold]:
@@ -269,7 +270,7 @@ class Folds:
         alike: dict[int, list[tuple[int, Node]]] = {}
         for layer in numbered:
             if _NUMBER.fullmatch(layer.name):
-                alike.setdefault(self._kind[id(layer)], []).append((int(layer.name), layer))
+                alike.setdefault(self._kind[layer], []).append((int(layer.name), layer))
         runs = {id(child): run for same in alike.values() for run in _runs(same) for child in run}
         out: list[Child | Fold] = []
         done: set[int] = set()

@@ -171,7 +171,7 @@ class _Rows:
         self._depth = depth
         self._limit = output.LIMIT if output.stdout_is_terminal() else None  # a program may look for a name
         self._names: dict[str, str] = {}
-        self._facts: dict[int, tuple[Form, tuple[str, ...]]] = {}  # a form is kept, or its id would be used anew
+        self._facts: dict[Form, tuple[str, ...]] = {}
         self._layers: dict[tuple[int, int], tuple[str, ...]] = {}
 
     def of(self, root: Node, checkpoint: Checkpoint) -> list[_Row]:
@@ -215,13 +215,13 @@ class _Rows:
         return [trees.part(component) for component in tensor.param.components]
 
     def _tensor(self, guide: str, tensor: Tensor) -> _Row:
-        name, _, form, tied_to = tensor
+        _, name, form, tied_to = tensor
         plain = tied_to is None and form.kind != "buffer" and form.layout == "strided"
-        known = self._facts.get(id(form))
-        if known is None:
-            known = self._facts[id(form)] = form, _facts(form)
+        facts = self._facts.get(form)
+        if facts is None:
+            facts = self._facts[form] = _facts(form)
         shown = self._names.get(name) or self._shown(name)
-        return guide, shown, known[1], "", "" if plain else self._remark(form, tied_to)
+        return guide, shown, facts, "", "" if plain else self._remark(form, tied_to)
 
     def _other(self, guide: str, child: Node | Scalar | Fold) -> _Row:
         if isinstance(child, Scalar):

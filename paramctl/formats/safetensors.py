@@ -32,7 +32,7 @@ class Document(NamedTuple):
     """What is needed to write the file back as it was."""
 
     source: Source
-    header: bytes  # the eight bytes of its length, and the JSON
+    data_start: int  # bytes of the header: the eight of its length, and the JSON
     places: list[tuple[int, int, str]]  # begin, end and name of each tensor's bytes, in their order
     listed: tuple[Param, ...]  # every param as read
 
@@ -81,15 +81,14 @@ def recognises(head: bytes, source: Source) -> bool:
 
 def read(source: Source) -> Checkpoint:
     """List a safetensors file. Raises FormatError for anything the specification forbids."""
-    header = _header_bytes(source)
-    data_start = len(header)
-    entries = _parse(header[8:])
+    data_start = 8 + _header_length(source)
+    entries = _parse(_decoded(source.read(8, data_start - 8)))
     metadata = _metadata(entries.pop(METADATA, {}))
     params: dict[str, Param] = {}
     places: list[tuple[int, int, str]] = []
     forms: dict[str, _Form] = {}
     for name, entry in entries.items():
-        (dtype, shape, strides, _), begin, end = _entry(name, entry, forms)
+        (dtype, shape, strides, _), (begin, end) = _entry(name, entry, forms)
         params[name] = Param(name, "tensor", dtype, shape, strides, name)
         places.append((begin, end, name))
     places.sort()
@@ -103,7 +102,7 @@ def read(source: Source) -> Checkpoint:
         metadata={key: text for key, text in metadata.items() if not _is_alias(key, text, params)},
         sources=(source,),
         document=Document(
-            source, header, places, listed
+            source, data_start, places, listed
         ),
     )
 
@@ -129,7 +128,7 @@ def layout(checkpoint: Checkpoint) -> Iterator[Segment]:
     document = checkpoint.document
     params = list(checkpoint.params)
     if isinstance(document, Document) and _same(params, document.listed):
-        yield Extent(document.source, 0, len(document.header))
+        yield Extent(document.source, 0, document.data_start)
         for _, _, name in document.places:
             yield from checkpoint.storages[name].content
         return
@@ -172,7 +171,7 @@ def _same(params: list[Param], listed: tuple[Param, ...]) -> bool:
     return [(p.path, p.view) for p in params] == [(p.path, p.view) for p in listed]
 
 
-def _header_bytes(source: Source) -> bytes:
+def _header_length(source: Source) -> int:
     if source.size < 8:
         raise FormatError(f"is truncated: {source.size} bytes, and the header's length alone takes 8")
     length = int.from_bytes(source.read(0, 8), "little")
@@ -180,18 +179,22 @@ def _header_bytes(source: Source) -> bytes:
         raise FormatError(f"claims a header of {length:,} bytes, over the format's limit of {MAX_HEADER:,}")
     if length > source.size - 8:
         raise FormatError(f"is truncated: its header takes {length:,} bytes, {source.size - 8:,} are there")
-    return source.read(0, 8 + length)
+    return length
 
 
-def _parse(text: bytes) -> dict[str, Any]:
+def _decoded(text: bytes) -> str:
     try:
-        decoded = text.decode("utf-8")
-        whole = _whole_number if b"-0" in text else None  # a hook costs time, and hardly a header needs it
-        parsed = json.loads(decoded, parse_constant=_refuse_constant, parse_int=whole)
-        if not _surely_unique(text, parsed):
-            parsed = json.loads(decoded, object_pairs_hook=_unique)
+        return text.decode("utf-8")
     except UnicodeDecodeError as error:
         raise FormatError(f"header is not UTF-8 (byte {8 + error.start})") from None
+
+
+def _parse(text: str) -> dict[str, Any]:
+    try:
+        whole = _whole_number if "-0" in text else None  # a hook costs time, and hardly a header needs it
+        parsed = json.loads(text, parse_constant=_refuse_constant, parse_int=whole)
+        if not _surely_unique(text, parsed):
+            parsed = json.loads(text, object_pairs_hook=_unique)
     except RecursionError:
         raise FormatError("header is nested too deep") from None
     except ValueError as error:
@@ -201,17 +204,17 @@ def _parse(text: bytes) -> dict[str, Any]:
     return parsed
 
 
-def _surely_unique(text: bytes, parsed: object) -> bool:
+def _surely_unique(text: str, parsed: object) -> bool:
     """Whether no object in the JSON can name a key twice, told without looking at each of them.
 
     Where strings hold neither escapes nor white space every key is followed by `":` at once, so that
     there are at least as many of those as keys. As many means that no key was lost to another.
     """
-    text = text.rstrip(b" ")
-    if not isinstance(parsed, dict) or any(odd in text for odd in (b"\\", b" ", b"\t", b"\n", b"\r")):
+    text = text.rstrip(" ")
+    if not isinstance(parsed, dict) or any(odd in text for odd in "\\ \t\n\r"):
         return False
     keys = len(parsed) + sum(len(entry) for entry in parsed.values() if isinstance(entry, dict))
-    return text.count(b'":') == keys
+    return text.count('":') == keys
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -246,7 +249,7 @@ def _metadata(found: object) -> dict[str, str]:
     return found
 
 
-def _entry(name: str, entry: object, forms: dict[str, _Form]) -> tuple[_Form, int, int]:
+def _entry(name: str, entry: object, forms: dict[str, _Form]) -> tuple[_Form, list[int]]:
     """A tensor's dtype and shape, and where its bytes begin and end. `forms` are those met before."""
     if not isinstance(entry, dict):
         raise FormatError(f"tensor {name!r} is not described by an object")
@@ -260,12 +263,13 @@ def _entry(name: str, entry: object, forms: dict[str, _Form]) -> tuple[_Form, in
     form = forms.get(text)
     if form is None:
         form = forms[text] = _form(name, word, shape)
-    begin, end = _pair(name, offsets)
-    if end - begin != form.nbytes:
+    if not _is_pair(offsets):
+        raise FormatError(f"tensor {name!r} has data_offsets that are not a begin and an end")
+    if offsets[1] - offsets[0] != form.nbytes:
         raise FormatError(
-            f"tensor {name!r} takes {form.nbytes:,} bytes by its shape, {end - begin:,} by its offsets"
+            f"tensor {name!r} takes {form.nbytes:,} bytes by its shape, {offsets[1] - offsets[0]:,} by its offsets"
         )
-    return form, begin, end
+    return form, offsets
 
 
 def _form(name: str, word: object, shape: object) -> _Form:
@@ -285,12 +289,13 @@ def _form(name: str, word: object, shape: object) -> _Form:
     return _Form(dtype, dims, contiguous(dims), dtype.nbytes(numel))
 
 
-def _pair(name: str, found: object) -> tuple[int, int]:
-    if isinstance(found, list) and len(found) == 2:
-        begin, end = found
-        if type(begin) is int and type(end) is int and 0 <= begin <= end < MAX_INT:
-            return begin, end
-    raise FormatError(f"tensor {name!r} has data_offsets that are not a begin and an end")
+def _is_pair(found: object) -> bool:
+    return (
+        isinstance(found, list)
+        and len(found) == 2
+        and type(found[0]) is type(found[1]) is int
+        and 0 <= found[0] <= found[1] < MAX_INT
+    )
 
 
 def _check_encodable(name: str) -> None:
