@@ -10,7 +10,7 @@ import re
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import prod
 from typing import Literal, NamedTuple, TypeVar, cast
 
@@ -85,12 +85,7 @@ class Param(NamedTuple):
     @property
     def span(self) -> int:
         """Elements from its first to its last in the storage, both included; 0 if it has none."""
-        if 0 in self.shape:
-            return 0
-        reach = 1
-        for n, step in zip(self.shape, self.strides, strict=True):
-            reach += (n - 1) * abs(step)
-        return reach
+        return span(self.shape, self.strides)
 
     @property
     def start(self) -> int:
@@ -263,6 +258,17 @@ class Checkpoint:
 
 # Cached properties that stay true where only storages change: a verb may change those many times.
 _OF_ENTRIES = ("params", "tied_to", "labels", "own_params", "groups_by_first", "_derived")
+
+
+@lru_cache(4096)  # a model has many tensors of few shapes
+def span(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
+    """Elements from the first to the last of a view, both included; 0 if it has none."""
+    if 0 in shape:
+        return 0
+    reach = 1
+    for n, step in zip(shape, strides, strict=True):
+        reach += (n - 1) * abs(step)
+    return reach
 
 
 def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:

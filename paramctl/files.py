@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import stat
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -146,7 +145,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 @contextlib.contextmanager
 def _temporary(path: Path) -> Iterator[tuple[int, Path]]:
     """An open file beside `path` that is gone afterwards unless it was renamed."""
-    name = path.with_name(f".{path.name[:200]}.paramctl-{secrets.token_hex(4)}.tmp")
+    name = path.with_name(f".{path.name[:200]}.paramctl-{os.urandom(4).hex()}.tmp")
     fd = -1
     try:
         fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)

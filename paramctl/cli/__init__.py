@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import signal
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -113,6 +112,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run(args)
     except BaseException as error:  # noqa: BLE001 - here every error ends, as an exit code
         if debug and not isinstance(error, output.ReaderGone | SystemExit):
+            import traceback
+
             for line in "".join(traceback.format_exception(error)).splitlines():
                 output.note(output.escape(line, None))
         return _explain(error)
