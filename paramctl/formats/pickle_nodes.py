@@ -8,17 +8,14 @@ How = Literal["reduce", "newobj", "newobj_ex", "obj"]
 
 
 class Global:
-    """The name of a class or function: `module.name`. It stands for nothing but its name."""
+    """The name of a class or function: `module.name`, in `full`. It stands for nothing but its name."""
 
-    __slots__ = ("module", "name")
+    __slots__ = ("full", "module", "name")
 
     def __init__(self, module: str, name: str) -> None:
         self.module = module
         self.name = name
-
-    @property
-    def full(self) -> str:
-        return f"{self.module}.{self.name}"
+        self.full = f"{module}.{name}"
 
 
 class PyString:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
+from math import prod
 from typing import Any, NamedTuple, Protocol
 
-from paramctl.checkpoint import Kind, Param, Storage, contiguous
+from paramctl.checkpoint import Kind, Param, Storage, contiguous, span
 from paramctl.dtypes import BY_NAME, DType
 from paramctl.errors import FormatError, Unsupported
 from paramctl.formats.pickle_nodes import Call, Dict, Global, Persistent, PyString
@@ -132,21 +133,21 @@ def _strided(
     if metadata is not None:
         flags = frozenset(f for f in ("conj", "neg") if isinstance(metadata, Dict) and metadata.get(f) is True)
         param = param._replace(flags=flags)
-    if param.numel >= MAX_INT:
+    if prod(shape) >= MAX_INT:
         raise FormatError(f"tensor '{path}' has a shape too large for any file")
-    span = param.span
-    if span and (offset + span) * dtype.bits > stored.nbytes * 8:
-        raise FormatError(f"tensor '{path}' reaches element {offset + span:,} of a storage of {stored.nbytes:,} bytes")
+    reach = span(shape, strides)
+    if reach and (offset + reach) * dtype.bits > stored.nbytes * 8:
+        raise FormatError(f"tensor '{path}' reaches element {offset + reach:,} of a storage of {stored.nbytes:,} bytes")
     return param
 
 
 def _v2(args: tuple[object, ...], at: Place, storages: Storages) -> Param:
-    pid, offset, size, stride, *rest = args
-    stored = storages.find(pid)
+    stored = storages.find(args[0])
     if stored.dtype is None:
         raise FormatError(f"tensor '{at.path}' lies in an untyped storage and names no dtype")
-    requires_grad, _, metadata, *_ = (*rest, None, None, None)
-    return _strided(at, stored, stored.dtype, offset, size, stride, requires_grad, metadata)
+    requires_grad = args[4] if len(args) > 4 else None
+    metadata = args[6] if len(args) > 6 else None
+    return _strided(at, stored, stored.dtype, args[1], args[2], args[3], requires_grad, metadata)
 
 
 def _v3(args: tuple[object, ...], at: Place, storages: Storages) -> Param:
