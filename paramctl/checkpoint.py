@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from math import prod
@@ -258,6 +258,11 @@ class Checkpoint:
 
 # Cached properties that stay true where only storages change: a verb may change those many times.
 _OF_ENTRIES = ("params", "tied_to", "labels", "own_params", "groups_by_first", "_derived")
+
+
+def dims(shape: Iterable[int]) -> str:
+    """A shape as people write it: `8 × 4`, or `scalar`."""
+    return " × ".join(map(str, shape)) or "scalar"
 
 
 @lru_cache(4096)  # a model has many tensors of few shapes

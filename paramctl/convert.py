@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from paramctl.changes import Edit
 from paramctl.checkpoint import Checkpoint, Loss, Param
-from paramctl.errors import UsageError
+from paramctl.errors import UsageError, some
 from paramctl.formats import Format
 from paramctl.paths import layer_members
 
@@ -23,7 +23,7 @@ def convert(checkpoint: Checkpoint, form: Format, *, layer: str | None = None, l
     lost = form.losses(part)
     if lost and not lossy:
         raise UsageError(
-            f"{form.NAME} cannot hold {_some([loss.text for loss in lost])}",
+            f"{form.NAME} cannot hold {some([loss.text for loss in lost])}",
             hint="accept the loss with --lossy, or take one part with --layer",
         )
     kept = replace(_without(part, lost) if lost else part, format=form.NAME)
@@ -32,7 +32,7 @@ def convert(checkpoint: Checkpoint, form: Format, *, layer: str | None = None, l
     count += f" ({unique:,} unique)" if kept.tied_to else ""
     texts = [f"{name} (metadata)" for name in checkpoint.metadata if name != "format"]
     dropped = [[loss.text for loss in lost], texts if checkpoint.format != form.NAME else []]
-    left = tuple(f"left out {_some(what)}" for what in dropped if what)
+    left = tuple(f"left out {some(what)}" for what in dropped if what)
     return Edit(kept, (), notes=(*notes, f"{count} as {form.NAME}", *left))
 
 
@@ -61,10 +61,6 @@ def subtree(checkpoint: Checkpoint, layer: str) -> tuple[Checkpoint, tuple[str, 
     }
     notes = (f"selected '{path}'",) if path != layer else ()
     return replace(checkpoint, entries=entries, modules=modules, document=None), notes
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
 
 
 def _without(checkpoint: Checkpoint, lost: Iterable[Loss]) -> Checkpoint:

@@ -14,6 +14,8 @@ Every message is one line: what is wrong, where, and what to do.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class ParamctlError(Exception):
     """A failure with a message for the person who asked.
@@ -66,3 +68,9 @@ class Stopped(BaseException):
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
         self.signum = signum
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """The first of many names and how many more there are: `a, b and 1,200 more`."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from types import EllipsisType
 
+from paramctl.checkpoint import dims
 from paramctl.errors import UsageError
 
 Item = int | slice | EllipsisType
@@ -54,7 +55,7 @@ def _item(piece: str, text: str) -> Item:
 
 def check_index(index: Index, shape: Sequence[int], path: str) -> None:
     """Raise UsageError unless `index` fits a tensor of `shape`; `path` is what the message calls it."""
-    name = f"{path or '.'} ({' × '.join(map(str, shape)) or 'scalar'})"
+    name = f"{path or '.'} ({dims(shape)})"
     axes = sum(item is not ... for item in index)
     if axes > len(shape):
         has = f"{len(shape)} {'axis' if len(shape) == 1 else 'axes'}"

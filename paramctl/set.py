@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from paramctl import npy
 from paramctl.changes import Change, Edit, also_tied, check_editable, check_plain, stale_moments
-from paramctl.checkpoint import Checkpoint, Leaf, Param, Storage
+from paramctl.checkpoint import Checkpoint, Leaf, Param, Storage, dims
 from paramctl.dtypes import DType
 from paramctl.errors import NoMatch, ParamctlError, UsageError
 from paramctl.indexing import check_index, index_text
@@ -161,12 +161,8 @@ def _check_shape(target: Param, value: Value, text: str) -> None:
         fits = False
     if not fits:
         raise UsageError(
-            f"{text} ({_dims(value.shape)}) does not broadcast to {target.path or '.'} ({_dims(target.shape)})"
+            f"{text} ({dims(value.shape)}) does not broadcast to {target.path or '.'} ({dims(target.shape)})"
         )
-
-
-def _dims(shape: Sequence[int]) -> str:
-    return " × ".join(str(n) for n in shape) or "scalar"
 
 
 _Run = Mapping[int, list[Assignment]]  # statements by the param that they change, or the first of its ties

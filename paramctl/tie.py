@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import count, islice
 
 from paramctl.changes import Change, Edit, stale_moments
-from paramctl.checkpoint import Checkpoint, Param, Storage
+from paramctl.checkpoint import Checkpoint, Param, Storage, dims
 from paramctl.errors import NoMatch, UsageError
 from paramctl.paths import layer_members, select
 from paramctl.ties import overlaps
@@ -95,7 +95,7 @@ def _mismatches(
 
 
 def _kind(param: Param) -> str:
-    return f"{param.dtype.name} {' × '.join(map(str, param.shape)) or 'scalar'}"
+    return f"{param.dtype.name} {dims(param.shape)}"
 
 
 def _retied(param: Param, leader: Param) -> Param:

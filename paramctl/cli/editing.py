@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from paramctl.cli import output
 from paramctl.cli.options import STDIN, opened
-from paramctl.errors import UsageError
+from paramctl.errors import UsageError, some
 
 if TYPE_CHECKING:
     from paramctl.changes import Change, Edit
@@ -125,7 +125,7 @@ def _lines(made: Edit) -> Iterator[str]:
         reasons.setdefault(why, []).append(path)
     for why, paths in reasons.items():
         more = " (--json lists all)" if len(paths) > KEPT else ""
-        yield f"kept {_some(paths, KEPT)}{more}: {output.escape(why)}"
+        yield f"kept {_names(paths, KEPT)}{more}: {output.escape(why)}"
     yield from _notes(made)
     if made.seed is not None:
         yield f"seed {made.seed}"
@@ -143,13 +143,12 @@ def _change_lines(changes: Sequence[Change]) -> Iterator[str]:
     for change, *cells in zip(changes, paths, hows, strict=True):
         padded = (cell + " " * (n - output.cell_width(cell)) for cell, n in zip(cells, columns, strict=True))
         fans = f"fan {change.fan_in:,} → {change.fan_out:,}" if change.role == "weight" and change.fan_in else ""
-        also = f"also {_some(change.also, SOME)}" if change.also else ""
+        also = f"also {_names(change.also, SOME)}" if change.also else ""
         yield "  ".join([*padded, *filter(None, (fans, also))]).rstrip()
 
 
-def _some(paths: Sequence[str], most: int) -> str:
-    names = ", ".join(output.escape(path) or "." for path in paths[:most])
-    return names + (f" and {len(paths) - most:,} more" if len(paths) > most else "")
+def _names(paths: Sequence[str], most: int) -> str:
+    return some([output.escape(path) or "." for path in paths], most)
 
 
 _LONG_NUMBER = re.compile(r"\d+\.\d{6,}(?:e-?\d+)?")  # a drawn bound; --json has all its digits

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from paramctl.checkpoint import dims
 from paramctl.cli import output
 from paramctl.cli.options import Color, FileArgument, Json, JsonLines, Layers, Tsv, chosen, one_of, opened
 from paramctl.cli.output import Line
@@ -85,7 +86,7 @@ def _aligned(checkpoint: Checkpoint, listed: Sequence[int]) -> Iterator[Line]:
             output.escape(param.path) or ".",
             param.kind,
             param.dtype.name,
-            output.shape_text(param.shape),
+            dims(param.shape),
             f"{param.numel:,}",
             output.human_bytes(param.nbytes),
             "" if first is None else f"= {output.escape(first) or '.'}",

@@ -117,11 +117,6 @@ def human_bytes(n: int) -> str:
     return f"{size / 1024:,.1f} EiB"
 
 
-def shape_text(shape: Sequence[int]) -> str:
-    """`8 × 4`; `scalar` where there are no dimensions."""
-    return " × ".join(map(str, shape)) or "scalar"
-
-
 def counted(n: int, noun: str) -> str:
     """`1 tensor`, `1,234 tensors`."""
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from paramctl.checkpoint import dims
 from paramctl.cli import output
 from paramctl.cli.options import Color, Force, Json, complete_path, one_of, opened
 from paramctl.cli.output import Line
@@ -278,7 +279,7 @@ class _Page:
         """What is known of a param besides its values."""
         yield "kind", param.kind
         yield "dtype", param.dtype.name
-        yield "shape", f"{output.shape_text(param.shape)}  ({_size(param)})"
+        yield "shape", f"{dims(param.shape)}  ({_size(param)})"
         if param.layout != "strided":
             yield "layout", output.escape(param.layout)
         yield "stride", ", ".join(map(str, param.strides)) or "none"
@@ -362,7 +363,7 @@ def _fact(label: str, text: str) -> Line:
 
 
 def _what(part: Param) -> str:
-    return f"{part.dtype.name}  {output.shape_text(part.shape)}"
+    return f"{part.dtype.name}  {dims(part.shape)}"
 
 
 def _size(param: Param) -> str:

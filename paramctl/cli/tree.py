@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from paramctl import tree as trees
+from paramctl.checkpoint import dims
 from paramctl.cli import output
 from paramctl.cli.options import Color, FileArgument, Json, Layers, called, chosen, opened
 from paramctl.tree import Child, Fold, Folds, Form, Node, Scalar, Tensor, Totals
@@ -258,7 +259,7 @@ class _Rows:
 
 
 def _facts(form: Form) -> tuple[str, ...]:
-    return form.dtype, output.shape_text(form.shape), f"{form.numel:,}", output.human_bytes(form.nbytes)
+    return form.dtype, dims(form.shape), f"{form.numel:,}", output.human_bytes(form.nbytes)
 
 
 def _class(node: Node) -> str:

@@ -142,12 +142,13 @@ def _strided(
 
 
 def _v2(args: tuple[object, ...], at: Place, storages: Storages) -> Param:
-    stored = storages.find(args[0])
+    pid, offset, size, stride = args[:4]
+    stored = storages.find(pid)
     if stored.dtype is None:
         raise FormatError(f"tensor '{at.path}' lies in an untyped storage and names no dtype")
     requires_grad = args[4] if len(args) > 4 else None
     metadata = args[6] if len(args) > 6 else None
-    return _strided(at, stored, stored.dtype, args[1], args[2], args[3], requires_grad, metadata)
+    return _strided(at, stored, stored.dtype, offset, size, stride, requires_grad, metadata)
 
 
 def _v3(args: tuple[object, ...], at: Place, storages: Storages) -> Param:

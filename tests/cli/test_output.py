@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from paramctl.checkpoint import dims
 from paramctl.cli import output
 
 Spawn = Callable[..., subprocess.CompletedProcess[bytes]]
@@ -71,8 +72,8 @@ def test_totals() -> None:
 
 
 def test_shapes() -> None:
-    assert output.shape_text((8, 4)) == "8 × 4"
-    assert output.shape_text(()) == "scalar"
+    assert dims((8, 4)) == "8 × 4"
+    assert dims(()) == "scalar"
 
 
 def test_json_has_words_for_what_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:
