@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import NamedTuple
 
-from paramctl.checkpoint import Checkpoint, Entry, Leaf, Module, Param, natural_key
+from paramctl.checkpoint import Checkpoint, Leaf, Module, Param, natural_key
 
 # Levels of nesting. A name of 3,000 dots is not a model of 3,000 levels, and a JSON document that
 # deep could not be read by most programs: what is deeper keeps its dots, as one name.
@@ -47,7 +47,8 @@ class Scalar(NamedTuple):
 class Node:
     """A layer: its name, its class where the file says, and what is under it, in the file's order.
 
-    `numel` and `nbytes` count everything under it, what is tied within it once.
+    `numel` and `nbytes` count everything under it, what is tied within it once. `below` is told of the
+    root alone: every layer under it, each after the one it lies in.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Node:
     children: list[Child] = field(default_factory=list)
     numel: int = 0
     nbytes: int = 0
+    below: Sequence[Node] = ()
 
 
 Child = Node | Tensor | Scalar
@@ -93,8 +95,16 @@ def build(checkpoint: Checkpoint, chosen: Collection[int] | None = None, others:
     in_ties = {*tied, *tied.values()}
     holders: dict[int, Node] = {}
     form_of = _Forms().of
-    for at, entry in _numbered(checkpoint.entries, chosen, others):
+    at = -1
+    for entry in checkpoint.entries:
         path = entry.path
+        if isinstance(entry, Leaf):
+            if chosen is not None and path not in others:
+                continue
+        else:
+            at += 1
+            if chosen is not None and at not in chosen:
+                continue
         above, dot, name = path.rpartition(".") if len(path) < DEPTH else _split(path)
         if above in shown and above not in layers:
             layers.add(_before(above, named))
@@ -112,7 +122,8 @@ def build(checkpoint: Checkpoint, chosen: Collection[int] | None = None, others:
         node.nbytes += form.nbytes
     layers.add(named)
     _count_ties_once(checkpoint, holders)
-    for node in reversed(layers.values()):  # each layer was added after the one it lies in
+    root.below = tuple(layers.values())  # each was added after the one it lies in
+    for node in reversed(root.below):
         assert node.parent is not None
         node.parent.numel += node.numel
         node.parent.nbytes += node.nbytes
@@ -181,20 +192,6 @@ def _leading_to(paths: Iterable[str], modules: Mapping[str, Module]) -> Mapping[
     return {name: module for name, module in modules.items() if name in wanted}
 
 
-def _numbered(
-    entries: Sequence[Entry], chosen: Collection[int] | None, others: Collection[str]
-) -> Iterator[tuple[int, Entry]]:
-    """The entries to show, each param with its position among the params."""
-    at = -1
-    for entry in entries:
-        if isinstance(entry, Param):
-            at += 1
-            if chosen is None or at in chosen:
-                yield at, entry
-        elif chosen is None or entry.path in others:
-            yield -1, entry
-
-
 def _count_ties_once(checkpoint: Checkpoint, holders: Mapping[int, Node]) -> None:
     """Take from each layer what was counted there more than once.
 
@@ -229,17 +226,9 @@ def counts(checkpoint: Checkpoint, chosen: Collection[int] | None = None) -> tup
     return len(chosen), len({tied.get(i, i) for i in chosen})
 
 
-def walk(root: Node) -> list[Node]:
-    """Every layer, each before those in it."""
-    found = [root]
-    for node in found:  # which grows on the way
-        found.extend([child for child in node.children if isinstance(child, Node)])
-    return found
-
-
 def sort(root: Node) -> None:
     """Put the children of every layer in natural order: `2` before `10`."""
-    for node in walk(root):
+    for node in (root, *root.below):
         node.children.sort(key=lambda child: natural_key(child.name))
 
 
@@ -249,7 +238,7 @@ class Folds:
     def __init__(self, root: Node) -> None:
         kinds: dict[Hashable, int] = {}
         self._kind: dict[Node, int] = {}
-        for node in reversed(walk(root)):
+        for node in (*reversed(root.below), root):
             # All but the param itself is what a tensor looks like: a slice, as a call for each takes longer.
             children = [child[1:] if isinstance(child, Tensor) else self._structure(child) for child in node.children]
             self._kind[node] = kinds.setdefault((node.module, *children), len(kinds))

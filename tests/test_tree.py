@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import count
 
 from hypothesis import given
@@ -85,6 +86,14 @@ def test_layers_without_params_have_the_place_the_file_gives_them() -> None:
     assert root.module == Module("Net", "Net")
 
 
+def within(node: Node) -> Iterator[Node]:
+    """A layer and all those under it."""
+    yield node
+    for child in node.children:
+        if isinstance(child, Node):
+            yield from within(child)
+
+
 def test_what_is_tied_counts_once_in_every_layer_above_both() -> None:
     root = tree.build(
         checkpoint(
@@ -107,7 +116,7 @@ def test_what_is_tied_counts_once_in_every_layer_above_both() -> None:
         "  x",
     ]
     assert root.numel == 11
-    tensors = [child for node in tree.walk(root) for child in node.children if isinstance(child, Tensor)]
+    tensors = [child for node in (root, *root.below) for child in node.children if isinstance(child, Tensor)]
     assert {tensor.param.path: tensor.tied_to for tensor in tensors} == {
         "m.a.w": None,
         "m.b.w": "m.a.w",
@@ -181,7 +190,7 @@ def test_sorting_is_natural_all_the_way_down() -> None:
 def test_three_thousand_dots_are_no_three_thousand_layers() -> None:
     path = ".".join(["x"] * 3000)
     root = tree.build(checkpoint(param(path, 1)))
-    layers = list(tree.walk(root))
+    layers = [root, *root.below]
     assert len(layers) == tree.DEPTH + 1
     (leaf,) = layers[-1].children
     assert leaf.name == ".".join(["x"] * (3000 - tree.DEPTH))
@@ -195,6 +204,6 @@ def test_every_layer_counts_what_its_unique_params_hold(rows: list[tuple[str, st
     saved = checkpoint(*(param(path, 2, storage=storage) for path, storage in rows))
     root = tree.build(saved)
     assert (root.numel, root.nbytes) == tree.totals(saved)[2:]
-    for node in tree.walk(root):
-        under = [child.param.view for each in tree.walk(node) for child in each.children if isinstance(child, Tensor)]
+    for node in (root, *root.below):
+        under = [child.param.view for each in within(node) for child in each.children if isinstance(child, Tensor)]
         assert node.numel == 2 * len(set(under))
