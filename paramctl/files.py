@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import glob
 import os
 import stat
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -15,6 +18,7 @@ from paramctl.errors import FileError, UsageError
 from paramctl.segments import Buffer, Computed, Content, Derived, Extent, Literal, Segment, Summed, chunks, joined
 from paramctl.sources import Source
 
+FRESH = 60  # seconds after its last write in which a temporary file is left alone, locked or not
 COPY = 1 << 30  # bytes asked of the kernel in one copy
 
 
@@ -144,17 +148,53 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextlib.contextmanager
 def _temporary(path: Path) -> Iterator[tuple[int, Path]]:
-    """An open file beside `path` that is gone afterwards unless it was renamed."""
-    name = path.with_name(f".{path.name[:200]}.paramctl-{os.urandom(4).hex()}.tmp")
+    """An open file beside `path` that is gone afterwards unless it was renamed.
+
+    It is locked while it is written: one that is not was left behind by a process that was killed.
+    """
+    _remove_stale(path)
+    name = path.with_name(f"{_stem(path)}{os.urandom(4).hex()}{_TEMPORARY}")
     fd = -1
     try:
         fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        _lock(fd)
         yield fd, name
     finally:
         if fd >= 0:
             os.close(fd)
         with contextlib.suppress(FileNotFoundError):
             name.unlink()
+
+
+_TEMPORARY = ".tmp"
+
+
+def _stem(path: Path) -> str:
+    """How the names of all temporary files for `path` begin."""
+    return f".{path.name[:200]}.paramctl-"
+
+
+def _lock(fd: int) -> bool:
+    """Take the lock of an open file, if nobody has it. Some file systems know no locks."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove what writes to `path` that were killed left beside it."""
+    for name in path.parent.glob(f"{glob.escape(_stem(path))}{'[0-9a-f]' * 8}{_TEMPORARY}"):
+        with contextlib.suppress(OSError):  # gone meanwhile, or not ours to remove
+            if time.time() - name.stat().st_mtime < FRESH:
+                continue
+            fd = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                if _lock(fd):
+                    name.unlink()
+            finally:
+                os.close(fd)
 
 
 def _restore(fd: int, previous: os.stat_result | None) -> None:

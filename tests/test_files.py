@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 import threading
+import time
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -280,6 +282,47 @@ def test_computed_bytes_that_are_too_few(tmp_path: Path, wrap: object) -> None:
 def test_derived_bytes_of_another_length(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="a derived segment made 1 bytes, not 3"):
         write(NewFile(tmp_path / "new"), Derived(3, lambda _: b"x"))
+
+
+def left_behind(folder: Path, name: str, seconds: int) -> Path:
+    """A file as a write that was killed some time ago leaves it."""
+    path = folder / name
+    path.write_bytes(b"half")
+    os.utime(path, (time.time() - seconds,) * 2)
+    return path
+
+
+def test_what_a_killed_write_left_behind_is_removed_by_the_next(tmp_path: Path) -> None:
+    stale = left_behind(tmp_path, ".new.paramctl-0123abcd.tmp", 3600)
+    others = [
+        left_behind(tmp_path, ".old.paramctl-0123abcd.tmp", 3600),  # of another file
+        left_behind(tmp_path, ".new.paramctl-mine.tmp", 3600),
+        left_behind(tmp_path, ".new.paramctl-0123abce.tmp", 5),  # may be just begun
+    ]
+    write(NewFile(tmp_path / "new"), Literal(b"new"))
+    assert not stale.exists()
+    for path in others:
+        path.unlink()  # which fails where it is gone
+
+
+def test_what_somebody_still_writes_is_left_alone(tmp_path: Path) -> None:
+    busy = left_behind(tmp_path, ".new.paramctl-0123abcd.tmp", 3600)
+    with busy.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        write(NewFile(tmp_path / "new"), Literal(b"new"))
+        assert busy.exists()
+    write(NewFile(tmp_path / "new", True), Literal(b"newer"))
+    assert not busy.exists()
+
+
+def test_a_temporary_file_is_locked_while_it_is_written(tmp_path: Path) -> None:
+    def make() -> list[bytes]:
+        (name,) = tmp_path.glob(".new.paramctl-*.tmp")
+        with name.open("rb") as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return [b"x"]
+
+    write(NewFile(tmp_path / "new"), Computed(1, make))
 
 
 def test_a_full_disk(tmp_path: Path, old: Path) -> None:
