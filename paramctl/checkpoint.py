@@ -38,7 +38,12 @@ class Storage(NamedTuple):
 
     def check(self, key: str) -> None:
         """Raise FormatError if the bytes are not those that were written."""
-        if self.crc32 is not None and crc32(self.content) != self.crc32:
+        if self.crc32 is not None:
+            self.check_sum(crc32(self.content), key)
+
+    def check_sum(self, found: int, key: str) -> None:
+        """Raise FormatError if the bytes sum up to something else than those that were written."""
+        if self.crc32 not in (None, found):
             raise FormatError(f"storage {key} is corrupt: its bytes do not match their CRC-32")
 
 

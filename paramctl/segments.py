@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import zlib
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from functools import cached_property
 from itertools import accumulate
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
+from paramctl.checksums import followed
 from paramctl.errors import FormatError
 
 if TYPE_CHECKING:
@@ -43,17 +44,33 @@ class Extent(NamedTuple):
 
 
 class Computed(NamedTuple):
-    """`nbytes` bytes that `chunks()` makes when they are needed; every call makes the same bytes."""
+    """`nbytes` bytes that `chunks()` makes when they are needed; every call makes the same bytes.
+
+    `reads` is how many bytes of files that takes, as far as it is known before.
+    """
 
     nbytes: int
     chunks: Callable[[], Iterable[Buffer]]
+    reads: int = 0
+
+
+class Known(NamedTuple):
+    """Bytes that lie in a file already, and their CRC-32."""
+
+    extent: Extent
+    crc32: int
 
 
 class Summed(NamedTuple):
-    """Parts whose CRC-32 the writer keeps under `name` for a `Derived` segment further on."""
+    """Parts whose CRC-32 the writer keeps under `name` for a `Derived` segment further on.
+
+    `before` is what they replace, as many bytes. Where some of it stays, the sum follows from the rest:
+    what is not read is not vouched for, and if it was corrupt, that still shows.
+    """
 
     name: str
     parts: tuple[Literal | Extent | Computed, ...]
+    before: Known | None = None
 
     @property
     def nbytes(self) -> int:
@@ -92,8 +109,97 @@ def chunks(content: Iterable[Content]) -> Iterator[Buffer]:
             case Extent(source, offset, nbytes):
                 for start in range(0, nbytes, CHUNK):
                     yield source.read(offset + start, min(CHUNK, nbytes - start))
-            case Computed(_, make):
-                yield from make()
+            case Computed():
+                yield from part.chunks()
+
+
+def pieces(segments: Iterable[Segment]) -> Iterator[Extent | Buffer]:
+    """What `segments` are when they are written: bytes as they are made, and extents that nobody need read."""
+    digests: dict[str, int] = {}
+    for segment in joined(segments):
+        match segment:
+            case Literal(data):
+                yield data
+            case Extent():
+                yield segment
+            case Computed():
+                yield from _all_of(segment)
+            case Summed(name):
+                digests[name] = yield from _summed(segment)
+            case Derived(nbytes, make):
+                data = make(digests)
+                if len(data) != nbytes:
+                    raise AssertionError(f"a derived segment made {len(data)} bytes, not {nbytes}")
+                yield data
+
+
+def stays(part: Segment, source: Source, offset: int) -> bool:
+    """Whether a part is what `source` holds at `offset` already."""
+    return isinstance(part, Extent) and part.source is source and part.offset == offset
+
+
+def read_for(segment: Segment) -> int:
+    """Bytes of files that are read, not copied by the kernel, to write a segment."""
+    match segment:
+        case Computed():
+            return segment.reads
+        case Summed(_, parts, before):
+            kept = _kept(segment)
+            through = segment.nbytes - kept if before and kept else kept
+            return through + sum(part.reads for part in parts if isinstance(part, Computed))
+        case _:
+            return 0
+
+
+def _all_of(part: Content) -> Iterator[Buffer]:
+    left = part.nbytes
+    for chunk in chunks((part,)):
+        left -= len(chunk)
+        yield chunk
+    if left:
+        raise AssertionError(f"a computed segment was {left} bytes short")
+
+
+def _summed(segment: Summed) -> Generator[Extent | Buffer, None, int]:
+    """Its pieces; returns their CRC-32."""
+    if segment.before is not None and _kept(segment):
+        return (yield from _summed_again(segment.parts, segment.before))
+    value = 0
+    for part in segment.parts:
+        for chunk in _all_of(part):
+            value = zlib.crc32(chunk, value)
+            yield chunk
+    return value
+
+
+def _summed_again(parts: tuple[Content, ...], before: Known) -> Generator[Extent | Buffer, None, int]:
+    """The pieces of parts that change some of the bytes of `before`; of those that stay none is read."""
+    source, offset, left = before.extent
+    value = before.crc32
+    for part in parts:
+        if stays(part, source, offset):
+            yield part  # type: ignore[misc]
+            offset, left = offset + part.nbytes, left - part.nbytes
+            continue
+        for chunk in _all_of(part):
+            offset, left = offset + len(chunk), left - len(chunk)
+            was = crc32((Extent(source, offset - len(chunk), len(chunk)),))
+            value ^= followed(was ^ zlib.crc32(chunk), left)
+            yield chunk
+    return value
+
+
+def _kept(segment: Summed) -> int:
+    """Bytes of its extents; where it is known what they replace, of those that stay where they are."""
+    kept = at = 0
+    for part in segment.parts:
+        before = segment.before
+        if before is None:
+            kept += part.nbytes if isinstance(part, Extent) else 0
+        elif stays(part, before.extent.source, before.extent.offset + at):
+            kept += part.nbytes
+        at += part.nbytes
+    return kept
 
 
 def clip(content: Iterable[Content], start: int, nbytes: int) -> tuple[Content, ...]:
@@ -215,7 +321,7 @@ def _patched(content: tuple[Content, ...], start: int, nbytes: int, patches: lis
             patch.put(memoryview(made)[patch.start - start :][: patch.nbytes])
         yield made
 
-    return Computed(nbytes, make)
+    return Computed(nbytes, make, nbytes)
 
 
 def _clip_part(part: Content, start: int, nbytes: int) -> Content:
@@ -226,8 +332,8 @@ def _clip_part(part: Content, start: int, nbytes: int) -> Content:
             return Literal(data[start : start + nbytes])
         case Extent(source, offset, _):
             return Extent(source, offset + start, nbytes)
-        case Computed(_, make):
-            return Computed(nbytes, lambda: _window(make(), start, nbytes))
+        case Computed(_, make, reads):
+            return Computed(nbytes, lambda: _window(make(), start, nbytes), reads)
 
 
 def _window(made: Iterable[Buffer], start: int, nbytes: int) -> Iterator[Buffer]:

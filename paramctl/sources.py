@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from paramctl.errors import FileError, FormatError
+from paramctl.temporary import nameless
+from paramctl.watch import Watch, nobody
 
 STDIN = "-"
 
@@ -82,15 +84,15 @@ class Source:
             raise FileError("changed while it was being read; nothing was written", hint="run it again")
 
 
-def open_source(name: str) -> Source:
-    """Open a regular file, or standard input for `-`, for reading.
+def open_source(name: str, watch: Watch = nobody) -> Source:
+    """Open a regular file, or standard input for `-`, for reading; `watch` is told how much came through a pipe.
 
     A pipe is spooled to an unlinked temporary file; a standard input that is a file is used as it is.
     Raises FileError for what is missing, a directory, or not a regular file: a FIFO or a device could
     block for ever or never end.
     """
     if name == STDIN:
-        return _open_stdin()
+        return _open_stdin(watch)
     path = Path(name)
     try:
         # Without O_NONBLOCK, opening a FIFO waits for a writer before it can be refused.
@@ -108,7 +110,7 @@ def open_source(name: str) -> Source:
     return Source(fd, name, path.resolve())
 
 
-def _open_stdin() -> Source:
+def _open_stdin(watch: Watch) -> Source:
     if not _is_readable(0):
         raise FileError("is closed", hint="name a FILE")
     mode = os.fstat(0).st_mode
@@ -116,7 +118,7 @@ def _open_stdin() -> Source:
         return Source(os.dup(0), STDIN, None)
     if os.isatty(0):
         raise FileError("is a terminal", hint="name a FILE or pipe a checkpoint in")
-    return _spool()
+    return _spool(watch)
 
 
 def _is_readable(fd: int) -> bool:
@@ -127,13 +129,15 @@ def _is_readable(fd: int) -> bool:
         return False
 
 
-def _spool() -> Source:
+def _spool(watch: Watch) -> Source:
     """Copy what comes through the pipe to a temporary file that has no name."""
     with _keeping("standard input") as directory:
-        fd = _nameless(directory)
+        fd = nameless(directory)
         try:
-            while _splice(0, fd):
-                pass
+            done = 0
+            while n := _splice(0, fd):
+                done += n
+                watch("reading standard input", done, None)
             return Source(fd, STDIN, None)
         except BaseException:
             os.close(fd)
@@ -149,7 +153,7 @@ class Spool:
     def __init__(self, what: str) -> None:
         self.what = what
         with _keeping(what) as directory:
-            self._source = Source(_nameless(directory), what, None)
+            self._source = Source(nameless(directory), what, None)
         self._size = 0
 
     def keep(self, data: bytes | memoryview) -> Callable[[], bytes]:
@@ -187,18 +191,6 @@ def _write(target: int, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(target, view) :]
-
-
-def _nameless(directory: str) -> int:
-    flags = os.O_RDWR | os.O_CLOEXEC
-    if hasattr(os, "O_TMPFILE"):
-        try:
-            return os.open(directory, flags | os.O_TMPFILE, 0o600)
-        except OSError:
-            pass  # not every file system has it
-    fd, name = tempfile.mkstemp(dir=directory)
-    os.unlink(name)  # noqa: PTH108
-    return fd
 
 
 def _identity(info: os.stat_result) -> Identity:

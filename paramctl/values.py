@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator
 from math import gcd
 from types import EllipsisType
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from paramctl.checkpoint import Checkpoint, Param, Storage, contiguous
 from paramctl.dtypes import DType
 from paramctl.errors import Unsupported, UsageError
-from paramctl.segments import Buffer, Computed, Content, Patch, clip, patched, read
+from paramctl.segments import Buffer, Computed, Content, Patch, chunks, clip, patched, read
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,25 +57,37 @@ def narrow(param: Param, index: Index) -> Param:
 def content_of(checkpoint: Checkpoint, param: Param) -> tuple[Content, ...]:
     """The param's bytes as every other format wants them: little-endian, in C order, nothing else."""
     storage = storage_of(checkpoint, param)
+    whole = param.nbytes == storage.nbytes and storage.crc32 is not None
     if param.is_contiguous and storage.byteorder == "little" and not param.flags:
+        if whole:
+            return (Computed(param.nbytes, lambda: _checked(storage, str(param.storage)), param.nbytes),)
         return clip(storage.content, param.start, param.nbytes)
     if param.dtype.bits % 8:
         raise Unsupported(f"{param.path} ({param.dtype.name}) has packed elements that are not contiguous")
 
     def make() -> Iterator[Buffer]:
+        if whole:
+            storage.check(str(param.storage))
         yield _bytes_of(_resolve(_gather(storage, param), param))
 
-    return (Computed(param.nbytes, make),)
+    return (Computed(param.nbytes, make, _bytes_under(param)[1] if param.numel else 0),)
+
+
+def _checked(storage: Storage, key: str) -> Iterator[Buffer]:
+    """A storage's bytes. Raises FormatError behind the last if they are not those that were written."""
+    value = 0
+    for chunk in chunks(storage.content):
+        value = zlib.crc32(chunk, value)
+        yield chunk
+    storage.check_sum(value, key)
 
 
 def with_values(storage: Storage, *changes: tuple[Param, Callable[[], Buffer]]) -> Storage:
     """`storage` in which the elements of each view are what its function returns, one after the other.
 
     A function is called when the bytes are needed; it returns them little-endian in C order. Whatever
-    else lies in the storage stays. Raises FormatError if what stays is corrupt.
+    else lies in the storage stays as it is and is not read: where it is corrupt, that still shows.
     """
-    if all(param.nbytes < storage.nbytes for param, _ in changes):
-        storage.check(str(changes[0][0].storage))
     patches = [_patch(storage, param, make) for param, make in changes]
     return storage._replace(content=patched(storage.content, patches), crc32=None)
 

@@ -21,7 +21,7 @@ from paramctl.errors import FileError, ParamctlError, Stopped
 # Each command is the function of that name in the file of that name. A file is imported when its
 # command runs or its help is shown: start-up pays for one command, not for all.
 LOOK = ("tree", "ls", "show", "ties", "schemes")
-CHANGE = ("init", "set", "tie", "untie", "convert")
+CHANGE = ("init", "set", "tie", "untie", "convert", "recover")
 
 # Typer 0.26 has no public name for the class of all usage errors; BadParameter is one of them.
 _UsageMistake: type[Exception] = typer.BadParameter.__bases__[0]

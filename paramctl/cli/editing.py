@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from paramctl.cli import output
+from paramctl.cli import output, progress
 from paramctl.cli.options import STDIN, opened
 from paramctl.errors import UsageError, some
 
 if TYPE_CHECKING:
     from paramctl.changes import Change, Edit
     from paramctl.checkpoint import Checkpoint
-    from paramctl.files import Target
+    from paramctl.files import Plan, Target
     from paramctl.formats import Format
 
 REPORT_LINES = 200  # changed params a person is shown; --json lists all
@@ -32,6 +32,7 @@ class Asked(NamedTuple):
     dry_run: bool
     json: bool
     quiet: bool
+    patch: bool = False
 
 
 def edit(file: str | None, asked: Asked, verb: Callable[[Checkpoint], Edit], form: Format | None = None) -> None:
@@ -39,16 +40,20 @@ def edit(file: str | None, asked: Asked, verb: Callable[[Checkpoint], Edit], for
 
     The place to write to is checked first, so that nobody waits for a draw that has nowhere to go.
     """
-    with opened(file) as checkpoint:
+    if asked.patch and not asked.in_place:
+        raise UsageError("--patch changes a file where it lies", hint="add -i, or leave it out")
+    with opened(file, asked.quiet) as checkpoint:
+        from paramctl import formats
+
         nowhere = asked.dry_run and _streams(asked)
         target = None if nowhere else target_of(checkpoint, asked, form)
         made = verb(checkpoint)
-        written = 0
-        if target is not None and not asked.dry_run:
-            from paramctl import formats
-
-            written = formats.save(made.checkpoint, target, form)
-    report(made, asked, written, not asked.dry_run and _streams(asked))
+        if asked.dry_run:
+            report(made, asked, plan=formats.plan(made.checkpoint, target, form))
+        elif target is not None:
+            with progress.bar(asked.quiet) as watch:
+                written = formats.save(made.checkpoint, target, form, watch)
+            report(made, asked, written, _streams(asked))
 
 
 def target_of(checkpoint: Checkpoint, asked: Asked, form: Format | None) -> Target:
@@ -60,7 +65,7 @@ def target_of(checkpoint: Checkpoint, asked: Asked, form: Format | None) -> Targ
     if asked.in_place:
         if checkpoint.sources[0].path is None:
             raise UsageError("has no place to write back to", hint="give -o FILE in place of -i")
-        return _checked(formats.InPlace(checkpoint.sources[0]))
+        return _checked(formats.InPlace(checkpoint.sources[0], asked.patch))
     if _streams(asked):
         if output.stdout_is_terminal():
             raise UsageError(
@@ -88,8 +93,11 @@ def _streams(asked: Asked) -> bool:
     return not asked.in_place and asked.output in (None, STDIN)
 
 
-def report(made: Edit, asked: Asked, written: int, streamed: bool) -> None:
-    """Say what changed: on standard error for people; `--json` on standard output, unless it is taken."""
+def report(made: Edit, asked: Asked, written: int = 0, streamed: bool = False, plan: Plan | None = None) -> None:
+    """Say what changed: on standard error for people; `--json` on standard output, unless it is taken.
+
+    Where nothing was written, `plan` says what would have been.
+    """
     if asked.json:
         document = {
             "schema": 1,
@@ -97,6 +105,7 @@ def report(made: Edit, asked: Asked, written: int, streamed: bool) -> None:
             "changed": [change._asdict() for change in made.changed],
             "kept": [kept.path for kept in made.kept],
             "bytes_written": written,
+            **({"plan": _plan_object(plan)} if plan else {}),
         }
         if streamed:
             output.note(output.json_text(document))
@@ -109,11 +118,29 @@ def report(made: Edit, asked: Asked, written: int, streamed: bool) -> None:
         return
     for line in _lines(made):
         output.note(line)
-    if not asked.dry_run:
-        where = "standard output" if streamed else asked.output or "in place"
-        output.note(f"wrote {output.human_bytes(written)} {'' if where == 'in place' else 'to '}{output.escape(where)}")
-    else:
-        output.note("nothing was written (dry run)")
+    if plan:
+        output.note(f"nothing was written (dry run); {_planned(plan)}")
+        return
+    where = "standard output" if streamed else asked.output or "in place"
+    output.note(f"wrote {output.human_bytes(written)} {'' if where == 'in place' else 'to '}{output.escape(where)}")
+
+
+def _plan_object(plan: Plan) -> dict[str, object]:
+    return {
+        "method": plan.method,
+        "bytes_read": plan.read,
+        "bytes_copied": plan.copied,
+        "bytes_made": plan.made,
+    }
+
+
+def _planned(plan: Plan) -> str:
+    """What a write would do, in words."""
+    copied, made, read = map(output.human_bytes, (plan.copied, plan.made, plan.read))
+    if plan.method == "patch":
+        return f"it would change up to {made} in place, and read {read}"
+    how = {"reflink": "by sharing blocks", "copy": "within the kernel", "stream": "to standard output"}[plan.method]
+    return f"it would make {made}, copy {copied} {how}, and read {read}"
 
 
 def _lines(made: Edit) -> Iterator[str]:

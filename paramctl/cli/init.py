@@ -15,6 +15,7 @@ from paramctl.cli.options import (
     Json,
     Layers,
     Output,
+    Patch,
     Quiet,
     Seed,
     complete_scheme,
@@ -48,6 +49,7 @@ def init(
     seed: Seed = None,
     output: Output = None,
     in_place: InPlaceFlag = False,
+    patch: Patch = False,
     force: Force = False,
     dry_run: DryRun = False,
     json: Json = False,
@@ -69,6 +71,6 @@ def init(
 
     edit(
         file,
-        Asked(output, in_place, force, dry_run, json, quiet),
+        Asked(output, in_place, force, dry_run, json, quiet, patch),
         lambda checkpoint: verb(checkpoint, layer or (), scheme or ("default",), seed=seed, bias=bias),
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from paramctl.cli import output
+from paramctl.cli import output, progress
 from paramctl.errors import ParamctlError, UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ STDIN = "-"
 
 
 @contextmanager
-def opened(file: str | None) -> Iterator[Checkpoint]:
+def opened(file: str | None, quiet: bool = False) -> Iterator[Checkpoint]:
     """The checkpoint that FILE names, or the one on standard input; an error inside says which it was.
 
     Raises UsageError where neither was given.
@@ -32,10 +32,25 @@ def opened(file: str | None) -> Iterator[Checkpoint]:
     from paramctl import formats
 
     try:
-        yield formats.open(file)
+        recovered(file, quiet)
+        with progress.bar(quiet) as watch:
+            checkpoint = formats.open(file, watch)
+        yield checkpoint
     except ParamctlError as error:
         error.file = error.file or called(file)
         raise
+
+
+def recovered(file: str, quiet: bool = False) -> bool:
+    """Whether a change of FILE that was interrupted had to be undone, which is said."""
+    from paramctl import formats
+
+    with progress.bar(quiet) as watch:
+        nbytes = formats.recover(file, watch)
+    if nbytes:
+        what = f"a change in place was interrupted; undid it ({output.human_bytes(nbytes)})"
+        output.note(f"{output.escape(file)}: {what}")
+    return nbytes > 0
 
 
 def chosen(checkpoint: Checkpoint, selections: list[str] | None) -> frozenset[int] | None:
@@ -76,9 +91,10 @@ def complete_path(ctx: typer.Context, incomplete: str) -> list[str]:
     if not isinstance(file, str) or file == STDIN:
         return []
     from paramctl import formats
+    from paramctl.sources import open_source
 
     try:
-        checkpoint = formats.open(file)
+        checkpoint = formats.read(open_source(file))  # to undo an interrupted change is not for a TAB key
     except (ParamctlError, OSError, ValueError, RecursionError, MemoryError):
         return []
     names = {name: None for param in checkpoint.params for name in _next_names(param.path, incomplete)}
@@ -150,8 +166,15 @@ Output = Annotated[
     ),
 ]
 InPlaceFlag = Annotated[bool, typer.Option("--in-place", "-i", help="Replace FILE, whole or not at all.")]
+Patch = Annotated[
+    bool,
+    typer.Option(
+        "--patch",
+        help="With -i: write only the bytes that change into FILE, under an undo journal; it needs no room for a copy.",
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Let -o replace a file that exists.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Print the report and write nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Print the report and what it takes; write nothing.")]
 Seed = Annotated[
     int | None,
     typer.Option("--seed", min=0, show_default=False, help="Draw what this seed drew before; printed if left out."),

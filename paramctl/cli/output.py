@@ -141,6 +141,11 @@ def stdout_is_terminal() -> bool:
     return sys.stdout is not None and sys.stdout.isatty()
 
 
+def stderr_is_terminal() -> bool:
+    """Whether somebody looks at standard error, on a terminal that can redraw a line."""
+    return _is_terminal(2) and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
 def _is_terminal(fd: int) -> bool:
     try:
         return os.isatty(fd)

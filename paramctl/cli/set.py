@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from paramctl.cli.editing import Asked, edit
-from paramctl.cli.options import DryRun, Force, InPlaceFlag, Json, Output, Quiet, RequiredFile
+from paramctl.cli.options import DryRun, Force, InPlaceFlag, Json, Output, Patch, Quiet, RequiredFile
 
 
 def set(
@@ -18,6 +18,7 @@ def set(
     ],
     output: Output = None,
     in_place: InPlaceFlag = False,
+    patch: Patch = False,
     force: Force = False,
     dry_run: DryRun = False,
     json: Json = False,
@@ -36,6 +37,5 @@ def set(
     """
     from paramctl.set import set as verb
 
-    edit(
-        file, Asked(output, in_place, force, dry_run, json, quiet), lambda checkpoint: verb(checkpoint, *statements)
-    )
+    asked = Asked(output, in_place, force, dry_run, json, quiet, patch)
+    edit(file, asked, lambda checkpoint: verb(checkpoint, *statements))

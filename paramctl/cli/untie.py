@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from paramctl.cli.editing import Asked, edit
-from paramctl.cli.options import DryRun, Force, InPlaceFlag, Json, Output, Quiet, RequiredFile, complete_path
+from paramctl.cli.options import DryRun, Force, InPlaceFlag, Json, Output, Patch, Quiet, RequiredFile, complete_path
 
 
 def untie(
@@ -18,6 +18,7 @@ def untie(
     ],
     output: Output = None,
     in_place: InPlaceFlag = False,
+    patch: Patch = False,
     force: Force = False,
     dry_run: DryRun = False,
     json: Json = False,
@@ -32,4 +33,5 @@ def untie(
     """
     from paramctl.tie import untie as verb
 
-    edit(file, Asked(output, in_place, force, dry_run, json, quiet), lambda checkpoint: verb(checkpoint, *paths))
+    asked = Asked(output, in_place, force, dry_run, json, quiet, patch)
+    edit(file, asked, lambda checkpoint: verb(checkpoint, *paths))

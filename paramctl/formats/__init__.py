@@ -5,18 +5,20 @@ A format is a module that meets `Format`. A new one is one file and one name in 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from paramctl import files
+from paramctl import files, journal
 from paramctl.checkpoint import Checkpoint, Loss, Param
 from paramctl.errors import FormatError, ParamctlError, UsageError
-from paramctl.files import InPlace, NewFile, Stream, Target
+from paramctl.files import InPlace, NewFile, Plan, Stream, Target
 from paramctl.formats import safetensors, torch_zip
 from paramctl.formats.hints import kind_of
 from paramctl.segments import Segment
-from paramctl.sources import Source, open_source
+from paramctl.sources import STDIN, Source, open_source
+from paramctl.watch import Watch, nobody
 
 
 class Format(Protocol):
@@ -44,16 +46,28 @@ BY_NAME = {form.NAME: form for form in FORMATS}
 HEAD = 512  # bytes that tell every format from every other
 
 
-def open(name: str) -> Checkpoint:
+def open(name: str, watch: Watch = nobody) -> Checkpoint:
     """List the checkpoint in the file `name` (`-`: standard input); no value is read.
 
-    Raises FileError if it cannot be read, FormatError if its bytes are not a checkpoint's.
+    A patch of it that was interrupted is rolled back first. Raises FileError if it cannot be read,
+    FormatError if its bytes are not a checkpoint's.
     """
     try:
-        return read(open_source(name))
+        recover(name, watch)
+        return read(open_source(name, watch))
     except ParamctlError as error:
         error.file = error.file or ("standard input" if name == "-" else name)
         raise
+
+
+def recover(name: str, watch: Watch = nobody) -> int:
+    """Roll back a patch of the file `name` that was interrupted, and return its bytes; 0 if there was none.
+
+    Raises FileError if one is under way, or if it cannot be rolled back.
+    """
+    if name == STDIN or "\0" in name:
+        return 0
+    return journal.roll_back(Path(os.path.realpath(name)), watch)
 
 
 def read(source: Source) -> Checkpoint:
@@ -86,7 +100,7 @@ def named(name: str) -> Format:
     raise UsageError(f"no format '{name}'", hint=f"name one of {known}")
 
 
-def save(checkpoint: Checkpoint, target: Target, form: Format | None = None) -> int:
+def save(checkpoint: Checkpoint, target: Target, form: Format | None = None, watch: Watch = nobody) -> int:
     """Write `checkpoint` to `target` and return the number of bytes.
 
     It keeps its own format unless another is given. A file is read back before it takes its name: its
@@ -94,17 +108,28 @@ def save(checkpoint: Checkpoint, target: Target, form: Format | None = None) -> 
     Raises FileError where it cannot be written, UsageError where a file is in the way.
     """
     form = form or BY_NAME[checkpoint.format]
-    lost = [loss for loss in form.losses(checkpoint) if isinstance(loss.entry, Param)]
-    if lost:
-        raise UsageError(f"{form.NAME} cannot hold {lost[0].text}", hint="'paramctl convert --lossy' leaves it out")
     if isinstance(target, NewFile | InPlace):
         files.destination(target)  # refuse before the work, not after it
+    segments = _laid_out(checkpoint, form)
 
     def verify(path: Path) -> None:
         _verify_listing(form.read(open_source(str(path))), checkpoint)
         form.verify(path, checkpoint)
 
-    return files.write(form.layout(checkpoint), target, checkpoint.sources, verify)
+    return files.write(segments, target, checkpoint.sources, verify, watch)
+
+
+def plan(checkpoint: Checkpoint, target: Target | None, form: Format | None = None) -> Plan:
+    """What `save` would read, copy and write, and how; nothing is written. No target is a stream."""
+    return files.plan(_laid_out(checkpoint, form or BY_NAME[checkpoint.format]), target)
+
+
+def _laid_out(checkpoint: Checkpoint, form: Format) -> Iterable[Segment]:
+    """The segments that `form` makes of a checkpoint. Raises UsageError where it cannot hold one of its tensors."""
+    lost = [loss for loss in form.losses(checkpoint) if isinstance(loss.entry, Param)]
+    if lost:
+        raise UsageError(f"{form.NAME} cannot hold {lost[0].text}", hint="'paramctl convert --lossy' leaves it out")
+    return form.layout(checkpoint)
 
 
 def _verify_listing(written: Checkpoint, meant: Checkpoint) -> None:

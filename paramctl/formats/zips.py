@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from paramctl.errors import FormatError, Unsupported
-from paramctl.segments import CHUNK, Buffer, Computed, Content, Derived, Extent, Literal, Segment, Summed
+from paramctl.segments import CHUNK, Buffer, Computed, Content, Derived, Extent, Known, Literal, Segment, Summed
 from paramctl.sources import Source
 
 MAGIC = b"PK\x03\x04"
@@ -321,7 +321,7 @@ def _rewritten(
         body += payload
         crc = lambda _: 0  # noqa: E731
     else:
-        body.append(Summed(piece.name, payload))
+        body.append(Summed(piece.name, payload, _known(archive, old, record)))
         crc = lambda digests: digests[piece.name]  # noqa: E731
     if described:
         long = record.packed >= _MAX32 or at >= _MAX32
@@ -333,6 +333,13 @@ def _rewritten(
             )
         )
     return record, body
+
+
+def _known(archive: Archive | None, old: Record | None, new: Record) -> Known | None:
+    """What a record's new payload replaces byte by byte, if the archive says what that sums up to."""
+    if archive is None or old is None or not old.has_crc or old.method != STORED or old.nbytes != new.nbytes:
+        return None
+    return Known(archive.payload(old), old.crc32)
 
 
 def _kept_header(archive: Archive | None, old: Record | None, new: Record) -> bytes | None:

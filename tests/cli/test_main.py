@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from paramctl import __version__, cli, errors, formats
 from paramctl.cli import CHANGE, LOOK, options
+from paramctl.watch import Watch
 
 Run = Callable[..., tuple[int, str, str]]
 Spawn = Callable[..., subprocess.CompletedProcess[bytes]]
@@ -129,7 +130,7 @@ def test_an_error_inside_a_command_names_the_file(run: Run, model: Path) -> None
 def test_every_error_is_one_line_and_a_code(
     run: Run, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, line: str
 ) -> None:
-    def fail(name: str) -> None:
+    def fail(name: str, watch: Watch) -> None:
         raise error
 
     monkeypatch.setattr(formats, "open", fail)
@@ -162,7 +163,7 @@ def test_a_name_without_end_is_elided_and_the_message_about_it_is_not(run: Run, 
 
 
 def test_a_message_without_end_is_cut_but_its_hint_is_not(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(name: str) -> None:
+    def fail(name: str, watch: Watch) -> None:
         raise errors.FormatError("a name " * 100_000, hint="do this")
 
     monkeypatch.setattr(formats, "open", fail)

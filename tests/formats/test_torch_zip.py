@@ -46,7 +46,7 @@ from paramctl.formats.pickle_nodes import Call, Dict, Global, Persistent
 from paramctl.init import init
 from paramctl.set import set as set_values
 from paramctl.tie import tie, untie
-from paramctl.values import read_values
+from paramctl.values import read_index, read_values
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Sparse:UserWarning"),
@@ -1036,9 +1036,25 @@ def test_corrupt_values_are_refused_where_they_are_used(tmp_path: Path) -> None:
     checkpoint = listing(file_of(tmp_path, bytes(data), "x.pt"))
     message = "storage 0 is corrupt: its bytes do not match their CRC-32"
     assert refused(FormatError, read_values, checkpoint, checkpoint.params[0]) == message
-    assert refused(FormatError, set_values, checkpoint, "a[0] = 1") == message
+    assert refused(FormatError, set_values, checkpoint, "a[0] += 1") == message
+    partly = listing(save(set_values(checkpoint, "a[1] = 9").checkpoint, tmp_path / "partly.pt"))
+    assert read_index(partly, partly.params[0], (slice(1, None),)).tolist() == [9, 2, 3]
+    assert refused(FormatError, read_values, partly, partly.params[0]) == message
     fine = set_values(checkpoint, "b = 2", "a = 3").checkpoint
     assert torch.load(save(fine, tmp_path / "y.pt"), weights_only=True)["a"].tolist() == [3, 3, 3, 3]
+
+
+def test_corrupt_values_are_refused_by_another_format(tmp_path: Path) -> None:
+    path = saved(tmp_path / "x.pt", {"a": torch.arange(4.0), "b": torch.ones(2), "t": torch.ones(3, 2).T})
+    for key in "02":
+        data = bytearray(path.read_bytes())
+        data[record_of(path, f"/data/{key}").payload] ^= 1
+        checkpoint = listing(file_of(tmp_path, bytes(data), "bad.pt"))
+        out = tmp_path / "y.safetensors"
+        assert refused(FormatError, formats.save, checkpoint, formats.NewFile(out), formats.named("safetensors")) == (
+            f"storage {key} is corrupt: its bytes do not match their CRC-32"
+        )
+        assert not out.exists()
 
 
 # --- anew ----------------------------------------------------------------------------------------

@@ -1,0 +1,40 @@
+"""CRC-32 of bytes of which only some changed, from those alone.
+
+The checksum is linear: two texts of one length differ in it by what their difference gives, whatever
+else they hold, and bytes that follow multiply that by a power of x. Reference: crc32_combine of zlib.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+_POLYNOMIAL = 0xEDB88320  # of CRC-32; the coefficient of x**0 is the highest of its 32 bits
+_ONE = 1 << 31
+
+
+def followed(difference: int, nbytes: int) -> int:
+    """What a difference of two CRC-32s becomes when `nbytes` more bytes, the same in both, follow."""
+    return _product(_power(nbytes * 8), difference)
+
+
+@lru_cache(1024)  # a strided change has many gaps of one length
+def _power(exponent: int) -> int:
+    """x ** exponent, modulo the polynomial."""
+    square, result = _ONE >> 1, _ONE
+    while exponent:
+        if exponent & 1:
+            result = _product(square, result)
+        square = _product(square, square)
+        exponent >>= 1
+    return result
+
+
+def _product(a: int, b: int) -> int:
+    """Two polynomials multiplied, modulo the polynomial."""
+    result = 0
+    while a:
+        if a & _ONE:
+            result ^= b
+        a = a << 1 & 0xFFFFFFFF
+        b = b >> 1 ^ (_POLYNOMIAL if b & 1 else 0)
+    return result

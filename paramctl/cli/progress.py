@@ -1,0 +1,78 @@
+"""A bar that shows how far long work has come: on a terminal, on standard error, after half a second."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from paramctl.cli import output
+from paramctl.watch import Watch, nobody
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+PATIENCE = 0.5  # seconds of work before anything is shown
+INTERVAL = 0.1  # seconds between two looks
+SHORT = 4 << 20  # bytes left that no bar is begun for: it would be gone before anybody read it
+
+
+@contextmanager
+def bar(quiet: bool = False) -> Iterator[Watch]:
+    """What to tell of long work that is done inside; the bar is gone afterwards."""
+    if quiet or not output.stderr_is_terminal():
+        yield nobody
+        return
+    shown = _Bar()
+    try:
+        yield shown.tell
+    finally:
+        shown.stop()
+
+
+class _Bar:
+    """Rich is not asked for before there is something to show."""
+
+    def __init__(self) -> None:
+        self._next = time.monotonic() + PATIENCE
+        self._progress: Progress | None = None
+        self._what = ""
+
+    def tell(self, what: str, done: int, total: int | None) -> None:
+        """Show that `done` of `total` bytes are done."""
+        now = time.monotonic()
+        if now < self._next or (self._progress is None and total is not None and total - done < SHORT):
+            return
+        self._next = now + INTERVAL
+        if self._progress is None:
+            self._progress = _new()
+        if what != self._what:
+            self._what = what
+            for task in self._progress.task_ids:
+                self._progress.remove_task(task)
+            self._progress.add_task(what, total=total)
+        self._progress.update(self._progress.task_ids[0], completed=done, total=total, refresh=True)
+
+    def stop(self) -> None:
+        """Take the bar away."""
+        if self._progress is not None:
+            self._progress.stop()
+
+
+def _new() -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        auto_refresh=False,  # a thread of its own would be in the way of signals
+        transient=True,
+    )
+    progress.start()
+    return progress

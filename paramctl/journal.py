@@ -1,0 +1,265 @@
+"""The undo journal of a file that is changed in place: what it held, until every change is on the disk.
+
+It lies beside the file as `.NAME.paramctl-journal`, and gets that name only when all of it is synced:
+where it is, the file may be half changed, and what it held is known. Its writer holds its lock; one that
+nobody holds was left by a writer that was killed, and is rolled back before anybody uses the file.
+
+The journal holds the old bytes of every run one after the other, a description of them in JSON, and at
+its end how long that is, and its SHA-256.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import struct
+import zlib
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from paramctl import temporary
+from paramctl.copies import put, put_at
+from paramctl.errors import FileError
+from paramctl.watch import Watch, nobody
+
+_TRAILER = struct.Struct("<16sIQ32s")  # magic, version, bytes of the description, its SHA-256
+_MAGIC = b"paramctl journal"
+_VERSION = 1
+_SAMPLES = 64  # places of what stays that tell whether the file is still the same
+_SAMPLE = 4096  # bytes at each
+_TORN = 2  # runs that one writer that is killed, and one roll-back that is, can leave neither old nor new
+
+
+class Run(NamedTuple):
+    """`nbytes` bytes of the file from `offset` on that change, and the CRC-32 of the old and of the new ones."""
+
+    offset: int
+    nbytes: int
+    old: int
+    new: int
+
+
+def path_of(file: Path) -> Path:
+    """Where the journal of a file lies."""
+    return file.with_name(f".{file.name}.paramctl-journal")
+
+
+@contextlib.contextmanager
+def kept(file: Path, fd: int, runs: Sequence[Run], check: Callable[[], None]) -> Iterator[None]:
+    """Let those runs of `file`, open as `fd`, be changed inside: all of them, or after an error none.
+
+    `check` raises if the file is no more what it was when the runs were found; it is asked when nobody
+    else can begin to change it. Raises FileError if somebody else is doing so.
+    """
+    path, begun = path_of(file), False
+    with temporary.beside(file) as (journal, name):
+        _write(journal, fd, file, runs)
+        try:
+            _publish(name, path)
+            check()
+            begun = True
+            yield
+        except BaseException:
+            if begun:
+                with _half_changed(file):
+                    _restore(journal, fd, runs)
+            if _is_at(path, journal):
+                _remove(path)
+            raise
+        _remove(path)
+
+
+def roll_back(file: Path, watch: Watch = nobody) -> int:
+    """Undo a change of `file` that was interrupted, and return its bytes; 0 if there was none.
+
+    Raises FileError if one is still under way, or if its journal is damaged, of another file, or not to
+    be used for lack of permission.
+    """
+    path = path_of(file)
+    try:
+        path.lstat()
+    except (OSError, ValueError):  # there is none, or none can be: the name would be too long
+        return 0
+    with _reported(file, path), _opened(path) as journal:
+        if not temporary.lock(journal):
+            raise FileError("is being changed by another paramctl", hint="try again when it is done", file=str(file))
+        if not _is_at(path, journal):  # its writer was done just now
+            return 0
+        with _opened(file) as fd:
+            runs = _read(journal, fd, file, path)
+            _restore(journal, fd, runs, watch)
+        _remove(path)
+    return sum(run.nbytes for run in runs)
+
+
+def _write(journal: int, fd: int, file: Path, runs: Sequence[Run]) -> None:
+    """Write all of a journal, and sync it."""
+    info = os.fstat(fd)
+    for run in runs:
+        data = os.pread(fd, run.nbytes, run.offset)
+        if zlib.crc32(data) != run.old:
+            raise FileError("changed while it was being read; nothing was written", hint="run it again")
+        put(journal, data)
+    description = {
+        "file": file.name,
+        "inode": info.st_ino,
+        "size": info.st_size,
+        "boot": boot(),
+        "runs": runs,
+        "rest": [(at, n, zlib.crc32(os.pread(fd, n, at))) for at, n in _samples(info.st_size, runs)],
+    }
+    text = json.dumps(description).encode()
+    put(journal, text + _TRAILER.pack(_MAGIC, _VERSION, len(text), hashlib.sha256(text).digest()))
+    temporary.restore(journal, info)  # who may change the file may undo what was changed
+    os.fsync(journal)
+
+
+def _publish(name: Path, path: Path) -> None:
+    """Give a journal the name that makes it count."""
+    try:
+        os.link(name, path)
+    except FileExistsError:
+        raise FileError("is being changed by another paramctl", hint="try again when it is done") from None
+    name.unlink()
+    temporary.sync_directory(path.parent)
+
+
+def _remove(path: Path) -> None:
+    """Make a journal count no more: the file is whole."""
+    path.unlink()
+    with contextlib.suppress(OSError):  # it may come back after a power cut, and would undo a change then: no harm
+        temporary.sync_directory(path.parent)
+
+
+def _restore(journal: int, fd: int, runs: Sequence[Run], watch: Watch = nobody) -> None:
+    """Put the old bytes of all runs back, and sync them."""
+    at, total = 0, sum(run.nbytes for run in runs)
+    for run in runs:
+        put_at(fd, os.pread(journal, run.nbytes, at), run.offset)
+        at += run.nbytes
+        watch("undoing an interrupted change", at, total)
+    os.fsync(fd)
+
+
+def _read(journal: int, fd: int, file: Path, path: Path) -> list[Run]:
+    """The runs of a journal. Raises FileError unless it is whole, and the file the one it was written for."""
+    try:
+        description = _description(journal)
+        runs = [Run(*(_count(n) for n in run)) for run in description["runs"]]
+        rest = [tuple(_count(n) for n in sample) for sample in description["rest"]]
+        inode, size, same_boot = description["inode"], description["size"], description["boot"] == boot()
+        at = 0
+        for run in runs:
+            if zlib.crc32(os.pread(journal, run.nbytes, at)) != run.old or run.offset + run.nbytes > size:
+                raise ValueError("a run")
+            at += run.nbytes
+    except (ValueError, TypeError, KeyError, struct.error, RecursionError):
+        hint = f"restore the file from a copy, or delete {path} if the file is as it should be"
+        raise FileError("was being changed when it was interrupted, and its journal is damaged", hint=hint) from None
+    info = os.fstat(fd)
+    if (inode, size) != (info.st_ino, info.st_size):
+        raise FileError("was replaced since its change was interrupted; nothing was undone", hint=_delete(path))
+    torn = sum(zlib.crc32(os.pread(fd, run.nbytes, run.offset)) not in (run.old, run.new) for run in runs)
+    stayed = all(zlib.crc32(os.pread(fd, n, at)) == crc for at, n, crc in rest)
+    if not stayed or (same_boot and torn > _TORN):
+        raise FileError("was written to since its change was interrupted; nothing was undone", hint=_delete(path))
+    return runs
+
+
+def _description(journal: int) -> dict[str, Any]:
+    size = os.fstat(journal).st_size
+    trailer = os.pread(journal, _TRAILER.size, max(size - _TRAILER.size, 0))
+    magic, version, nbytes, digest = _TRAILER.unpack(trailer)
+    start = size - _TRAILER.size - nbytes
+    if (magic, version) != (_MAGIC, _VERSION) or start < 0:
+        raise ValueError("no journal")
+    text = os.pread(journal, nbytes, start)
+    description = json.loads(text)
+    if hashlib.sha256(text).digest() != digest or sum(run[1] for run in description["runs"]) != start:
+        raise ValueError("not what was written")
+    return description  # type: ignore[no-any-return]
+
+
+def _count(n: object) -> int:
+    if type(n) is not int or n < 0:
+        raise ValueError("no count")
+    return n
+
+
+def _samples(size: int, runs: Sequence[Run]) -> Iterator[tuple[int, int]]:
+    """Where some of what stays lies, evenly over the file, and how many bytes to look at there."""
+    changing = sorted(runs)
+    starts = [run.offset for run in changing]
+    for i in range(_SAMPLES):
+        at = size * i // _SAMPLES
+        before = bisect_right(starts, at)
+        if before and at < changing[before - 1].offset + changing[before - 1].nbytes:
+            continue
+        end = starts[before] if before < len(starts) else size
+        yield at, min(_SAMPLE, end - at, size // _SAMPLES + 1)
+
+
+def boot() -> str:
+    """What tells one run of the kernel from the next; empty where nothing does.
+
+    As long as it runs, no byte that a process wrote is lost, whatever becomes of the process.
+    """
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _is_at(path: Path, journal: int) -> bool:
+    """Whether the name still is that of the open journal."""
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(journal))
+    except FileNotFoundError:
+        return False
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _half_changed(file: Path) -> Iterator[None]:
+    """Say what to do where what was changed cannot be put back at once."""
+    try:
+        yield
+    except OSError as error:
+        raise FileError(
+            f"is half changed, and could not be put back: {error.strerror}",
+            hint=f"its old bytes are safe in {path_of(file)}: run 'paramctl recover {file.name}'",
+        ) from error
+
+
+@contextlib.contextmanager
+def _reported(file: Path, path: Path) -> Iterator[None]:
+    """Say in one line why an interrupted change cannot be undone."""
+    try:
+        yield
+    except FileNotFoundError:
+        if path.exists():
+            raise FileError("is gone, and the journal of a change of it is left", hint=_delete(path)) from None
+    except OSError as error:
+        raise FileError(
+            f"was being changed when it was interrupted, and this cannot be undone: {error.strerror}",
+            hint=f"run 'paramctl recover {file.name}' as somebody who may write it",
+        ) from None
+    except FileError as error:
+        error.file = error.file or str(file)
+        raise
+
+
+def _delete(path: Path) -> str:
+    return f"delete {path} if the file is as it should be"

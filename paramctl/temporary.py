@@ -1,0 +1,95 @@
+"""Files that are there while something is written: beside a target under a name of their own, or nameless."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import glob
+import os
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+FRESH = 60  # seconds after its last write in which a temporary file is left alone, locked or not
+_SUFFIX = ".tmp"
+
+
+@contextlib.contextmanager
+def beside(path: Path) -> Iterator[tuple[int, Path]]:
+    """An open file beside `path` that is gone afterwards unless it was renamed.
+
+    It is locked while it is written: one that is not was left behind by a process that was killed.
+    """
+    _remove_stale(path)
+    name = path.with_name(f"{_stem(path)}{os.urandom(4).hex()}{_SUFFIX}")
+    fd = -1
+    try:
+        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        lock(fd)
+        yield fd, name
+    finally:
+        if fd >= 0:
+            os.close(fd)
+        with contextlib.suppress(FileNotFoundError):
+            name.unlink()
+
+
+def nameless(directory: str | Path) -> int:
+    """An open file in `directory` that has no name, and is gone when it is closed."""
+    flags = os.O_RDWR | os.O_CLOEXEC
+    if hasattr(os, "O_TMPFILE"):
+        try:
+            return os.open(directory, flags | os.O_TMPFILE, 0o600)
+        except OSError:
+            pass  # not every file system has it
+    fd, name = tempfile.mkstemp(dir=directory)
+    os.unlink(name)  # noqa: PTH108
+    return fd
+
+
+def lock(fd: int) -> bool:
+    """Take the lock of an open file, if nobody has it. Some file systems know no locks."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def restore(fd: int, previous: os.stat_result | None) -> None:
+    """Give a new file the owner and mode of the one it stands for."""
+    if previous is None:
+        return
+    with contextlib.suppress(PermissionError):  # only root may give files away
+        os.fchown(fd, previous.st_uid, previous.st_gid)
+    os.fchmod(fd, stat.S_IMODE(previous.st_mode))
+
+
+def sync_directory(directory: Path) -> None:
+    """See to it that the names in a directory survive a power cut."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _stem(path: Path) -> str:
+    """How the names of all temporary files for `path` begin."""
+    return f".{path.name[:200]}.paramctl-"
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove what writes to `path` that were killed left beside it."""
+    for name in path.parent.glob(f"{glob.escape(_stem(path))}{'[0-9a-f]' * 8}{_SUFFIX}"):
+        with contextlib.suppress(OSError):  # gone meanwhile, or not ours to remove
+            if time.time() - name.stat().st_mtime < FRESH:
+                continue
+            fd = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                if lock(fd):
+                    name.unlink()
+            finally:
+                os.close(fd)
