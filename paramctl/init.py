@@ -16,7 +16,7 @@ from paramctl.schemes import Role, Spec, Target, UserFunction
 from paramctl.segments import Buffer, read
 from paramctl.sources import Spool
 from paramctl.ties import overlaps
-from paramctl.values import content_of, storage_of, with_values
+from paramctl.values import NewValues, content_of, storage_of, with_values
 
 MAX_SEED = 2**63  # seeds that are drawn; any whole number may be given
 
@@ -255,7 +255,7 @@ def _shared(checkpoint: Checkpoint, drawn: Sequence[int]) -> list[str]:
 
 def _drawn(checkpoint: Checkpoint, jobs: Sequence[_Job]) -> dict[str, Storage]:
     """The storages of the drawn params; a scheme draws each only when its bytes are written."""
-    changes: dict[str, list[tuple[Param, Callable[[], Buffer]]]] = {}
+    changes: dict[str, list[NewValues]] = {}
     results: Spool | None = None
     checked: set[str] = set()
     for job in jobs:
@@ -268,7 +268,7 @@ def _drawn(checkpoint: Checkpoint, jobs: Sequence[_Job]) -> dict[str, Storage]:
             # when half of the file has gone down a pipe.
             results = results or Spool("what the function made")
             make = results.keep(schemes.draw(job.spec, job.target, _current(checkpoint, param, checked)))
-        changes.setdefault(str(param.storage), []).append((param, make))
+        changes.setdefault(str(param.storage), []).append(NewValues(param, make))
     return {key: with_values(checkpoint.storages[key], *made) for key, made in changes.items()}
 
 

@@ -87,13 +87,15 @@ class Derived(NamedTuple):
 class Patch(NamedTuple):
     """A change of the `nbytes` bytes from `start` on: `put` makes it where they lie.
 
-    Where nothing remains of them, `make` returns what they become, and they need not be read.
+    Where nothing remains of them, `make` returns what they become, and they need not be read. `reads` is
+    how many bytes of files it takes to know what they become.
     """
 
     start: int
     nbytes: int
     put: Callable[[memoryview], None]
     make: Callable[[], Buffer] | None = None
+    reads: int = 0
 
 
 Content = Literal | Extent | Computed
@@ -312,8 +314,9 @@ def _in_order(group: list[tuple[int, Patch]]) -> list[Patch]:
 def _patched(content: tuple[Content, ...], start: int, nbytes: int, patches: list[Patch]) -> Computed:
     """`content`, which starts at `start`, with patches that reach from its first byte to its last."""
     whole = patches[0].make if len(patches) == 1 else None
+    reads = sum(patch.reads for patch in patches)
     if whole is not None:
-        return Computed(nbytes, lambda: (whole(),))
+        return Computed(nbytes, lambda: (whole(),), reads)
 
     def make() -> Iterator[Buffer]:
         made = read(content, 0, nbytes)
@@ -321,7 +324,7 @@ def _patched(content: tuple[Content, ...], start: int, nbytes: int, patches: lis
             patch.put(memoryview(made)[patch.start - start :][: patch.nbytes])
         yield made
 
-    return Computed(nbytes, make, nbytes)
+    return Computed(nbytes, make, nbytes + reads)
 
 
 def _clip_part(part: Content, start: int, nbytes: int) -> Content:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +17,7 @@ from paramctl.indexing import check_index, index_text
 from paramctl.paths import find_part
 from paramctl.segments import Buffer, Computed, Content, read
 from paramctl.sources import STDIN, Spool, open_source
-from paramctl.values import Index, cast, encode, narrow, read_index, read_values, storage_of, with_values
+from paramctl.values import Index, NewValues, cast, encode, narrow, read_index, read_values, storage_of, with_values
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -211,18 +211,20 @@ def _changed(checkpoint: Checkpoint, run: _Run) -> dict[str, Storage]:
     all_steps = (step for steps in run.values() for step in steps)
     for key in dict.fromkeys(str(step.target.storage) for step in all_steps if step.op != "="):
         checkpoint.storages[key].check(key)
-    changes: dict[str, list[tuple[Param, Callable[[], Buffer]]]] = {}
+    changes: dict[str, list[NewValues]] = {}
     for at, steps in run.items():
-        view, make = _change(checkpoint, at, steps)
-        if view.numel:
-            changes.setdefault(str(view.storage), []).append((view, make))
+        change = _change(checkpoint, at, steps)
+        if change.view.numel:
+            changes.setdefault(str(change.view.storage), []).append(change)
     return {key: with_values(checkpoint.storages[key], *made) for key, made in changes.items()}
 
 
-def _change(checkpoint: Checkpoint, index: int, steps: list[Assignment]) -> tuple[Param, Callable[[], Buffer]]:
+def _change(checkpoint: Checkpoint, index: int, steps: list[Assignment]) -> NewValues:
     """The elements of a param that its statements change, and what computes them."""
     param = checkpoint.params[index]
     view = steps[0].target if len(steps) == 1 else param
+    itself = view.nbytes if len(steps) > 1 or steps[0].op != "=" else 0
+    reads = itself + sum(_read_by(checkpoint, step.value) for step in steps)
 
     def make() -> Buffer:
         if len(steps) == 1:
@@ -234,12 +236,17 @@ def _change(checkpoint: Checkpoint, index: int, steps: list[Assignment]) -> tupl
         return encode(values, param.dtype)
 
     if not view.numel:
-        return view, make
+        return NewValues(view, make)
     for step in steps:
         _check_value(step, param.dtype)
     if param.dtype.category != "float" and any(step.op != "=" or step.value.param is not None for step in steps):
         make()  # what does not fit must be refused before anything is written
-    return view, make
+    return NewValues(view, make, reads)
+
+
+def _read_by(checkpoint: Checkpoint, value: Value) -> int:
+    """Bytes of the checkpoint that are read for what stands on the right."""
+    return 0 if value.param is None else narrow(checkpoint.params[value.param], value.part).nbytes
 
 
 def _check_value(step: Assignment, dtype: DType) -> None:

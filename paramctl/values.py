@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from math import gcd
 from types import EllipsisType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from paramctl.checkpoint import Checkpoint, Param, Storage, contiguous
 from paramctl.dtypes import DType
@@ -82,20 +82,28 @@ def _checked(storage: Storage, key: str) -> Iterator[Buffer]:
     storage.check_sum(value, key)
 
 
-def with_values(storage: Storage, *changes: tuple[Param, Callable[[], Buffer]]) -> Storage:
+class NewValues(NamedTuple):
+    """What the elements of `view` become; `reads` is how many bytes of files `make` reads for that."""
+
+    view: Param
+    make: Callable[[], Buffer]
+    reads: int = 0
+
+
+def with_values(storage: Storage, *changes: NewValues) -> Storage:
     """`storage` in which the elements of each view are what its function returns, one after the other.
 
     A function is called when the bytes are needed; it returns them little-endian in C order. Whatever
     else lies in the storage stays as it is and is not read: where it is corrupt, that still shows.
     """
-    patches = [_patch(storage, param, make) for param, make in changes]
+    patches = [_patch(storage, *change) for change in changes]
     return storage._replace(content=patched(storage.content, patches), crc32=None)
 
 
-def _patch(storage: Storage, param: Param, make: Callable[[], Buffer]) -> Patch:
+def _patch(storage: Storage, param: Param, make: Callable[[], Buffer], reads: int) -> Patch:
     """What puts the values that `make()` returns into the bytes of a view."""
     if not (param.is_contiguous and _fills_bytes(param)):
-        return Patch(*_bytes_under(param), lambda span: _scatter(span, storage, param, make()))
+        return Patch(*_bytes_under(param), lambda span: _scatter(span, storage, param, make()), None, reads)
 
     def whole() -> Buffer:
         return _to_stored(make(), param, storage)
@@ -103,7 +111,7 @@ def _patch(storage: Storage, param: Param, make: Callable[[], Buffer]) -> Patch:
     def put(span: memoryview) -> None:
         span[:] = whole()
 
-    return Patch(param.start, param.nbytes, put, whole)
+    return Patch(param.start, param.nbytes, put, whole, reads)
 
 
 def storage_of(checkpoint: Checkpoint, param: Param) -> Storage:
@@ -326,4 +334,5 @@ def contiguous_copy(
     own = param._replace(storage=key, offset=0, strides=contiguous(param.shape), flags=frozenset())
     if byteorder == "little":
         return own, Storage(content, param.nbytes)
-    return own, with_values(Storage((), param.nbytes, byteorder), (own, lambda: read(content, 0, param.nbytes)))
+    values = NewValues(own, lambda: read(content, 0, param.nbytes), param.nbytes)
+    return own, with_values(Storage((), param.nbytes, byteorder), values)

@@ -17,7 +17,17 @@ from paramctl.dtypes import BY_NAME
 from paramctl.errors import FormatError, Unsupported, UsageError
 from paramctl.segments import Literal as Bytes
 from paramctl.segments import read
-from paramctl.values import cast, content_of, contiguous_copy, encode, narrow, read_index, read_values, with_values
+from paramctl.values import (
+    NewValues,
+    cast,
+    content_of,
+    contiguous_copy,
+    encode,
+    narrow,
+    read_index,
+    read_values,
+    with_values,
+)
 
 Order = Literal["little", "big"]
 
@@ -95,7 +105,7 @@ def test_writing_is_what_numpy_writes(made: Any, data: st.DataObject, byteorder:
     index = data.draw(indices(view.shape))
     part = narrow(view, index)
     new = np.arange(-1, -1 - part.numel, -1, dtype=np.int16).reshape(part.shape)
-    written = with_values(held, (part, lambda: encode(new, view.dtype)))
+    written = with_values(held, NewValues(part, lambda: encode(new, view.dtype)))
     expected[index] = new
     assert np.array_equal(np.frombuffer(bytes_of(written), order), run)
     assert written.nbytes == held.nbytes
@@ -109,7 +119,8 @@ def test_views_of_the_same_bytes_are_written_in_order(made: Any, byteorder: Orde
     order = ">i2" if byteorder == "big" else "<i2"
     held = in_turn = storage(run.astype(order).tobytes(), byteorder)
     changes = [
-        (part, partial(encode, np.full(part.shape, -1 - i, np.int16), part.dtype)) for i, part in enumerate(parts)
+        NewValues(part, partial(encode, np.full(part.shape, -1 - i, np.int16), part.dtype))
+        for i, part in enumerate(parts)
     ]
     assume(changes)
     for change in changes:
@@ -120,7 +131,7 @@ def test_views_of_the_same_bytes_are_written_in_order(made: Any, byteorder: Orde
 def test_interleaved_views_by_the_thousand_are_no_burden() -> None:
     columns = [param("uint8", (4,), (5000,), i) for i in range(5000)]
     held = storage(bytes(20_000))
-    written = with_values(held, *((column, partial(bytes, [i % 256] * 4)) for i, column in enumerate(columns)))
+    written = with_values(held, *(NewValues(column, partial(bytes, [i % 256] * 4)) for i, column in enumerate(columns)))
     assert bytes_of(written) == bytes(i % 256 for i in range(5000)) * 4
 
 
@@ -161,7 +172,7 @@ def test_elements_that_share_bytes(name: str, data: st.DataObject) -> None:
     assert np.array_equal(read_index(source, view, index).view(np.uint8), codes.reshape(shape)[index])
     part = narrow(view, index)
     new = np.full(part.shape, 2**dtype.bits - 1, np.uint8)
-    written = with_values(source.storages["s"], (part, lambda: encode(new, dtype)))
+    written = with_values(source.storages["s"], NewValues(part, lambda: encode(new, dtype)))
     expected = codes.reshape(shape).copy()
     expected[index] = 2**dtype.bits - 1
     assert np.array_equal(read_values(checkpoint(view, written), view).view(np.uint8), expected)
@@ -195,7 +206,7 @@ def test_byte_order(dtype: str, little: str, big: str) -> None:
         assert found.tolist() == [value]
         assert bytes(read(content_of(checkpoint(view, held), view), 0, view.nbytes)).hex() == little
         empty = held._replace(content=(Bytes(bytes(held.nbytes)),))
-        assert bytes_of(with_values(empty, (view, lambda: bytes.fromhex(little)))).hex() == text
+        assert bytes_of(with_values(empty, NewValues(view, lambda: bytes.fromhex(little)))).hex() == text
 
 
 @pytest.mark.parametrize(("flags", "expected"), [({"conj"}, 1 - 2j), ({"neg"}, -1 - 2j), ({"conj", "neg"}, -1 + 2j)])
@@ -211,7 +222,7 @@ def test_flags_are_resolved_both_ways(dtype: str, flags: set[str], expected: com
     assert not own.flags
     assert read_values(Checkpoint("x", "x", (own,), {"new": copied}), own).tolist() == [expected]
     part = bytes(read(content_of(source, view), 0, view.nbytes))
-    assert bytes_of(with_values(held, (view, lambda: part))) == bytes_of(held)
+    assert bytes_of(with_values(held, NewValues(view, lambda: part))) == bytes_of(held)
 
 
 # --- casts ---------------------------------------------------------------------------------------
@@ -266,9 +277,9 @@ def test_a_checksum_is_held_against_what_is_used() -> None:
     message = "storage s is corrupt: its bytes do not match their CRC-32"
     assert refused(FormatError, read_values, source, view) == message
     assert read_index(source, view, (0,)).tolist() == 97
-    assert bytes_of(with_values(corrupt, (view, lambda: b"xy"))) == b"xycd"
+    assert bytes_of(with_values(corrupt, NewValues(view, lambda: b"xy"))) == b"xycd"
     whole = param("uint8", (4,))
-    new = with_values(corrupt, (whole, lambda: b"wxyz"))
+    new = with_values(corrupt, NewValues(whole, lambda: b"wxyz"))
     assert (bytes_of(new), new.crc32) == (b"wxyz", None)
 
 

@@ -70,7 +70,7 @@ def _new() -> Progress:
         DownloadColumn(binary_units=True),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=Console(stderr=True, force_terminal=True),
         auto_refresh=False,  # a thread of its own would be in the way of signals
         transient=True,
     )

@@ -7,7 +7,9 @@ from typing import Annotated
 import typer
 
 from paramctl.cli import output
-from paramctl.cli.options import recovered
+from paramctl.cli.options import STDIN, recovered
+from paramctl.errors import ParamctlError, UsageError
+from paramctl.sources import open_source
 
 
 def recover(
@@ -21,5 +23,13 @@ def recover(
     Examples:
       paramctl recover net.pt
     """
-    if not recovered(file):
+    if file == STDIN:
+        raise UsageError("standard input is never changed in place", hint="name a FILE")
+    try:
+        undone = recovered(file)
+        open_source(file)
+    except ParamctlError as error:
+        error.file = error.file or file
+        raise
+    if not undone:
         output.note(f"{output.escape(file)}: there is nothing to undo")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+from paramctl.copies import PAGE
 from paramctl.errors import FormatError, Unsupported
 from paramctl.segments import CHUNK, Buffer, Computed, Content, Derived, Extent, Known, Literal, Segment, Summed
 from paramctl.sources import Source
@@ -27,6 +28,7 @@ _END64 = struct.Struct("<4sQ2H2I4Q")
 _LOCATOR = struct.Struct("<4sIQI")
 _MAX32, _MAX16 = 0xFFFFFFFF, 0xFFFF
 _HAS_DESCRIPTOR, _ENCRYPTED, _STRONG, _PATCHED = 0x0008, 0x0001, 0x0040, 0x0020
+LARGE = 1 << 20  # bytes from which on it counts how a payload is copied
 _PADDING_FIELD = b"FB"  # torch's extra field that moves a payload to its alignment
 
 
@@ -257,7 +259,8 @@ def layout(archive: Archive | None, pieces: list[Piece], alignment: int) -> Iter
     """The segments of an archive of `pieces`.
 
     A record that stays in its place is copied whole, header and all, so that changing values changes
-    nothing else. One that moves gets a new header that aligns its payload to `alignment` bytes.
+    nothing else. One that moves gets a new header that aligns its payload to `alignment` bytes, a large
+    one to where it lay on its page.
     """
     if archive is not None and [piece.name for piece in pieces if piece.content is None] == [*_by_place(archive)]:
         yield Extent(archive.source, 0, archive.source.size)
@@ -312,7 +315,7 @@ def _rewritten(
     record = record._replace(flags=flags)
     header = _kept_header(archive, old, record) if stays else None
     if header is None:
-        header = _local_header(raw, record, at, alignment)
+        header = _local_header(raw, record, at, *_page_place(archive, old, alignment))
     body: list[Segment] = [Literal(header)]
     if piece.content is None:
         body += payload
@@ -352,6 +355,18 @@ def _kept_header(archive: Archive | None, old: Record | None, new: Record) -> by
     return header if header[14:26] == bytes(12) and same_room else None
 
 
+def _page_place(archive: Archive | None, old: Record | None, alignment: int) -> tuple[int, int]:
+    """Where a payload is to begin: a remainder, and what to divide by.
+
+    A large one keeps its place on a page of memory, where that is aligned too: then the kernel copies, or
+    shares, whole pages of it.
+    """
+    if archive is None or old is None or old.packed < LARGE:
+        return 0, alignment
+    offset = archive.payload(old).offset
+    return (0, alignment) if offset % alignment or alignment > PAGE else (offset % PAGE, PAGE)
+
+
 def _room_after(record: Record) -> int:
     """Bytes from the start of a payload to the end of its descriptor, as `_rewritten` lays it out."""
     if not record.packed:
@@ -359,11 +374,11 @@ def _room_after(record: Record) -> int:
     return record.packed + (24 if max(record.packed, record.header) >= _MAX32 else 16)
 
 
-def _local_header(name: bytes, record: Record, at: int, alignment: int) -> bytes:
-    """A local header with zeros for CRC and sizes, padded so that the payload is aligned."""
+def _local_header(name: bytes, record: Record, at: int, remainder: int, alignment: int) -> bytes:
+    """A local header with zeros for CRC and sizes, padded so that the payload begins where it should."""
     zip64 = struct.pack("<2H2Q", 1, 16, 0, 0) if max(record.packed, at) >= _MAX32 else b""
     start = at + _LOCAL.size + len(name) + len(zip64) + 4
-    padding = -start % alignment
+    padding = (remainder - start) % alignment
     extra = zip64 + _PADDING_FIELD + struct.pack("<H", padding) + b"Z" * padding
     size = _MAX32 if zip64 else 0
     fields = (MAGIC, 45 if zip64 else 0, record.flags, record.method, 0, 0, 0, size, size, len(name), len(extra))
