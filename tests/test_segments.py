@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from paramctl import segments
 from paramctl.errors import FormatError
-from paramctl.segments import CHUNK, Computed, Content, Derived, Extent, Literal, Patch, Segment, Summed
+from paramctl.segments import CHUNK, Computed, Content, Derived, Extent, Known, Literal, Patch, Segment, Summed
 from paramctl.sources import Source
 
 DATA = bytes(range(256)) * 2
@@ -100,6 +100,51 @@ def test_patches_by_the_ten_thousand_are_no_burden() -> None:
     assert told(segments.patched(apart, [patch(4 * i + 1, b"B", True) for i in range(10_000)])) == b"aBc\0" * 10_000
     chained = segments.patched([Literal(bytes(20_002))], [patch(2 * i, b"abc", True) for i in range(10_000)])
     assert told(chained) == b"ab" * 10_000 + b"c\0"
+
+
+def made(content: list[Segment]) -> bytes:
+    """What is written, extents read as the kernel would."""
+    return b"".join(told((p,)) if isinstance(p, Extent) else bytes(p) for p in segments.pieces(content))
+
+
+@given(data=st.data())
+@lawful
+def test_a_sum_follows_from_what_changed_alone(source: Source, data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, 100))
+    before = Extent(source, start, data.draw(st.integers(0, len(DATA) - 100)))
+    was = DATA[start : start + before.nbytes]
+    patches = []
+    for _ in range(data.draw(st.integers(0, 4))):
+        at = data.draw(st.integers(0, before.nbytes))
+        new = data.draw(st.binary(max_size=min(before.nbytes - at, 20)))
+        patches.append(patch(at, new, data.draw(st.booleans())))
+    parts = segments.patched((before,), patches)
+    crc = zlib.crc32(was) ^ data.draw(st.sampled_from([0, 5]))
+    summed = Summed("x", parts, Known(before, crc))
+    out = made([summed, Derived(4, lambda sums: sums["x"].to_bytes(4, "little"))])
+    assert out[:-4] == told(parts)
+    kept = any(isinstance(part, Extent) and part.nbytes for part in parts)
+    wrong = zlib.crc32(was) ^ crc if kept else 0  # what was corrupt before still shows, unless nothing of it stays
+    assert int.from_bytes(out[-4:], "little") == zlib.crc32(told(parts)) ^ wrong
+    assert {p for p in segments.pieces([summed]) if isinstance(p, Extent)} <= {p for p in parts if isinstance(p, Extent)}
+
+
+def test_what_stays_is_not_read(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = Extent(source, 0, 400)
+    parts = segments.patched((before,), [patch(100, b"new", True)])
+    summed = Summed("x", parts, Known(before, zlib.crc32(DATA[:400])))
+    read: list[tuple[int, int]] = []
+    plain = Source.read
+
+    def watched(self: Source, offset: int, nbytes: int) -> bytes:
+        read.append((offset, nbytes))
+        return plain(self, offset, nbytes)
+
+    monkeypatch.setattr(Source, "read", watched)
+    list(segments.pieces([summed]))
+    assert read == [(100, 3)]
+    assert segments.read_for(summed) == 3
+    assert segments.read_for(Summed("x", parts)) == 397
 
 
 @given(data=st.data())
