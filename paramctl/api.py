@@ -10,7 +10,7 @@ from paramctl import formats
 from paramctl.changes import Change, Edit
 from paramctl.checkpoint import Checkpoint, Leaf, Param
 from paramctl.dtypes import BY_NAME
-from paramctl.errors import NoMatch
+from paramctl.errors import NoMatch, UsageError
 from paramctl.paths import find
 from paramctl.tree import Node, Scalar, Tensor, build
 
@@ -78,8 +78,11 @@ class Parameter:
         from paramctl.torch_module import tensor_of
         from paramctl.values import content_of, storage_of
 
-        param = self._param
-        storage_of(self._checkpoint, param).check(str(param.storage))
+        param, storage = self._param, storage_of(self._checkpoint, self._param)
+        if param.dtype.category == "quantized":
+            raise UsageError(f"{param.path or '.'} is quantized, and its stored numbers are not its values")
+        if param.nbytes < storage.nbytes:
+            storage.check(str(param.storage))
         dtype, shape = param.dtype, param.shape
         if dtype.name == "float4_e2m1fn" and shape:
             dtype, shape = BY_NAME["float4_e2m1fn_x2"], (*shape[:-1], shape[-1] // 2)
@@ -125,6 +128,10 @@ class Layer:
             more, dot, rest = rest.partition(".")
             name = f"{name}.{more}"
         raise NoMatch(f"there is no '{key}' here; there are {', '.join(self)}")
+
+    def __deepcopy__(self, memo: object) -> Layer:
+        """Itself: nothing changes it."""
+        return self
 
     def _opened(self, child: Node | Tensor | Scalar) -> Any:
         if isinstance(child, Node):

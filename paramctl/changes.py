@@ -60,7 +60,12 @@ def with_tied(checkpoint: Checkpoint, indices: Iterable[int]) -> set[int]:
     return {i for leader in leaders for i in groups.get(leader, (leader,))}
 
 
-def check_editable(checkpoint: Checkpoint, indices: Iterable[int], named: Iterable[int]) -> None:
+def check_editable(
+    checkpoint: Checkpoint,
+    indices: Iterable[int],
+    named: Iterable[int],
+    hint: str = "name them all, or 'paramctl untie' first",
+) -> None:
     """Raise UsageError if the values of a param cannot be changed without changing others that are not `named`."""
     indices = tuple(indices)
     outside = Outside(checkpoint, indices, with_tied(checkpoint, named))
@@ -72,7 +77,7 @@ def check_editable(checkpoint: Checkpoint, indices: Iterable[int], named: Iterab
             paths = ", ".join(checkpoint.labels[i] or "." for i in others[:5])
             raise UsageError(
                 f"{param.path or '.'} shares some of its bytes with {paths}",
-                hint="name them all, or 'paramctl untie' first",
+                hint=hint,
             )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from paramctl.changes import Edit
@@ -10,6 +10,7 @@ from paramctl.checkpoint import Checkpoint, Loss, Param
 from paramctl.errors import UsageError, some
 from paramctl.formats import Format
 from paramctl.paths import layer_members
+from paramctl.ties import overlaps
 
 
 def convert(checkpoint: Checkpoint, form: Format, *, layer: str | None = None, lossy: bool = False) -> Edit:
@@ -33,7 +34,14 @@ def convert(checkpoint: Checkpoint, form: Format, *, layer: str | None = None, l
     texts = [f"{name} (metadata)" for name in checkpoint.metadata if name != "format"]
     dropped = [[loss.text for loss in lost], texts if checkpoint.format != form.NAME else []]
     left = tuple(f"left out {some(what)}" for what in dropped if what)
-    return Edit(kept, (), notes=(*notes, f"{count} as {form.NAME}", *left))
+    return Edit(kept, (), notes=(*notes, f"{count} as {form.NAME}", *_parted(kept), *left))
+
+
+def _parted(checkpoint: Checkpoint) -> Iterator[str]:
+    """A note where params that share only some of their bytes are written one after the other."""
+    sharing = [checkpoint.labels[i] for group in overlaps(checkpoint) for i in group]
+    if sharing and checkpoint.document is None:
+        yield f"{some(sharing)} overlapped, and have bytes of their own now"
 
 
 def subtree(checkpoint: Checkpoint, layer: str) -> tuple[Checkpoint, tuple[str, ...]]:

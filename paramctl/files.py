@@ -50,9 +50,11 @@ def write(
     """
     sources, segments = tuple(sources), tuple(segments)
     if isinstance(target, Stream):
+        check_stream(target, sources)
         with _reported("standard output"):
             written = _emit(segments, target.fd, watch)
-        _check_unchanged(sources)
+        for source in sources:
+            source.check_unchanged("what went to standard output is of no use")
         return written
     path, previous = destination(target)
     with _reported(str(path)):
@@ -60,6 +62,13 @@ def write(
             return _patch(segments, target.source, path, sources, verify, watch)
         force = previous is not None or (isinstance(target, NewFile) and target.force)
         return _replace(segments, path, previous, force, sources, verify, watch)
+
+
+def check_stream(target: Stream, sources: Iterable[Source]) -> None:
+    """Raise UsageError if standard output is one of the files that are read for it."""
+    out = os.fstat(target.fd)
+    if any((out.st_dev, out.st_ino) == source.identity[:2] for source in sources):
+        raise UsageError("standard output is the very file that is read", hint="use -i to change it")
 
 
 def plan(segments: Iterable[Segment], target: Target | None) -> Plan:
@@ -99,11 +108,12 @@ def _replace(
         watch("syncing", written, written)
         os.fsync(fd)
         verify(name)
-        _check_unchanged(sources)
-        if force:
-            name.replace(path)
-        else:
-            _link_new(name, path)
+        with _nobody_else(path, sources):
+            _check_unchanged(sources)
+            if force:
+                name.replace(path)
+            else:
+                _link_new(name, path)
         # Whether or not the new name survives a power cut it shows a whole file, and the rename cannot
         # be taken back: a refusal here is no failure of the write.
         with contextlib.suppress(OSError):
@@ -124,6 +134,22 @@ def _emit(segments: Sequence[Segment], fd: int, watch: Watch) -> int:
             at += len(piece)
             watch("writing", at, total)
     return at
+
+
+@contextlib.contextmanager
+def _nobody_else(path: Path, sources: Iterable[Source]) -> Iterator[None]:
+    """Keep out whoever would replace or patch the same file between our last look at it and our replacing it."""
+    taken: list[int] = []
+    try:
+        for source in sources:
+            if source.path == path:
+                taken.append(os.open(f"/proc/self/fd/{source.fileno()}", os.O_RDONLY | os.O_CLOEXEC))
+                if temporary.locked_by_another(taken[-1]):
+                    raise FileError("is being changed by another paramctl; nothing was written", hint="run it again")
+        yield
+    finally:
+        for fd in taken:
+            os.close(fd)
 
 
 def _link_new(name: Path, path: Path) -> None:
@@ -160,6 +186,8 @@ def _patch(
             return 0
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         stack.callback(os.close, fd)
+        if temporary.locked_by_another(fd):
+            raise FileError("is being changed by another paramctl; nothing was written", hint="run it again")
         written = sum(run.nbytes for run in runs)
         with journal.kept(path, fd, runs, lambda: _check_unchanged(sources)):
             done = 0
@@ -278,11 +306,11 @@ def _free(directory: Path) -> float:
 
 @contextlib.contextmanager
 def _reported(file: str) -> Iterator[None]:
-    """Say an operating system's refusal in one line that names the file. A reader that is gone is no refusal."""
+    """Say an operating system's refusal in one line that names the file."""
     try:
         yield
     except BrokenPipeError:
-        raise
+        raise FileError("the reader is gone, and did not get all of it", file=file) from None
     except OSError as error:
         hint = _ROOM if error.errno in _NO_ROOM else ""
         raise FileError(f"cannot write: {error.strerror}", hint=hint, file=file) from error

@@ -58,6 +58,8 @@ def init(
     """
     if seed is None:
         seed = secrets.randbelow(MAX_SEED)
+    if type(seed) is not int:
+        raise UsageError(f"the seed {seed!r} is no whole number")
     bias = _checked_bias(bias)
     model = model_params(checkpoint)
     chosen: dict[int, _Choice] = {}
@@ -268,6 +270,8 @@ def _drawn(checkpoint: Checkpoint, jobs: Sequence[_Job]) -> dict[str, Storage]:
             # when half of the file has gone down a pipe.
             results = results or Spool("what the function made")
             make = results.keep(schemes.draw(job.spec, job.target, _current(checkpoint, param, checked)))
+        elif job.spec.is_extreme:
+            make()
         changes.setdefault(str(param.storage), []).append(NewValues(param, make))
     return {key: with_values(checkpoint.storages[key], *made) for key, made in changes.items()}
 
@@ -277,8 +281,8 @@ def _current(checkpoint: Checkpoint, param: Param, checked: set[str]) -> bytes:
 
     Its storage is checked, unless it is among those that were `checked` already.
     """
-    key = str(param.storage)
-    if key not in checked:
-        storage_of(checkpoint, param).check(key)
+    key, storage = str(param.storage), storage_of(checkpoint, param)
+    if param.nbytes < storage.nbytes and key not in checked:
+        storage.check(key)
         checked.add(key)
     return bytes(read(content_of(checkpoint, param), 0, param.nbytes))

@@ -202,7 +202,7 @@ def no_match(checkpoint: Checkpoint, text: str) -> NoMatch:
         return NoMatch(f"the layer '{text}' ({module.type}) has no parameters")
     leaves = (entry.path for entry in checkpoint.entries if isinstance(entry, Leaf))
     if any(path == text or path.startswith(f"{text}.") for path in leaves):
-        return NoMatch(f"there is no tensor in '{text}'", hint="'paramctl show' prints other values")
+        return NoMatch(f"there is no tensor in '{text}'", hint="'paramctl show' prints other values whole")
     if not checkpoint.params:
         return NoMatch(f"{what}: there are no tensors in this checkpoint")
     names = nearest(checkpoint, text)

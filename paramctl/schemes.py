@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import io
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -63,6 +65,8 @@ __all__ = [
     "seed_for",
     "why_not",
 ]
+
+EXTREME = 1000  # larger arguments may not fit a dtype: half precision ends at 65,504
 
 Role = Literal["weight", "bias", "scale", "tensor"]
 
@@ -145,6 +149,11 @@ class Spec:
     def is_default(self) -> bool:
         """Whether it is a framework's default, which says itself what biases and scales become."""
         return isinstance(self.scheme, Scheme) and self.scheme.role_aware
+
+    @property
+    def is_extreme(self) -> bool:
+        """Whether torch may find a number too large for a dtype, which it only says when it draws."""
+        return any(isinstance(a, float | int) and abs(a) > EXTREME for a in self.arguments.values())
 
     @property
     def text(self) -> str:
@@ -566,11 +575,12 @@ def _from_user(user: UserFunction, target: Target, current: bytes | None) -> tor
     result = tensor if returned is None else returned
     if not isinstance(result, torch.Tensor):
         raise _wrong_return(user, target, f"returned a {type(result).__name__}")
+    if result.layout is not torch.strided or result.is_quantized or result.is_meta or result.is_nested:
+        kinds = {"quantized": result.is_quantized, "meta": result.is_meta, "nested": result.is_nested}
+        kind = next((kind for kind, found in kinds.items() if found), str(result.layout)[6:])
+        raise _wrong_return(user, target, f"returned a {kind} tensor")
     if tuple(result.shape) != target.shape:
         raise _wrong_return(user, target, f"made a tensor of shape {shape_text(tuple(result.shape))}")
-    if result.layout is not torch.strided or result.is_quantized or result.is_meta:
-        kind = "quantized" if result.is_quantized else "meta" if result.is_meta else str(result.layout)[6:]
-        raise _wrong_return(user, target, f"returned a {kind} tensor")
     if result.is_complex() and not dtype.is_complex:
         raise _wrong_return(user, target, "returned complex numbers")
     found = result.detach().cpu().resolve_conj().resolve_neg()
@@ -602,7 +612,7 @@ def _run(user: UserFunction, tensor: torch.Tensor, target: Target) -> object:
     torch = import_torch()
     try:
         # What it prints must not end up in a checkpoint on standard output.
-        with redirect_stdout(sys.stderr), torch.no_grad():
+        with redirect_stdout(_Remarks()), _same_directory(), torch.no_grad():
             with _own_generators(seed_for(target.seed, "")):
                 function = user.function
             with _own_generators(seed_for(target.seed, target.path)):
@@ -614,6 +624,30 @@ def _run(user: UserFunction, tensor: torch.Tensor, target: Target) -> object:
             raise
         what = f"{user.text} failed for {target.path or '.'}: {_said(error)}{_line(error, user.file)}"
         raise UsageError(what) from error
+
+
+class _Remarks(io.TextIOBase):
+    """Where a person's function prints: standard error, which it cannot close."""
+
+    def write(self, text: str) -> int:
+        """Pass the text on."""
+        return sys.stderr.write(text) if sys.stderr else len(text)
+
+    def flush(self) -> None:
+        """Pass it on at once."""
+        if sys.stderr:
+            sys.stderr.flush()
+
+
+@contextmanager
+def _same_directory() -> Iterator[None]:
+    """Undo a change of the working directory: the names on the command line count from where it began."""
+    directory = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield
+    finally:
+        os.fchdir(directory)
+        os.close(directory)
 
 
 def _said(error: BaseException) -> str:

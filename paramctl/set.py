@@ -61,7 +61,7 @@ def set(checkpoint: Checkpoint, *statements: str) -> Edit:
     assignments = [parse(checkpoint, text) for text in statements]
     targets = dict.fromkeys(step.at for step in assignments)
     for at in targets:
-        check_editable(checkpoint, [at], [at])
+        check_editable(checkpoint, [at], [at], "give it bytes of its own with 'paramctl untie' first")
     also = {at: also_tied(checkpoint, at) for at in targets}
     *earlier, last = _runs(checkpoint, assignments)
     if earlier:

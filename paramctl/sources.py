@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from paramctl.errors import FileError, FormatError
 from paramctl.temporary import nameless
@@ -50,6 +50,17 @@ class Source:
                 os.close(self._fd)
             self._fd = -1
 
+    def __copy__(self) -> Source:
+        """Itself: it does not change, and one descriptor has one owner."""
+        return self
+
+    def __deepcopy__(self, memo: object) -> Source:
+        """Itself, as a copy is."""
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an open file cannot be pickled")
+
     def fileno(self) -> int:
         """The open descriptor, which stays this object's own."""
         return self._fd
@@ -72,8 +83,8 @@ class Source:
                 raise FormatError(f"file ends at byte {offset + at:,}, {len(view) - at:,} bytes early")
             at += n
 
-    def check_unchanged(self) -> None:
-        """Raise FileError if the file was written to since it was opened, or its name replaced."""
+    def check_unchanged(self, so: str = "nothing was written") -> None:
+        """Raise FileError if the file was written to since it was opened, or its name replaced; `so` is what then."""
         same = _identity(os.fstat(self._fd)) == self.identity
         if same and self.path is not None:
             try:
@@ -81,7 +92,7 @@ class Source:
             except OSError:
                 same = False
         if not same:
-            raise FileError("changed while it was being read; nothing was written", hint="run it again")
+            raise FileError(f"changed while it was being read; {so}", hint="run it again")
 
 
 def open_source(name: str, watch: Watch = nobody) -> Source:

@@ -58,6 +58,17 @@ def lock(fd: int) -> bool:
     return True
 
 
+def locked_by_another(fd: int) -> bool:
+    """Whether somebody else has the lock of an open file, which else is ours until it is closed."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # the file system knows no locks
+        pass
+    return False
+
+
 def restore(fd: int, previous: os.stat_result | None) -> None:
     """Give a new file the owner and mode of the one it stands for."""
     if previous is None:
@@ -85,7 +96,8 @@ def _remove_stale(path: Path) -> None:
     """Remove what writes to `path` that were killed left beside it."""
     for name in path.parent.glob(f"{glob.escape(_stem(path))}{'[0-9a-f]' * 8}{_SUFFIX}"):
         with contextlib.suppress(OSError):  # gone meanwhile, or not ours to remove
-            if time.time() - name.stat().st_mtime < FRESH:
+            found = name.lstat()
+            if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1 or time.time() - found.st_mtime < FRESH:
                 continue
             fd = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import paramctl
@@ -118,3 +120,22 @@ def test_every_public_name_is_there() -> None:
         assert getattr(paramctl, name) is not None
     with pytest.raises(AttributeError, match="module 'paramctl' has no attribute 'nothing'"):
         _ = paramctl.nothing
+
+
+def test_a_copy_of_a_model_reads_the_same_file(tmp_path: Path) -> None:
+    for name, value in (("a", 1.0), ("b", 2.0)):
+        save_file({"w": torch.full((1000,), value)}, tmp_path / f"{name}.safetensors")
+    model = paramctl.open(tmp_path / "a.safetensors")
+    for again in (copy.copy(model), copy.deepcopy(model)):
+        assert float(again["w"].numpy()[0]) == 1
+    del again
+    paramctl.open(tmp_path / "b.safetensors")
+    assert float(model["w"].numpy()[0]) == 1
+    with pytest.raises(TypeError, match="an open file cannot be pickled"):
+        pickle.dumps(model)
+
+
+def test_a_seed_is_a_whole_number(rgnet: tuple[nn.Sequential, Path]) -> None:
+    ckpt = paramctl.open(rgnet[1])
+    with pytest.raises(paramctl.UsageError, match=r"the seed 1\.5 is no whole number"):
+        ckpt.init("0", "ones", seed=1.5)  # type: ignore[arg-type]

@@ -265,3 +265,10 @@ def test_a_layer_that_is_not_there(tmp_path: Path) -> None:
     assert refused(NoMatch, opened(tmp_path, training()), SAFE, layer="nope") == (
         "no parameter or layer matches 'nope'; 'paramctl ls' lists them all"
     )
+
+
+def test_views_that_overlap_part_and_that_is_said(tmp_path: Path) -> None:
+    whole = torch.arange(6.0)
+    torch.save({"whole": whole, "part": whole[2:], "own": torch.ones(2)}, tmp_path / "x.pt")
+    made = convert(formats.open(str(tmp_path / "x.pt")), formats.named("safetensors"))
+    assert made.notes == ("3 tensors as safetensors", "whole, part overlapped, and have bytes of their own now")

@@ -10,6 +10,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -294,7 +295,13 @@ def left_behind(folder: Path, name: str, seconds: int) -> Path:
 
 def test_what_a_killed_write_left_behind_is_removed_by_the_next(tmp_path: Path) -> None:
     stale = left_behind(tmp_path, ".new.paramctl-0123abcd.tmp", 3600)
+    os.mkfifo(tmp_path / ".new.paramctl-0123abcf.tmp")
+    os.utime(tmp_path / ".new.paramctl-0123abcf.tmp", (1, 1))
+    named_twice = left_behind(tmp_path, ".new.paramctl-0123abd0.tmp", 3600)
+    os.link(named_twice, tmp_path / "precious")
     others = [
+        named_twice,
+        tmp_path / ".new.paramctl-0123abcf.tmp",
         left_behind(tmp_path, ".old.paramctl-0123abcd.tmp", 3600),  # of another file
         left_behind(tmp_path, ".new.paramctl-mine.tmp", 3600),
         left_behind(tmp_path, ".new.paramctl-0123abce.tmp", 5),  # may be just begun
@@ -371,10 +378,69 @@ def test_a_pipe_that_nobody_reads() -> None:
     read_end, write_end = os.pipe()
     os.close(read_end)
     try:
-        with pytest.raises(BrokenPipeError):
-            write(Stream(write_end))
+        message = "standard output: the reader is gone, and did not get all of it"
+        assert refused(FileError, write, Stream(write_end)) == message
     finally:
         os.close(write_end)
+
+
+def test_a_stream_into_the_very_file_that_is_read(old: Path) -> None:
+    message = "standard output is the very file that is read; use -i to change it"
+    source = open_source(str(old))
+    for flags in (os.O_RDWR, os.O_WRONLY | os.O_APPEND):
+        fd = os.open(old, flags)
+        assert refused(UsageError, partial(write, Stream(fd), Extent(source, 0, 9), sources=[source])) == message
+        os.close(fd)
+    assert old.read_bytes() == b"old bytes"
+
+
+def test_a_stream_whose_source_changed_is_of_no_use(tmp_path: Path, old: Path) -> None:
+    source = open_source(str(old))
+    fd = os.open(tmp_path / "out", os.O_WRONLY | os.O_CREAT)
+    os.utime(old, (1, 1))
+    assert refused(FileError, lambda: write(Stream(fd), Extent(source, 0, 9), sources=[source])) == (
+        "changed while it was being read; what went to standard output is of no use; run it again"
+    )
+    os.close(fd)
+
+
+def test_of_two_writers_at_once_one_is_told_to_wait(old: Path) -> None:
+    first, second = open_source(str(old)), open_source(str(old))
+    refusals: list[str] = []
+
+    def verify(path: Path) -> None:
+        """Another process is between its last look at the file and its replacing it."""
+        with old.open("rb") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            refusals.append(refused(FileError, lambda: write(InPlace(second), Literal(b"b"), sources=[second])))
+
+    files.write([Literal(b"a")], InPlace(first), [first], verify)
+    assert refusals == ["is being changed by another paramctl; nothing was written; run it again"]
+    assert old.read_bytes() == b"a"
+
+
+def test_many_writers_lose_no_edit_that_succeeded(tmp_path: Path) -> None:
+    """Each reads a number and writes the next one in its place: as many succeed as the number says."""
+    path = tmp_path / "count"
+    path.write_bytes(b"0000")
+    succeeded: list[int] = []
+
+    def count() -> None:
+        for _ in range(40):
+            try:
+                source = open_source(str(path))
+                following = b"%04d" % (int(source.read(0, 4)) + 1)
+                write(InPlace(source), Literal(following), sources=[source])
+            except (FileError, FormatError):
+                continue
+            succeeded.append(1)
+
+    threads = [threading.Thread(target=count) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert int(path.read_bytes()) == len(succeeded) > 0
 
 
 def test_a_stream_into_a_file_that_is_appended_to(tmp_path: Path, old: Path) -> None:

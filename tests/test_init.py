@@ -35,6 +35,13 @@ def report(edit: Any) -> Report:
 # --- roles ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("scheme", ["constant:1e40", "uniform:a=-1e38,b=3.4e38", "xavier:gain=1e39"])
+def test_a_number_too_large_is_refused_before_anything_is_written(tmp_path: Path, scheme: str) -> None:
+    torch.save({"0.weight": torch.ones(2, 3)}, tmp_path / "x.pt")
+    with pytest.raises(UsageError, match=r"cannot apply to 0\.weight"):
+        init(formats.open(str(tmp_path / "x.pt")), ["0"], [scheme])
+
+
 def test_a_layer_gets_the_scheme_by_role(tmp_path: Path) -> None:
     net = mlp().state_dict()
     edit = init(opened(tmp_path, net), ["0", "2", "3"], ["xavier"], seed=1)

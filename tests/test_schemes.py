@@ -815,6 +815,19 @@ def test_a_function_s_fractions_do_not_become_whole_numbers(tmp_path: Path) -> N
     )
 
 
+def test_a_function_may_close_what_it_prints_to_and_go_elsewhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    source = "import os, sys\ndef f(w):\n print('here')\n sys.stdout.close()\n os.chdir('sub')\n w.fill_(5)"
+    made = draw(parse(user_file(tmp_path, source)), target((2, 2)))
+    assert np.frombuffer(made, "<f4").tolist() == [5, 5, 5, 5]
+    assert Path.cwd() == tmp_path
+    sys.stderr.write("still there\n")
+    assert capsys.readouterr().err == "here\nstill there\n"
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
@@ -829,6 +842,9 @@ def test_a_function_s_fractions_do_not_become_whole_numbers(tmp_path: Path) -> N
         ("import torch\ndef f(w): return w.to_sparse()", "{f} returned a sparse_coo tensor for 0.weight; "
          "it must change the tensor in place or return one of shape (8, 4)"),
         ("import torch\ndef f(w): return w.to('meta')", "{f} returned a meta tensor for 0.weight; "
+         "it must change the tensor in place or return one of shape (8, 4)"),
+        ("import torch\ndef f(w): return torch.nested.nested_tensor([torch.ones(4)] * 8, layout=torch.jagged)",
+         "{f} returned a nested tensor for 0.weight; "
          "it must change the tensor in place or return one of shape (8, 4)"),
         ("import torch, warnings\nwarnings.simplefilter('ignore')\n"
          "def f(w): return torch.quantize_per_tensor(w, 1.0, 0, torch.qint8)",

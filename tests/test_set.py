@@ -136,7 +136,7 @@ def test_a_value_may_be_another_path(tmp_path: Path) -> None:
         ("w[0] = q", UsageError, "q is a quantized tensor, and its stored numbers are not its values"),
         ("meta = 1", UsageError, "meta cannot be changed: it is a meta tensor, and no values are saved for it"),
         ("part = 1", UsageError,
-         "part shares some of its bytes with whole; name them all, or 'paramctl untie' first"),
+         "part shares some of its bytes with whole; give it bytes of its own with 'paramctl untie' first"),
     ],
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore")  # torch: nested and quantized tensors are on their way out

@@ -188,7 +188,7 @@ def test_a_name_that_the_metadata_uses_is_never_an_alias(tmp_path: Path, name: s
     message = refused(UsageError, written, tmp_path, edit)
     assert message == (
         f"'{name}' cannot be tied: __metadata__ uses that name for something else; "
-        "tie the others to it, or convert to .pt first"
+        "tie the others to it, or keep it untied"
     )
     assert [found.name for found in tmp_path.iterdir()] == ["x.safetensors"]
 

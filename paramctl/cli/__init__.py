@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 
 from paramctl import __version__
 from paramctl.cli import output
-from paramctl.errors import FileError, ParamctlError, Stopped
+from paramctl.errors import ParamctlError, Stopped
 
 # Each command is the function of that name in the file of that name. A file is imported when its
 # command runs or its help is shown: start-up pays for one command, not for all.
@@ -42,13 +42,15 @@ class Commands(TyperGroup):
             self.commands[cmd_name] = _build(cmd_name)
         return self.commands[cmd_name]
 
+    def make_context(self, *args: Any, **settings: Any) -> Any:
+        """Read the command line, which also prints the help."""
+        with _ends_said():
+            return super().make_context(*args, **settings)
+
     def invoke(self, ctx: Any) -> Any:
-        """Run the command. A reader that is gone is said here: Typer would end with 1 and say nothing."""
-        try:
+        """Run the command."""
+        with _ends_said():
             return super().invoke(ctx)
-        except BrokenPipeError as error:
-            output.silence()
-            raise FileError("the reader is gone, and did not get all of it", file="standard output") from error
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """List the commands in two groups: those that look and those that change."""
@@ -56,6 +58,18 @@ class Commands(TyperGroup):
             if names:
                 with formatter.section(title):
                     formatter.write_dl([(name, self.get_command(ctx, name).get_short_help_str(66)) for name in names])
+
+
+@contextmanager
+def _ends_said() -> Iterator[None]:
+    """Let main say why a command ended: Typer would end with a code of its own and say nothing."""
+    try:
+        yield
+    except BrokenPipeError:
+        output.silence()
+        raise output.ReaderGone from None
+    except KeyboardInterrupt:
+        raise Stopped(signal.SIGINT) from None
 
 
 def _build(name: str) -> Any:

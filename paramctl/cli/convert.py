@@ -25,7 +25,7 @@ def convert(
         ),
     ] = None,
     layer: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--layer",
             "-l",
@@ -55,11 +55,13 @@ def convert(
     """
     from paramctl.convert import convert as verb
 
+    if len(layer or ()) > 1:
+        raise UsageError("one --layer becomes the whole file, and several were given", hint="name the layer above them")
     form = _form(output, to)
     edit(
         file,
         Asked(output, False, force, dry_run, json, quiet),
-        lambda checkpoint: verb(checkpoint, form, layer=layer, lossy=lossy),
+        lambda checkpoint: verb(checkpoint, form, layer=layer[0] if layer else None, lossy=lossy),
         form,
     )
 

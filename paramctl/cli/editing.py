@@ -58,8 +58,10 @@ def edit(file: str | None, asked: Asked, verb: Callable[[Checkpoint], Edit], for
 
 def target_of(checkpoint: Checkpoint, asked: Asked, form: Format | None) -> Target:
     """Where to write. Raises UsageError where nothing was said and a terminal would get it."""
-    from paramctl import formats
+    from paramctl import files, formats
 
+    if asked.output == "":
+        raise UsageError("-o names no file", hint="say -o FILE, or -o - for standard output")
     if asked.output is not None and asked.in_place:
         raise UsageError("-o and -i contradict each other", hint="give one of them")
     if asked.in_place:
@@ -71,7 +73,9 @@ def target_of(checkpoint: Checkpoint, asked: Asked, form: Format | None) -> Targ
             raise UsageError(
                 "a checkpoint is not written to a terminal", hint="give -o FILE, or -i to replace FILE, or use a pipe"
             )
-        return formats.Stream(output.take_over())
+        stream = formats.Stream(output.take_over())
+        files.check_stream(stream, checkpoint.sources)
+        return stream
     path = Path(asked.output or "")
     own = form or formats.BY_NAME[checkpoint.format]
     usual = formats.by_suffix(path)
@@ -90,7 +94,7 @@ def _checked(target: Target) -> Target:
 
 
 def _streams(asked: Asked) -> bool:
-    return not asked.in_place and asked.output in (None, STDIN)
+    return not asked.in_place and asked.output in (None, STDIN, "/dev/stdout")
 
 
 def report(made: Edit, asked: Asked, written: int = 0, streamed: bool = False, plan: Plan | None = None) -> None:

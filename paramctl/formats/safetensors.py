@@ -377,7 +377,7 @@ def _check_aliases(aliases: Mapping[str, str], metadata: Mapping[str, str]) -> N
         if name == FORMAT_KEY or name in metadata:
             raise UsageError(
                 f"'{name}' cannot be tied: {METADATA} uses that name for something else",
-                hint="tie the others to it, or convert to .pt first",
+                hint="tie the others to it, or keep it untied",
             )
 
 

@@ -13,6 +13,12 @@ Run = Callable[..., tuple[int, str, str]]
 Spawn = Callable[..., subprocess.CompletedProcess[bytes]]
 
 
+def test_one_layer_only_becomes_the_whole(run: Run, tmp_path: Path) -> None:
+    message = "one --layer becomes the whole file, and several were given; name the layer above them"
+    out = tmp_path / "x.pt"
+    assert run("convert", tmp_path / "n.pt", "-l", "a", "-l", "b", "-o", out) == (2, "", f"paramctl: {message}\n")
+
+
 def test_by_suffix(run: Run, tmp_path: Path) -> None:
     path, out = saved(tmp_path, mlp().state_dict(), "net.pt"), tmp_path / "net.safetensors"
     code, text, err = run("convert", path, "-o", out)

@@ -234,6 +234,24 @@ def test_a_reader_that_never_was_is_no_trouble_either(model: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+@pytest.mark.parametrize("args", [["--help"], ["tree", "--help"], ["--version"], []])
+def test_help_that_nobody_reads_is_no_trouble(args: list[str]) -> None:
+    command = [sys.executable, "-m", "paramctl", *args]
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    done = subprocess.run(command, stdout=write_end, stderr=subprocess.PIPE, timeout=60, check=False)
+    os.close(write_end)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_an_interrupt_inside_is_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str, watch: Watch) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(formats, "open", fail)
+    assert run("tree", "x") == (130, "", "paramctl: interrupted\n")
+
+
 def test_a_full_disk_is_said_once(spawn: Spawn, model: Path) -> None:
     with Path("/dev/full").open("wb") as full:
         done = spawn("tree", model, capture_output=False, stdout=full, stderr=subprocess.PIPE)

@@ -225,7 +225,7 @@ def test_a_name_that_means_something_else_is_no_alias(tmp_path: Path) -> None:
     edited = tie(checkpoint, "a", "format").checkpoint
     assert refused(UsageError, save, edited, tmp_path / "y.safetensors") == (
         "'format' cannot be tied: __metadata__ uses that name for something else;"
-        " tie the others to it, or convert to .pt first"
+        " tie the others to it, or keep it untied"
     )
     assert not (tmp_path / "y.safetensors").exists()
 
