@@ -139,17 +139,22 @@ def _emit(segments: Sequence[Segment], fd: int, watch: Watch) -> int:
 @contextlib.contextmanager
 def _nobody_else(path: Path, sources: Iterable[Source]) -> Iterator[None]:
     """Keep out whoever would replace or patch the same file between our last look at it and our replacing it."""
-    taken: list[int] = []
-    try:
+    with contextlib.ExitStack() as stack:
         for source in sources:
             if source.path == path:
-                taken.append(os.open(f"/proc/self/fd/{source.fileno()}", os.O_RDONLY | os.O_CLOEXEC))
-                if temporary.locked_by_another(taken[-1]):
-                    raise FileError("is being changed by another paramctl; nothing was written", hint="run it again")
+                stack.enter_context(_ours(source.fileno()))
+        yield
+
+
+@contextlib.contextmanager
+def _ours(fd: int) -> Iterator[None]:
+    """Hold the lock of an open file. Raises FileError if somebody else has it."""
+    if temporary.locked_by_another(fd):
+        raise FileError("is being changed by another paramctl; nothing was written", hint="run it again")
+    try:
         yield
     finally:
-        for fd in taken:
-            os.close(fd)
+        temporary.unlock(fd)
 
 
 def _link_new(name: Path, path: Path) -> None:
@@ -186,8 +191,7 @@ def _patch(
             return 0
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         stack.callback(os.close, fd)
-        if temporary.locked_by_another(fd):
-            raise FileError("is being changed by another paramctl; nothing was written", hint="run it again")
+        stack.enter_context(_ours(fd))
         written = sum(run.nbytes for run in runs)
         with journal.kept(path, fd, runs, lambda: _check_unchanged(sources)):
             done = 0

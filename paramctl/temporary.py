@@ -69,6 +69,12 @@ def locked_by_another(fd: int) -> bool:
     return False
 
 
+def unlock(fd: int) -> None:
+    """Give back the lock of an open file."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(fd, fcntl.LOCK_UN)
+
+
 def restore(fd: int, previous: os.stat_result | None) -> None:
     """Give a new file the owner and mode of the one it stands for."""
     if previous is None:
