@@ -15,7 +15,7 @@ from paramctl import journal, temporary
 from paramctl.copies import can_share, copy, put, put_at
 from paramctl.errors import FileError, UsageError
 from paramctl.journal import Run
-from paramctl.segments import CHUNK, Buffer, Extent, Segment, Summed, pieces, read_for, stays
+from paramctl.segments import CHUNK, Buffer, Extent, Segment, Summed, gathered, pieces, read_for, stays
 from paramctl.sources import Source
 from paramctl.targets import InPlace, NewFile, Stream, Target, destination
 from paramctl.watch import Watch, nobody
@@ -124,7 +124,7 @@ def _replace(
 def _emit(segments: Sequence[Segment], fd: int, watch: Watch) -> int:
     """Write every segment to `fd`, front to back."""
     at, total = 0, sum(segment.nbytes for segment in segments)
-    for piece in pieces(segments):
+    for piece in gathered(pieces(segments)):
         if isinstance(piece, Extent):
             for n in copy(piece, fd, at):
                 at += n

@@ -12,16 +12,15 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from functools import cached_property
 from itertools import accumulate
 from operator import itemgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from paramctl.checksums import followed
 from paramctl.errors import FormatError
-
-if TYPE_CHECKING:
-    from paramctl.sources import Source
+from paramctl.sources import Source, Window
 
 Buffer = bytes | bytearray | memoryview
 
+SMALL = 1 << 15  # bytes of an extent below which it is not worth the kernel's while
 CHUNK = 1 << 20  # bytes read at a time; larger chunks gain nothing and cost memory
 
 
@@ -133,6 +132,27 @@ def pieces(segments: Iterable[Segment]) -> Iterator[Extent | Buffer]:
                 if len(data) != nbytes:
                     raise AssertionError(f"a derived segment made {len(data)} bytes, not {nbytes}")
                 yield data
+
+
+def gathered(pieces: Iterable[Extent | Buffer]) -> Iterator[Extent | Buffer]:
+    """The same bytes, small pieces read and joined: neither a disk nor a network is asked for a few at a time."""
+    held = bytearray()
+    windows: dict[Source, Window] = {}
+    for piece in pieces:
+        nbytes = piece.nbytes if isinstance(piece, Extent) else len(piece)
+        if nbytes >= SMALL or len(held) >= CHUNK:
+            if held:
+                yield held
+            held = bytearray()
+        if nbytes >= SMALL:
+            yield piece
+        elif isinstance(piece, Extent):
+            window = windows.setdefault(piece.source, Window(piece.source))
+            held += window.read(piece.offset, nbytes)
+        else:
+            held += piece
+    if held:
+        yield held
 
 
 def stays(part: Segment, source: Source, offset: int) -> bool:

@@ -17,6 +17,7 @@ from paramctl.temporary import nameless
 from paramctl.watch import Watch, nobody
 
 STDIN = "-"
+WINDOW = 1 << 16  # bytes that are read at once where small pieces lie near one another
 
 
 class Identity(NamedTuple):
@@ -93,6 +94,25 @@ class Source:
                 same = False
         if not same:
             raise FileError(f"changed while it was being read; {so}", hint="run it again")
+
+
+class Window:
+    """Reads small pieces that lie near one another in few large reads: each asks a network for an answer."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._start = 0
+        self._data = b""
+
+    def read(self, offset: int, nbytes: int) -> bytes:
+        """As `Source.read`. What lies behind a piece that was read shortly before is read with it."""
+        start = offset - self._start
+        if start >= 0 and start + nbytes <= len(self._data):
+            return self._data[start : start + nbytes]
+        near = 0 <= start <= len(self._data) + WINDOW
+        ahead = min(max(nbytes, WINDOW if near else 0), max(self._source.size - offset, nbytes))
+        self._start, self._data = offset, self._source.read(offset, ahead)
+        return self._data[:nbytes]
 
 
 def open_source(name: str, watch: Watch = nobody) -> Source:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from paramctl.copies import PAGE
 from paramctl.errors import FormatError, Unsupported
 from paramctl.segments import CHUNK, Buffer, Computed, Content, Derived, Extent, Known, Literal, Segment, Summed
-from paramctl.sources import Source
+from paramctl.sources import Source, Window
 
 MAGIC = b"PK\x03\x04"
 STORED, DEFLATED = 0, 8
@@ -61,9 +61,9 @@ class Archive:
 
     def payload(self, record: Record) -> Extent:
         """Where a record's bytes lie, after a local header that agrees with the directory."""
-        fields = self.source.read(record.header, _LOCAL.size)
+        fields = self._window.read(record.header, _LOCAL.size)
         magic, _, flags, method, *_, name_length, extra_length = _LOCAL.unpack(fields)
-        name = self.source.read(record.header + _LOCAL.size, name_length) if magic == MAGIC else b""
+        name = self._window.read(record.header + _LOCAL.size, name_length) if magic == MAGIC else b""
         if magic != MAGIC or _decode(name, flags) != record.name or method != record.method:
             raise FormatError(f"record {record.name!r} has a local header that contradicts the directory")
         start = record.header + _LOCAL.size + name_length + extra_length
@@ -89,6 +89,10 @@ class Archive:
         if record.has_crc and zlib.crc32(data) != record.crc32:
             raise FormatError(f"record {record.name!r} is corrupt: its bytes do not match their CRC-32")
         return data
+
+    @cached_property
+    def _window(self) -> Window:
+        return Window(self.source)
 
     @cached_property
     def ends(self) -> Mapping[int, int]:
