@@ -105,7 +105,7 @@ def _replace(
     with temporary.beside(path) as (fd, name):
         written = _emit(segments, fd, watch)
         temporary.restore(fd, previous)
-        watch("syncing", written, written)
+        watch("syncing", 0, written)
         os.fsync(fd)
         verify(name)
         with _nobody_else(path, sources):
@@ -199,7 +199,7 @@ def _patch(
                 put_at(fd, os.pread(spool, run.nbytes, done), run.offset)
                 done += run.nbytes
                 watch("writing", done, written)
-            watch("syncing", written, written)
+            watch("syncing", 0, written)
             os.fsync(fd)
             if not os.path.samestat(os.fstat(fd), path.stat()):
                 raise FileError("was replaced while it was being changed; the new file is as it was")

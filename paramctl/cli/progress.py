@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 0.5  # seconds of work before anything is shown
 INTERVAL = 0.1  # seconds between two looks
+LONG = 1 << 30  # bytes left that surely take as long: a sync says nothing before it is done
 SHORT = 4 << 20  # bytes left that no bar is begun for: it would be gone before anybody read it
 
 
@@ -42,7 +43,11 @@ class _Bar:
     def tell(self, what: str, done: int, total: int | None) -> None:
         """Show that `done` of `total` bytes are done."""
         now = time.monotonic()
-        if now < self._next or (self._progress is None and total is not None and total - done < SHORT):
+        if self._progress is None:
+            left = SHORT if total is None else total - done
+            if left < SHORT or (now < self._next and left < LONG):
+                return
+        elif now < self._next and what == self._what:
             return
         self._next = now + INTERVAL
         if self._progress is None:

@@ -40,7 +40,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_short_work_shows_nothing(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with progress.bar() as tell:
         for done in range(5):
-            tell("writing", done * GIB, 5 * GIB)
+            tell("writing", done << 20, 500 << 20)
             clock.now += 0.1
     assert capsys.readouterr() == ("", "")
 
@@ -53,7 +53,15 @@ def test_long_work_shows_how_far_it_is(clock: Clock, capsys: pytest.CaptureFixtu
         out, err = capsys.readouterr()
         assert out == ""
         assert "writing" in err and "2.0/4.0 GiB" in err
-        tell("syncing", 4 * GIB, 4 * GIB)
+        tell("syncing", 0, 4 * GIB)
+        assert "syncing" in capsys.readouterr().err
+        tell("syncing", 1, 4 * GIB)
+        assert capsys.readouterr().err == ""
+
+
+def test_what_surely_takes_long_is_shown_at_once(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.bar() as tell:
+        tell("syncing", 0, 4 * GIB)
         assert "syncing" in capsys.readouterr().err
 
 
