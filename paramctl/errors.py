@@ -5,6 +5,7 @@ ParamctlError
 ├── NoMatch         exit 1   a selection names nothing in this checkpoint
 └── FileError       exit 3   a file cannot be read or written
     ├── FormatError          its bytes are not what its format promises
+    ├── ReaderLeft           nobody reads the pipe any more: not a word of it is said
     └── Unsupported          its bytes are fine, but paramctl cannot do this with them
 
 Stopped is none of them: nothing went wrong, a signal asks the command to end.
@@ -56,6 +57,10 @@ class FileError(ParamctlError):
 
 class FormatError(FileError):
     """The bytes of a file are not what its format promises."""
+
+
+class ReaderLeft(FileError):
+    """Whoever read a pipe has closed it before it got everything, as `head` does."""
 
 
 class Unsupported(FileError):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from paramctl import journal, temporary
 from paramctl.copies import can_share, copy, put, put_at
-from paramctl.errors import FileError, UsageError
+from paramctl.errors import FileError, ReaderLeft, UsageError
 from paramctl.journal import Run
 from paramctl.segments import CHUNK, Buffer, Extent, Segment, Summed, gathered, pieces, read_for, stays
 from paramctl.sources import Source
@@ -314,7 +314,7 @@ def _reported(file: str) -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        raise FileError("the reader is gone, and did not get all of it", file=file) from None
+        raise ReaderLeft("the reader is gone, and did not get all of it", file=file) from None
     except OSError as error:
         hint = _ROOM if error.errno in _NO_ROOM else ""
         raise FileError(f"cannot write: {error.strerror}", hint=hint, file=file) from error

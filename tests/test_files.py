@@ -17,7 +17,7 @@ import pytest
 from helpers import refused
 
 from paramctl import files
-from paramctl.errors import FileError, FormatError, UsageError
+from paramctl.errors import FileError, FormatError, ReaderLeft, UsageError
 from paramctl.files import InPlace, NewFile, Stream, Target
 from paramctl.segments import Computed, Derived, Extent, Literal, Segment, Summed
 from paramctl.sources import Source, open_source
@@ -379,7 +379,7 @@ def test_a_pipe_that_nobody_reads() -> None:
     os.close(read_end)
     try:
         message = "standard output: the reader is gone, and did not get all of it"
-        assert refused(FileError, write, Stream(write_end)) == message
+        assert refused(ReaderLeft, write, Stream(write_end)) == message
     finally:
         os.close(write_end)
 

@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 
 from paramctl import __version__
 from paramctl.cli import output
-from paramctl.errors import ParamctlError, Stopped
+from paramctl.errors import ParamctlError, ReaderLeft, Stopped
 
 # Each command is the function of that name in the file of that name. A file is imported when its
 # command runs or its help is shown: start-up pays for one command, not for all.
@@ -156,6 +156,8 @@ def _explain(error: BaseException) -> int:
     match error:
         case output.ReaderGone():
             return 0
+        case ReaderLeft():
+            return error.exit_code
         case ParamctlError():
             return _say(error.what, error.hint, error.file, code=error.exit_code)
         case SystemExit():
