@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from paramctl.api import Layer, Model, Parameter, open
     from paramctl.errors import FileError, FormatError, NoMatch, ParamctlError, Unsupported, UsageError
-    from paramctl.schemes import seed_for
+    from paramctl.generators import seed_for
 
 __version__ = "0.1.0"
 
@@ -34,7 +34,7 @@ __all__ = [
     "seed_for",
 ]
 
-_HOMES = {"Layer": "api", "Model": "api", "Parameter": "api", "open": "api", "seed_for": "schemes"}
+_HOMES = {"Layer": "api", "Model": "api", "Parameter": "api", "open": "api", "seed_for": "generators"}
 
 
 def __getattr__(name: str) -> object:

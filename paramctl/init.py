@@ -53,7 +53,7 @@ def init(
     Without layers the whole model is drawn. On a layer its weights (2 or more dimensions) get the
     scheme, biases become zeros (or what `bias` says: `zeros`, `keep`, `default` or a scheme), the scale of
     a normalisation becomes ones; a param named by its full path gets the scheme itself. Each param's
-    generator is seeded with `schemes.seed_for(seed, path)`. Raises UsageError where a scheme cannot
+    generator is seeded with `generators.seed_for(seed, path)`. Raises UsageError where a scheme cannot
     apply, NoMatch where a layer names nothing.
     """
     if seed is None:

@@ -11,24 +11,17 @@ A draw can be redone without paramctl:
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import io
 import math
-import os
 import re
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from functools import cached_property
-from pathlib import Path
-from types import CodeType, MappingProxyType, ModuleType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from paramctl.dtypes import DType
-from paramctl.errors import Stopped, UsageError
+from paramctl.errors import UsageError
+from paramctl.generators import own_generators, seed_for
 from paramctl.initializers import (
     SCHEMES,
     Argument,
@@ -42,6 +35,7 @@ from paramctl.initializers import (
     shape_text,
 )
 from paramctl.torch_module import import_torch
+from paramctl.user_functions import UserFunction, filled, find_function
 
 if TYPE_CHECKING:
     import torch
@@ -69,12 +63,6 @@ __all__ = [
 EXTREME = 1000  # larger arguments may not fit a dtype: half precision ends at 65,504
 
 Role = Literal["weight", "bias", "scale", "tensor"]
-
-
-def seed_for(seed: int, path: str) -> int:
-    """The seed of one param's generator: the first 8 bytes, little endian, of SHA-256 of f"{seed}/{path}"."""
-    digest = hashlib.sha256(f"{seed}/{path}".encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "little")
 
 
 @dataclass(frozen=True)
@@ -109,32 +97,6 @@ class Target:
 
 
 # From a text to a Spec.
-
-
-@dataclass(frozen=True)
-class UserFunction:
-    """A function in a person's own file, run because the command line names it."""
-
-    file: str
-    name: str
-    code: CodeType = field(repr=False, compare=False)
-
-    @property
-    def text(self) -> str:
-        """How one would write it: `my_init.py:my_init`."""
-        return f"{self.file}:{self.name}"
-
-    @cached_property
-    def function(self) -> Callable[..., Any]:
-        """The function itself; its file is executed once, without leaving bytecode beside it."""
-        module = ModuleType(f"paramctl.user.{Path(self.file).stem}")
-        module.__file__ = self.file
-        sys.modules[module.__name__] = module  # dataclasses look their module up
-        exec(self.code, module.__dict__)
-        function = getattr(module, self.name, None)
-        if not callable(function):
-            raise UsageError(f"{self.file} has no function '{self.name}'")
-        return function  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -197,7 +159,7 @@ def parse(text: str) -> Spec:
     """
     file, colon, function = text.rpartition(":")
     if colon and file.endswith(".py"):
-        return Spec(_user_function(file, function))
+        return Spec(find_function(file, function))
     name, colon, rest = text.partition(":")
     if name.endswith(".py"):
         raise UsageError(f"{name} needs the name of a function in it", hint=f"write {name}:FUNCTION")
@@ -258,24 +220,6 @@ def _call(name: str, **arguments: Value) -> Spec:
     """A spec in Python's words: `_call("uniform", a=-0.5, b=0.5)`."""
     scheme = SCHEMES[name]
     return _bound(scheme, {a.name: arguments.get(a.name, a.default or 0.0) for a in scheme.arguments})
-
-
-def _user_function(file: str, name: str) -> UserFunction:
-    path = Path(file)
-    try:
-        if path.exists() and not path.is_file():
-            raise UsageError(f"{file} is not a regular file")
-        code = compile(path.read_bytes(), file, "exec", dont_inherit=True)
-    except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror}") from None
-    except SyntaxError as error:
-        raise UsageError(f"{file} is not Python: {error.msg} (line {error.lineno})") from None
-    except ValueError as error:
-        raise UsageError(f"{file} is not Python: {error}") from None
-    if name not in code.co_names and ("*",) not in code.co_consts:
-        near = ", ".join(get_close_matches(name, code.co_names, n=3, cutoff=0.5))
-        raise UsageError(f"{file} has no function '{name}'", hint=f"did you mean {near}?" if near else "")
-    return UserFunction(file, name, code)
 
 
 # What the frameworks do when nobody says.
@@ -491,7 +435,7 @@ def draw(spec: Spec, target: Target, current: bytes | None = None) -> bytes | me
     if 0 in target.shape:
         return b""
     if isinstance(concrete.scheme, UserFunction):
-        return _bytes(_from_user(concrete.scheme, target, current), target.dtype)
+        return _bytes(filled(concrete.scheme, target, current), target.dtype)
     return _bytes(_from_scheme(concrete, target), target.dtype)
 
 
@@ -508,26 +452,6 @@ def _packed(tensor: torch.Tensor, dtype: DType) -> bytes:
     from paramctl.values import encode
 
     return bytes(encode(tensor.numpy().astype(getattr(ml_dtypes, dtype.name)), dtype))
-
-
-@contextmanager
-def _own_generators(seed: int) -> Iterator[None]:
-    """The global generators of torch, numpy and Python, seeded for a while."""
-    import random
-
-    import numpy as np
-
-    torch, python, numpy = import_torch(), random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            # Not torch.manual_seed: it seeds the accelerators too, which fork_rng would not put back.
-            torch.default_generator.manual_seed(seed)
-            random.seed(seed)
-            np.random.seed([seed & 0xFFFFFFFF, seed >> 32])
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
 
 
 def _from_scheme(spec: Spec, target: Target) -> torch.Tensor:
@@ -554,7 +478,7 @@ def _filled(spec: Spec, target: Target, dtype: torch.dtype) -> torch.Tensor | No
     tensor = torch.empty(target.shape, dtype=dtype)
     canvas = Canvas(torch.nn.init, tensor, torch.Generator().manual_seed(seed), target.kernel)
     try:
-        with _own_generators(seed), torch.no_grad():
+        with own_generators(seed), torch.no_grad():
             spec.scheme.function(canvas, **spec.arguments)
             if spec.zero_row is not None:
                 tensor[spec.zero_row].zero_()
@@ -563,113 +487,3 @@ def _filled(spec: Spec, target: Target, dtype: torch.dtype) -> torch.Tensor | No
             raise
         return None
     return tensor  # type: ignore[no-any-return]
-
-
-def _from_user(user: UserFunction, target: Target, current: bytes | None) -> torch.Tensor:
-    torch = import_torch()
-    dtype = getattr(torch, target.dtype.name)
-    tensor = torch.zeros(target.shape, dtype=dtype)
-    if current is not None:
-        tensor.view(-1).view(torch.uint8).copy_(torch.frombuffer(bytearray(current), dtype=torch.uint8))
-    returned = _run(user, tensor, target)
-    result = tensor if returned is None else returned
-    if not isinstance(result, torch.Tensor):
-        raise _wrong_return(user, target, f"returned a {type(result).__name__}")
-    if result.layout is not torch.strided or result.is_quantized or result.is_meta or result.is_nested:
-        kinds = {"quantized": result.is_quantized, "meta": result.is_meta, "nested": result.is_nested}
-        kind = next((kind for kind, found in kinds.items() if found), str(result.layout)[6:])
-        raise _wrong_return(user, target, f"returned a {kind} tensor")
-    if tuple(result.shape) != target.shape:
-        raise _wrong_return(user, target, f"made a tensor of shape {shape_text(tuple(result.shape))}")
-    if result.is_complex() and not dtype.is_complex:
-        raise _wrong_return(user, target, "returned complex numbers")
-    found = result.detach().cpu().resolve_conj().resolve_neg()
-    plain = found.to(dtype)
-    if found.dtype != dtype and not _same_values(plain, found):
-        kind = str(found.dtype)[6:]
-        raise _wrong_return(user, target, f"returned {kind} values that {target.dtype.name} cannot hold")
-    return plain.contiguous()  # type: ignore[no-any-return]
-
-
-def _same_values(converted: torch.Tensor, given: torch.Tensor) -> bool:
-    """Whether a conversion only rounded: nothing became infinite or NaN, and integers are whole as they were."""
-    torch = import_torch()
-    if converted.is_floating_point() or converted.is_complex():
-        wide = torch.complex128 if converted.is_complex() else torch.float64
-        return torch.equal(converted.to(wide).isfinite(), given.to(wide).isfinite())  # type: ignore[no-any-return]
-    return torch.equal(converted.to(given.dtype), given)  # type: ignore[no-any-return]
-
-
-def _wrong_return(user: UserFunction, target: Target, what: str) -> UsageError:
-    return UsageError(
-        f"{user.text} {what} for {target.path or '.'}; "
-        f"it must change the tensor in place or return one of shape {shape_text(target.shape)}"
-    )
-
-
-def _run(user: UserFunction, tensor: torch.Tensor, target: Target) -> object:
-    """What the function returns. It gets the path too if it has a second parameter without a default."""
-    torch = import_torch()
-    try:
-        # What it prints must not end up in a checkpoint on standard output.
-        with redirect_stdout(_Remarks()), _same_directory(), torch.no_grad():
-            with _own_generators(seed_for(target.seed, "")):
-                function = user.function
-            with _own_generators(seed_for(target.seed, target.path)):
-                return function(tensor, target.path) if _takes_path(function) else function(tensor)
-    except (UsageError, Stopped):
-        raise
-    except BaseException as error:
-        if type(error) is KeyboardInterrupt:  # Ctrl-C, where paramctl is a library
-            raise
-        what = f"{user.text} failed for {target.path or '.'}: {_said(error)}{_line(error, user.file)}"
-        raise UsageError(what) from error
-
-
-class _Remarks(io.TextIOBase):
-    """Where a person's function prints: standard error, which it cannot close."""
-
-    def write(self, text: str) -> int:
-        """Pass the text on."""
-        return sys.stderr.write(text) if sys.stderr else len(text)
-
-    def flush(self) -> None:
-        """Pass it on at once."""
-        if sys.stderr:
-            sys.stderr.flush()
-
-
-@contextmanager
-def _same_directory() -> Iterator[None]:
-    """Undo a change of the working directory: the names on the command line count from where it began."""
-    directory = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        yield
-    finally:
-        os.fchdir(directory)
-        os.close(directory)
-
-
-def _said(error: BaseException) -> str:
-    """`ValueError: what it says`; an exception of a person's own may fail to say anything."""
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 - whatever its __str__ raises, the first failure is the one to tell
-        text = ""
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _takes_path(function: Callable[..., Any]) -> bool:
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (ValueError, TypeError):  # a built-in function says nothing
-        return False
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return len(positional) > 1 and positional[1].default is inspect.Parameter.empty
-
-
-def _line(error: BaseException, file: str) -> str:
-    import traceback
-
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-    return f" (line {lines[-1]})" if lines else ""
