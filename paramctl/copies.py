@@ -20,7 +20,9 @@ from paramctl.segments import Buffer, Extent
 from paramctl.sources import Source
 
 PAGE = 4096  # bytes; file systems share whole blocks, and the kernel copies whole pages fastest
+PAGES = 16 * PAGE
 COPY = 64 << 20  # bytes asked of the kernel at a time
+WORTH_RESERVING = 16 << 20  # bytes
 _FICLONERANGE = 0x4020940D  # _IOW(0x94, 13, struct file_clone_range) of linux/fs.h
 
 
@@ -57,6 +59,24 @@ def copy(extent: Extent, fd: int, at: int) -> Iterator[int]:
             yield n
 
 
+def reserve(fd: int, nbytes: int) -> None:
+    """Take the room for a file that is about to be written, where the file system can: then none is missing later.
+
+    It also spares the kernel finding room page by page, a fifth of the cost of a copy. Raises OSError
+    where there is not as much. os.posix_fallocate will not do: where a file system knows no such call,
+    that writes every block instead.
+    """
+    import ctypes
+
+    if nbytes < WORTH_RESERVING:
+        return
+    fallocate = getattr(ctypes.CDLL(None, use_errno=True), "fallocate", None)
+    if fallocate and fallocate(fd, 0, ctypes.c_int64(0), ctypes.c_int64(nbytes)):
+        error = ctypes.get_errno()
+        if error in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise OSError(error, os.strerror(error))
+
+
 def can_share(source: Source, directory: Path) -> bool:
     """Whether files in `directory` can share blocks with `source`: tried with a file that has no name."""
     if source.size < PAGE:
@@ -74,8 +94,11 @@ def can_share(source: Source, directory: Path) -> bool:
 
 
 def _step(offset: int, at: int, nbytes: int) -> int:
-    """Bytes of the next copy: up to the end of a page first, where both ends lie alike on theirs."""
-    head = -offset % PAGE
+    """Bytes of the next copy: up to where the target's next run of pages begins, where both ends lie alike on theirs.
+
+    The kernel copies PAGES at a time, half as fast again where it has to split them at its target.
+    """
+    head = -at % PAGES
     return head if 0 < head < nbytes and offset % PAGE == at % PAGE else min(COPY, nbytes)
 
 

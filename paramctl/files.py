@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from paramctl import journal, temporary
-from paramctl.copies import can_share, copy, put, put_at
+from paramctl.copies import can_share, copy, put, put_at, reserve
 from paramctl.errors import FileError, ReaderLeft, UsageError
 from paramctl.journal import Run
 from paramctl.segments import CHUNK, Buffer, Extent, Segment, Summed, gathered, pieces, read_for, stays
@@ -101,8 +101,9 @@ def _replace(
     verify: Verify,
     watch: Watch,
 ) -> int:
-    _check_room(segments, path)
+    takes = _room_for(segments, path)
     with temporary.beside(path) as (fd, name):
+        reserve(fd, takes)
         written = _emit(segments, fd, watch)
         temporary.restore(fd, previous)
         watch("syncing", 0, written)
@@ -276,14 +277,13 @@ def _differing(piece: Extent | Buffer, source: Source, at: int) -> Iterator[tupl
 # --- what must hold before and after ---------------------------------------------------------------
 
 
-def _check_room(segments: Sequence[Segment], path: Path) -> None:
-    """Raise FileError where what is written cannot fit; what shares blocks with its source takes none."""
-    needed = nbytes = sum(segment.nbytes for segment in segments)
-    if _free(path.parent) < nbytes:
-        extents = [segment for segment in segments if isinstance(segment, Extent)]
-        shared = {source for source in {extent.source for extent in extents} if can_share(source, path.parent)}
-        needed -= sum(extent.nbytes for extent in extents if extent.source in shared)
-    _check_free(path, needed, nbytes)
+def _room_for(segments: Sequence[Segment], path: Path) -> int:
+    """Bytes to reserve for a file; none where it shares blocks with its source. Raises FileError if it cannot fit."""
+    nbytes = sum(segment.nbytes for segment in segments)
+    extents = [segment for segment in segments if isinstance(segment, Extent)]
+    shared = {source for source in {extent.source for extent in extents} if can_share(source, path.parent)}
+    _check_free(path, nbytes - sum(extent.nbytes for extent in extents if extent.source in shared), nbytes)
+    return 0 if shared else nbytes
 
 
 def _check_free(path: Path, needed: int, nbytes: int) -> None:
