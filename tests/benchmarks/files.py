@@ -6,6 +6,10 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 LAYERS = 20
 SHAPE = (4096, 6400)  # 100 MiB of float32
@@ -13,14 +17,14 @@ SMALL = (512, 512)  # 1 MiB
 MIB = 1 << 20
 
 
-def big(directory: Path) -> None:
+def big(directory: Path, *_: str) -> None:
     """A .pt and a .safetensors of 2 GB each, every byte on the disk."""
     import torch
 
     _saved({f"layers.{i}.weight": torch.full(SHAPE, float(i)) for i in range(LAYERS)}, directory / "big")
 
 
-def many(directory: Path) -> None:
+def many(directory: Path, *_: str) -> None:
     """A .pt and a .safetensors of 60,000 tensors each."""
     import torch
 
@@ -28,14 +32,15 @@ def many(directory: Path) -> None:
     _saved(state, directory / "many")
 
 
-def beside(directory: Path, layer: str, others: str) -> None:
-    """A .pt and a .safetensors of LAYERS tensors: the first of `layer` MiB, the others of `others` MiB each.
+def beside(directory: Path, *mebibytes: str) -> None:
+    """A .pt and a .safetensors of LAYERS tensors: the first of as many MiB as are said first, the others of the second.
 
     They are holes but for their headers, so that they take no room: what a tensor holds costs nothing here.
     """
     import torch
 
-    sizes = [int(layer), *[int(others)] * (LAYERS - 1)]
+    layer, others = map(int, mebibytes)
+    sizes = [layer, *[others] * (LAYERS - 1)]
     state = {f"layers.{i}.weight": torch.empty(size, MIB // 4) for i, size in enumerate(sizes)}
     path = directory / f"{layer}_beside_{others}"
     with torch.serialization.skip_data():
@@ -58,12 +63,12 @@ def make(what: str, directory: Path, *sizes: int) -> tuple[Path, Path]:
     return directory / f"{name}.pt", directory / f"{name}.safetensors"
 
 
-def _saved(state: dict[str, object], path: Path) -> None:
+def _saved(state: dict[str, torch.Tensor], path: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
     torch.save(state, path.with_suffix(".pt"))
-    save_file(state, path.with_suffix(".safetensors"))  # type: ignore[arg-type]
+    save_file(state, path.with_suffix(".safetensors"))
 
 
 if __name__ == "__main__":

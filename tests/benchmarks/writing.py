@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 import files
-from measure import PARAMCTL, Cost, compare, noise, row, settled, table
+from measure import PARAMCTL, compare, noise, row, settled, table
 
 DRAW = """
 import torch
