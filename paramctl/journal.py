@@ -18,7 +18,7 @@ import stat
 import struct
 import zlib
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,7 +72,7 @@ def kept(file: Path, fd: int, runs: Sequence[Run], check: Callable[[], None]) ->
             # Without its journal a change counts, and an undoing that is cut short could not be finished.
             if begun and (not whole or _is_at(path, journal)):
                 with _half_changed(file):
-                    _restore(journal, fd, runs)
+                    _restore(fd, _begun(fd, _held(journal, runs)))
             if _is_at(path, journal):
                 _remove(path)
             raise
@@ -98,7 +98,9 @@ def roll_back(file: Path, watch: Watch = nobody) -> int:
         with _opened(file) as fd:
             _check_owner(journal, fd, path)
             runs = _read(journal, fd, file, path)
-            _restore(journal, fd, runs, watch)
+            total = sum(run.nbytes for run in runs)
+            # All of it, whatever the file seems to hold: after a sync that failed, the disk may hold something else.
+            _restore(fd, _held(journal, runs), lambda done: watch("undoing an interrupted change", done, total))
         _remove(path)
     return sum(run.nbytes for run in runs)
 
@@ -144,15 +146,26 @@ def _remove(path: Path) -> None:
         temporary.sync_directory(path.parent)
 
 
-def _restore(journal: int, fd: int, runs: Sequence[Run], watch: Watch = nobody) -> None:
-    """Put the old bytes of all runs back where they are not, and sync them."""
-    at, total = 0, sum(run.nbytes for run in runs)
+def _held(journal: int, runs: Sequence[Run]) -> Iterator[tuple[Run, bytes]]:
+    """Each run, and what it was."""
+    at = 0
     for run in runs:
-        old = get_at(journal, run.nbytes, at)
-        if get_at(fd, run.nbytes, run.offset) != old:  # nothing to write where nothing was: a disk may be full
-            put_at(fd, old, run.offset)
+        yield run, get_at(journal, run.nbytes, at)
         at += run.nbytes
-        watch("undoing an interrupted change", at, total)
+
+
+def _begun(fd: int, held: Iterable[tuple[Run, bytes]]) -> Iterator[tuple[Run, bytes]]:
+    """Those whose change was begun: a full disk may not take even what is there, written a second time."""
+    return ((run, old) for run, old in held if get_at(fd, run.nbytes, run.offset) != old)
+
+
+def _restore(fd: int, held: Iterable[tuple[Run, bytes]], watch: Callable[[int], None] = lambda done: None) -> None:
+    """Put the old bytes back, and sync them."""
+    done = 0
+    for run, old in held:
+        put_at(fd, old, run.offset)
+        done += run.nbytes
+        watch(done)
     os.fsync(fd)
 
 
@@ -168,13 +181,10 @@ def _read(journal: int, fd: int, file: Path, path: Path) -> list[Run]:
             raise ValueError("not what is written")
         if any(n > _SAMPLE or at + n > size for at, n, _ in rest):
             raise ValueError("a sample")
-        at = 0
-        for run in runs:
-            if run.nbytes > CHUNK or run.offset + run.nbytes > size:
-                raise ValueError("a run")
-            if zlib.crc32(get_at(journal, run.nbytes, at)) != run.old:
-                raise ValueError("what it held")
-            at += run.nbytes
+        if any(run.nbytes > CHUNK or run.offset + run.nbytes > size for run in runs):
+            raise ValueError("a run")
+        if any(zlib.crc32(old) != run.old for run, old in _held(journal, runs)):
+            raise ValueError("what it held")
     except (ValueError, TypeError, KeyError, struct.error, RecursionError):
         hint = f"restore the file from a copy, or delete {path} if the file is as it should be"
         raise FileError("was being changed when it was interrupted, and its journal is damaged", hint=hint) from None
