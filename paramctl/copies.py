@@ -41,6 +41,14 @@ def put_at(fd: int, data: Buffer, offset: int) -> None:
         view, offset = view[n:], offset + n
 
 
+def get_at(fd: int, nbytes: int, offset: int) -> bytes:
+    """The `nbytes` bytes at `offset`; fewer only where the file ends."""
+    data = os.pread(fd, nbytes, offset)
+    while len(data) < nbytes and (more := os.pread(fd, nbytes - len(data), offset + len(data))):
+        data += more
+    return data
+
+
 def copy(extent: Extent, fd: int, at: int) -> Iterator[int]:
     """Copy an extent to where `fd` stands, which is `at`; says how many bytes each step copied."""
     source, offset, nbytes = extent

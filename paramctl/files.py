@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from paramctl import journal, temporary
-from paramctl.copies import can_share, copy, put, put_at, reserve
+from paramctl.copies import can_share, copy, get_at, put, put_at, reserve
 from paramctl.errors import FileError, ReaderLeft, UsageError
 from paramctl.journal import Run
 from paramctl.segments import CHUNK, Buffer, Extent, Segment, Summed, gathered, pieces, read_for, stays
@@ -102,7 +102,7 @@ def _replace(
     watch: Watch,
 ) -> int:
     takes = _room_for(segments, path)
-    with temporary.beside(path) as (fd, name):
+    with temporary.beside(path, 0o666 if previous is None else 0o600) as (fd, name):
         reserve(fd, takes)
         written = _emit(segments, fd, watch)
         temporary.restore(fd, previous)
@@ -166,6 +166,9 @@ def _link_new(name: Path, path: Path) -> None:
         raise UsageError("exists already", hint="add -f to replace it", file=str(path)) from None
     except OSError:  # file systems without hard links
         name.replace(path)
+    else:
+        with contextlib.suppress(OSError):  # tried once more at the end
+            name.unlink()  # before the directory is synced, or a power cut brings a second name back
 
 
 # --- changed where it lies -------------------------------------------------------------------------
@@ -185,19 +188,19 @@ def _patch(
     _check_free(path, 2 * changed, source.size)
     with contextlib.ExitStack() as stack:
         spool = temporary.nameless(path.parent)
-        stack.callback(os.close, spool)
+        stack.callback(temporary.let_go, spool)
         runs = _make(segments, source, spool, changed, watch)
         if not runs:
             _check_unchanged(sources)
             return 0
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        stack.callback(os.close, fd)
+        stack.callback(temporary.let_go, fd)
         stack.enter_context(_ours(fd))
         written = sum(run.nbytes for run in runs)
         with journal.kept(path, fd, runs, lambda: _check_unchanged(sources)):
             done = 0
             for run in runs:
-                put_at(fd, os.pread(spool, run.nbytes, done), run.offset)
+                put_at(fd, get_at(spool, run.nbytes, done), run.offset)
                 done += run.nbytes
                 watch("writing", done, written)
             watch("syncing", 0, written)

@@ -14,21 +14,24 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 import struct
 import zlib
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from paramctl import temporary
-from paramctl.copies import put, put_at
+from paramctl.copies import get_at, put, put_at
 from paramctl.errors import FileError
+from paramctl.segments import CHUNK
 from paramctl.watch import Watch, nobody
 
 _TRAILER = struct.Struct("<16sIQ32s")  # magic, version, bytes of the description, its SHA-256
 _MAGIC = b"paramctl journal"
 _VERSION = 1
+_LONGEST = 64 << 20  # bytes of the longest description: over a million runs
 _SAMPLES = 64  # places of what stays that tell whether the file is still the same
 _SAMPLE = 4096  # bytes at each
 _TORN = 2  # runs that one writer that is killed, and one roll-back that is, can leave neither old nor new
@@ -55,7 +58,7 @@ def kept(file: Path, fd: int, runs: Sequence[Run], check: Callable[[], None]) ->
     `check` raises if the file is no more what it was when the runs were found; it is asked when nobody
     else can begin to change it. Raises FileError if somebody else is doing so.
     """
-    path, begun = path_of(file), False
+    path, begun, whole = path_of(file), False, False
     with temporary.beside(file) as (journal, name):
         _write(journal, fd, file, runs)
         try:
@@ -63,14 +66,16 @@ def kept(file: Path, fd: int, runs: Sequence[Run], check: Callable[[], None]) ->
             check()
             begun = True
             yield
+            whole = True
+            _remove(path)
         except BaseException:
-            if begun:
+            # Without its journal a change counts, and an undoing that is cut short could not be finished.
+            if begun and (not whole or _is_at(path, journal)):
                 with _half_changed(file):
-                    _restore(journal, fd, runs)
+                    _restore(fd, _begun(fd, _held(journal, runs)))
             if _is_at(path, journal):
                 _remove(path)
             raise
-        _remove(path)
 
 
 def roll_back(file: Path, watch: Watch = nobody) -> int:
@@ -84,14 +89,18 @@ def roll_back(file: Path, watch: Watch = nobody) -> int:
         path.lstat()
     except (OSError, ValueError):  # there is none, or none can be: the name would be too long
         return 0
+    runs: list[Run] = []
     with _reported(file, path), _opened(path) as journal:
         if not temporary.lock(journal):
             raise FileError("is being changed by another paramctl", hint="try again when it is done", file=str(file))
         if not _is_at(path, journal):  # its writer was done just now
             return 0
         with _opened(file) as fd:
+            _check_owner(journal, fd, path)
             runs = _read(journal, fd, file, path)
-            _restore(journal, fd, runs, watch)
+            total = sum(run.nbytes for run in runs)
+            # All of it, whatever the file seems to hold: after a sync that failed, the disk may hold something else.
+            _restore(fd, _held(journal, runs), lambda done: watch("undoing an interrupted change", done, total))
         _remove(path)
     return sum(run.nbytes for run in runs)
 
@@ -100,7 +109,7 @@ def _write(journal: int, fd: int, file: Path, runs: Sequence[Run]) -> None:
     """Write all of a journal, and sync it."""
     info = os.fstat(fd)
     for run in runs:
-        data = os.pread(fd, run.nbytes, run.offset)
+        data = get_at(fd, run.nbytes, run.offset)
         if zlib.crc32(data) != run.old:
             raise FileError("changed while it was being read; nothing was written", hint="run it again")
         put(journal, data)
@@ -110,9 +119,11 @@ def _write(journal: int, fd: int, file: Path, runs: Sequence[Run]) -> None:
         "size": info.st_size,
         "boot": boot(),
         "runs": runs,
-        "rest": [(at, n, zlib.crc32(os.pread(fd, n, at))) for at, n in _samples(info.st_size, runs)],
+        "rest": [(at, n, zlib.crc32(get_at(fd, n, at))) for at, n in _samples(info.st_size, runs)],
     }
     text = json.dumps(description).encode()
+    if len(text) > _LONGEST:
+        raise FileError(f"--patch does not apply: {len(runs):,} runs would change", hint="leave it out: -i alone")
     put(journal, text + _TRAILER.pack(_MAGIC, _VERSION, len(text), hashlib.sha256(text).digest()))
     temporary.restore(journal, info)  # who may change the file may undo what was changed
     os.fsync(journal)
@@ -135,53 +146,77 @@ def _remove(path: Path) -> None:
         temporary.sync_directory(path.parent)
 
 
-def _restore(journal: int, fd: int, runs: Sequence[Run], watch: Watch = nobody) -> None:
-    """Put the old bytes of all runs back, and sync them."""
-    at, total = 0, sum(run.nbytes for run in runs)
+def _held(journal: int, runs: Sequence[Run]) -> Iterator[tuple[Run, bytes]]:
+    """Each run, and what it was."""
+    at = 0
     for run in runs:
-        put_at(fd, os.pread(journal, run.nbytes, at), run.offset)
+        yield run, get_at(journal, run.nbytes, at)
         at += run.nbytes
-        watch("undoing an interrupted change", at, total)
+
+
+def _begun(fd: int, held: Iterable[tuple[Run, bytes]]) -> Iterator[tuple[Run, bytes]]:
+    """Those whose change was begun: a full disk may not take even what is there, written a second time."""
+    return ((run, old) for run, old in held if get_at(fd, run.nbytes, run.offset) != old)
+
+
+def _restore(fd: int, held: Iterable[tuple[Run, bytes]], watch: Callable[[int], None] = lambda done: None) -> None:
+    """Put the old bytes back, and sync them."""
+    done = 0
+    for run, old in held:
+        put_at(fd, old, run.offset)
+        done += run.nbytes
+        watch(done)
     os.fsync(fd)
 
 
 def _read(journal: int, fd: int, file: Path, path: Path) -> list[Run]:
     """The runs of a journal. Raises FileError unless it is whole, and the file the one it was written for."""
     try:
-        description = _description(journal)
-        runs = [Run(*(_count(n) for n in run)) for run in description["runs"]]
-        rest = [tuple(_count(n) for n in sample) for sample in description["rest"]]
-        inode, size, same_boot = description["inode"], description["size"], description["boot"] == boot()
-        at = 0
-        for run in runs:
-            if zlib.crc32(os.pread(journal, run.nbytes, at)) != run.old or run.offset + run.nbytes > size:
-                raise ValueError("a run")
-            at += run.nbytes
+        description, held = _description(journal)
+        runs = [Run(*map(_count, run)) for run in description["runs"]]
+        rest = [(_count(at), _count(n), _count(crc)) for at, n, crc in description["rest"]]
+        inode, size = _count(description["inode"]), _count(description["size"])
+        same_boot = description["boot"] == boot() != ""
+        if sum(run.nbytes for run in runs) != held or len(rest) > _SAMPLES:
+            raise ValueError("not what is written")
+        if any(n > _SAMPLE or at + n > size for at, n, _ in rest):
+            raise ValueError("a sample")
+        if any(run.nbytes > CHUNK or run.offset + run.nbytes > size for run in runs):
+            raise ValueError("a run")
+        if any(zlib.crc32(old) != run.old for run, old in _held(journal, runs)):
+            raise ValueError("what it held")
     except (ValueError, TypeError, KeyError, struct.error, RecursionError):
         hint = f"restore the file from a copy, or delete {path} if the file is as it should be"
         raise FileError("was being changed when it was interrupted, and its journal is damaged", hint=hint) from None
     info = os.fstat(fd)
     if (inode, size) != (info.st_ino, info.st_size):
         raise FileError("was replaced since its change was interrupted; nothing was undone", hint=_delete(path))
-    torn = sum(zlib.crc32(os.pread(fd, run.nbytes, run.offset)) not in (run.old, run.new) for run in runs)
-    stayed = all(zlib.crc32(os.pread(fd, n, at)) == crc for at, n, crc in rest)
+    torn = sum(zlib.crc32(get_at(fd, run.nbytes, run.offset)) not in (run.old, run.new) for run in runs)
+    stayed = all(zlib.crc32(get_at(fd, n, at)) == crc for at, n, crc in rest)
     if not stayed or (same_boot and torn > _TORN):
         raise FileError("was written to since its change was interrupted; nothing was undone", hint=_delete(path))
     return runs
 
 
-def _description(journal: int) -> dict[str, Any]:
+def _check_owner(journal: int, fd: int, path: Path) -> None:
+    """Raise FileError for the journal of somebody who may not write the file, but could lay it beside it."""
+    theirs, info = os.fstat(journal).st_uid, os.fstat(fd)
+    if theirs not in (0, os.geteuid(), info.st_uid) and not info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise FileError(f"has a journal of user {theirs}, who may not write it; nothing was undone", hint=_delete(path))
+
+
+def _description(journal: int) -> tuple[dict[str, Any], int]:
+    """What a journal says of itself, and how many bytes it holds before that."""
     size = os.fstat(journal).st_size
     trailer = os.pread(journal, _TRAILER.size, max(size - _TRAILER.size, 0))
     magic, version, nbytes, digest = _TRAILER.unpack(trailer)
     start = size - _TRAILER.size - nbytes
-    if (magic, version) != (_MAGIC, _VERSION) or start < 0:
+    if (magic, version) != (_MAGIC, _VERSION) or start < 0 or nbytes > _LONGEST:
         raise ValueError("no journal")
-    text = os.pread(journal, nbytes, start)
-    description = json.loads(text)
-    if hashlib.sha256(text).digest() != digest or sum(run[1] for run in description["runs"]) != start:
+    text = get_at(journal, nbytes, start)
+    if hashlib.sha256(text).digest() != digest:
         raise ValueError("not what was written")
-    return description  # type: ignore[no-any-return]
+    return json.loads(text), start
 
 
 def _count(n: object) -> int:
@@ -228,7 +263,7 @@ def _opened(path: Path) -> Iterator[int]:
     try:
         yield fd
     finally:
-        os.close(fd)
+        temporary.let_go(fd)
 
 
 @contextlib.contextmanager

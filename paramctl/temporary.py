@@ -17,23 +17,26 @@ _SUFFIX = ".tmp"
 
 
 @contextlib.contextmanager
-def beside(path: Path) -> Iterator[tuple[int, Path]]:
+def beside(path: Path, mode: int = 0o600) -> Iterator[tuple[int, Path]]:
     """An open file beside `path` that is gone afterwards unless it was renamed.
 
     It is locked while it is written: one that is not was left behind by a process that was killed.
+    Until it gets a mode of its own nobody else may read it, as what it stands for may be private.
     """
     _remove_stale(path)
     name = path.with_name(f"{_stem(path)}{os.urandom(4).hex()}{_SUFFIX}")
     fd = -1
     try:
-        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         lock(fd)
         yield fd, name
     finally:
-        if fd >= 0:
-            os.close(fd)
-        with contextlib.suppress(FileNotFoundError):
-            name.unlink()
+        try:
+            with contextlib.suppress(OSError):  # renamed, or it stays and the next write removes it
+                name.unlink()
+        finally:
+            if fd >= 0:
+                let_go(fd)
 
 
 def nameless(directory: str | Path) -> int:
@@ -47,6 +50,12 @@ def nameless(directory: str | Path) -> int:
     fd, name = tempfile.mkstemp(dir=directory)
     os.unlink(name)  # noqa: PTH108
     return fd
+
+
+def let_go(fd: int) -> None:
+    """Close a file of which all that counts was synced: a refusal changes nothing any more."""
+    with contextlib.suppress(OSError):
+        os.close(fd)
 
 
 def lock(fd: int) -> bool:
