@@ -67,8 +67,11 @@ class Source:
         return self._fd
 
     def read(self, offset: int, nbytes: int) -> bytes:
-        """Exactly `nbytes` bytes from `offset` on. Raises FormatError where the file is shorter."""
-        data = os.pread(self._fd, nbytes, offset)
+        """Exactly `nbytes` bytes from `offset` on. Raises FormatError where the file is shorter, FileError else."""
+        try:
+            data = os.pread(self._fd, nbytes, offset)
+        except OSError as error:
+            raise self._refused(error) from error
         if len(data) == nbytes:
             return data
         out = bytearray(nbytes)
@@ -76,13 +79,19 @@ class Source:
         return bytes(out)
 
     def read_into(self, offset: int, view: memoryview) -> None:
-        """Fill `view` from `offset` on. Raises FormatError where the file is shorter."""
+        """Fill `view` from `offset` on. Raises as `read` does."""
         at = 0
         while at < len(view):
-            n = os.preadv(self._fd, [view[at:]], offset + at)
+            try:
+                n = os.preadv(self._fd, [view[at:]], offset + at)
+            except OSError as error:
+                raise self._refused(error) from error
             if n == 0:
                 raise FormatError(f"file ends at byte {offset + at:,}, {len(view) - at:,} bytes early")
             at += n
+
+    def _refused(self, error: OSError) -> FileError:
+        return FileError(f"cannot read: {error.strerror}", file=self.name if self.path else "")
 
     def check_unchanged(self, so: str = "nothing was written") -> None:
         """Raise FileError if the file was written to since it was opened, or its name replaced; `so` is what then."""
