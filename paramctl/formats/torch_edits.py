@@ -20,6 +20,7 @@ from paramctl.formats.pickles import Pickle
 from paramctl.formats.torch_graph import Graph, Modules, attributes, find
 from paramctl.formats.torch_tensors import Place, Step, retargeted, storage_id
 
+COPIED = 1_000_000  # things in copies of what modules share, beside one for each opcode of the file
 Edits = Mapping[tuple[int, int], Any]
 
 
@@ -66,7 +67,7 @@ class _Rewriter:
                 self.changed.append((param, place))
         self.moved = {id(place.node) for _, place in self.changed}
         self.orphans = self.moved - staying
-        self.left_to_copy = 16 * editor.pickle.opcodes + 10_000
+        self.budget = editor.pickle.opcodes + COPIED
 
     def run(self) -> Edits:
         if not self.changed:
@@ -103,7 +104,7 @@ class _Rewriter:
             if place.step is not None and id(place.node) in nodes
         }
         known = Counter(node for _, _, node in listed)
-        return any(len(self.editor.graph.holders[node]) > count for node, count in known.items())
+        return any(len(self.editor.graph.holders(node)) > count for node, count in known.items())
 
     # --- places --------------------------------------------------------------------------------
 
@@ -200,7 +201,7 @@ class _Rewriter:
     def outside(self, inner: Mapping[int, Any], above: Container[int]) -> set[int]:
         """Those of `inner` that are reached from outside of all modules."""
         holders = self.editor.graph.holders
-        todo = [node for key, node in inner.items() if any(id(holder) in above for holder in holders[key])]
+        todo = [node for key, node in inner.items() if any(id(holder) in above for holder in holders(key))]
         found = {id(node) for node in todo}
         while todo:
             for _, held in slots(todo.pop()):
@@ -235,8 +236,9 @@ class _Rewriter:
         return copy
 
     def spend(self) -> None:
-        self.left_to_copy -= 1
-        if self.left_to_copy < 0:
+        """Count what is looked at to copy it, which a file can be made to ask for without end."""
+        self.budget -= 1
+        if self.budget < 0:
             raise Unsupported("its modules share their parts so often that copies of them would not end")
 
 
@@ -266,7 +268,8 @@ class _Walk:
                 self.renew(after, position, held)
 
     def renew(self, container: Any, position: int, held: Any) -> None:
-        self.rewriter.spend()
+        if self.stay is self.inner:
+            self.rewriter.spend()
         new = self.moves.get(id(held), held)
         if new is held and id(held) in self.inner:
             if id(held) not in self.met:

@@ -17,33 +17,37 @@ _CONTAINERS = (list, tuple, Dict, Set, FrozenSet, Call)
 
 
 class Graph:
-    """The holders of every container and tensor of a pickle, by its id, one for each mention.
-
-    Tensors are not looked into.
-    """
+    """Who holds each container and tensor of a pickle. Tensors are not looked into."""
 
     def __init__(self, root: Any) -> None:
         self.root = root
-        self.holders: dict[int, list[Any]] = {id(root): []}
-        todo = [root] if _may_hold(root) else []
+        self._first: dict[int, Any] = {}  # most have one holder, and a list for each takes its time
+        self._others: dict[int, list[Any]] = {}
+        todo = [root] if type(root) in _CONTAINERS and not is_tensor(root) else []
+        seen = {id(root)}
         while todo:
             node = todo.pop()
             for _, held in slots(node):
-                if type(held) not in _CONTAINERS:
+                if type(held) not in _CONTAINERS or held == ():
                     continue
-                if id(held) in self.holders:
-                    self.holders[id(held)].append(node)
+                key = id(held)
+                if key in self._first:
+                    self._others.setdefault(key, []).append(node)
                     continue
-                self.holders[id(held)] = [node]
-                if not is_tensor(held):
+                self._first[key] = node
+                if key not in seen and not is_tensor(held):
                     todo.append(held)
+
+    def holders(self, key: int) -> list[Any]:
+        """What holds the node whose id is `key`, once for each time it does."""
+        return [self._first[key], *self._others.get(key, ())] if key in self._first else []
 
     def leading_to(self, targets: Iterable[int], stop: Container[int] = ()) -> dict[int, Any]:
         """The containers through which `targets` are reached, by their ids; none at `stop` or before it."""
         found: dict[int, Any] = {}
         todo = list(targets)
         while todo:
-            for holder in self.holders.get(todo.pop(), ()):
+            for holder in self.holders(todo.pop()):
                 if id(holder) not in found and id(holder) not in stop:
                     found[id(holder)] = holder
                     todo.append(id(holder))
@@ -172,10 +176,6 @@ def _path(way: Mapping[int, tuple[int, str | None]], at: int, name: str | None) 
         at, name = way[at]
         names.append(name)
     return ".".join(name for name in reversed(names) if name is not None)
-
-
-def _may_hold(node: Any) -> bool:
-    return type(node) in _CONTAINERS and not is_tensor(node)
 
 
 def _text(key: object) -> object:
