@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import functools
 import random
+import zipfile
 from collections import ChainMap, OrderedDict, UserDict, UserList, deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
 import torch
+from helpers import rezipped
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from verb_files import opened, same
+from verb_files import opened, same, saved
 
 from paramctl import formats
 from paramctl.changes import Edit
 from paramctl.errors import Unsupported
+from paramctl.formats import pickle_writer, pickles
 from paramctl.init import init
 from paramctl.set import set as set_values
 from paramctl.tie import tie, untie
@@ -34,6 +38,11 @@ class Box(nn.Module):
         super().__init__()
         for name, value in attributes.items():
             setattr(self, name, value)
+
+
+def box(**attributes: Any) -> Any:
+    """A Box, as what a person's own module is to a type checker."""
+    return Box(**attributes)
 
 
 class Pair(NamedTuple):
@@ -89,9 +98,9 @@ HOLDERS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "slots": (Slotted, lambda held: held.w),
     "partial": (lambda w: functools.partial(torch.add, w), lambda held: held.args[0]),
     "partial's keywords": (lambda w: functools.partial(torch.add, other=w), lambda held: held.keywords["other"]),
-    "unregistered module": (lambda w: [Box(w=w)], lambda held: held[0].w),
+    "unregistered module": (lambda w: [box(w=w)], lambda held: held[0].w),
     "names of a module's own": (lambda w: {"_parameters": [w], "_modules": 1}, lambda held: held["_parameters"][0]),
-    "bound method": (lambda w: SimpleNamespace(f=Box(w=w).train), lambda held: held.f.__self__.w),
+    "bound method": (lambda w: SimpleNamespace(f=box(w=w).train), lambda held: held.f.__self__.w),
     "optimizer": (lambda w: torch.optim.SGD([w]), lambda held: held.param_groups[0]["params"][0]),
 }
 
@@ -100,7 +109,7 @@ HOLDERS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
 @pytest.mark.parametrize("where", ["own", "around"])
 def test_whatever_holds_a_tensor_of_a_module_follows(tmp_path: Path, holder: str, where: str) -> None:
     hold, held = HOLDERS[holder]
-    net = Box(a=Box(w=weight(1, 2)), b=Box(w=weight(3, 4)))
+    net = box(a=box(w=weight(1, 2)), b=box(w=weight(3, 4)))
     (net.b if where == "own" else net).extra = hold(net.b.w)
     edit = tie(opened(tmp_path, net), "a.w", "b.w")
     assert edit.notes == ()
@@ -112,28 +121,28 @@ def test_whatever_holds_a_tensor_of_a_module_follows(tmp_path: Path, holder: str
 @pytest.mark.parametrize("holder", HOLDERS)
 def test_only_the_use_that_is_named_gets_what_it_holds_anew(tmp_path: Path, holder: str) -> None:
     hold, held = HOLDERS[holder]
-    shared = Box(w=weight(1, 2))
+    shared = box(w=weight(1, 2))
     shared.extra = hold(shared.w)
-    after: Any = written(tmp_path, untie(opened(tmp_path, Box(x=shared, y=shared)), "y.w"))
+    after: Any = written(tmp_path, untie(opened(tmp_path, box(x=shared, y=shared)), "y.w"))
     assert held(after.y.extra) is after.y.w
     assert held(after.x.extra) is after.x.w
     assert after.x.w is not after.y.w
 
 
 def test_what_a_copy_holds_twice_it_holds_twice_still(tmp_path: Path) -> None:
-    shared = Box(w=weight(1, 2))
+    shared = box(w=weight(1, 2))
     held = [shared.w]
     shared.pair = (held, held)
-    after: Any = written(tmp_path, untie(opened(tmp_path, Box(x=shared, y=shared)), "y.w"))
+    after: Any = written(tmp_path, untie(opened(tmp_path, box(x=shared, y=shared)), "y.w"))
     assert after.y.pair[0] is after.y.pair[1] and after.y.pair[0][0] is after.y.w
     assert after.x.pair[0] is after.x.pair[1] and after.x.pair[0][0] is after.x.w
 
 
 def test_what_holds_itself_and_its_module_holds_the_copy(tmp_path: Path) -> None:
-    shared = Box(w=weight(1, 2))
+    shared = box(w=weight(1, 2))
     shared.extra = [shared.w]
     shared.extra += [shared.extra, SimpleNamespace(owner=shared)]
-    after: Any = written(tmp_path, untie(opened(tmp_path, Box(x=shared, y=shared)), "y.w"))
+    after: Any = written(tmp_path, untie(opened(tmp_path, box(x=shared, y=shared)), "y.w"))
     for module in (after.x, after.y):
         assert module.extra[0] is module.w and module.extra[1] is module.extra and module.extra[2].owner is module
 
@@ -141,13 +150,13 @@ def test_what_holds_itself_and_its_module_holds_the_copy(tmp_path: Path) -> None
 def test_a_list_of_two_modules_stays_as_it_is_for_the_one_that_is_not_named(tmp_path: Path) -> None:
     w = weight(1, 2)
     held = [w]
-    edit = untie(opened(tmp_path, Box(a=Box(w=w, ws=held), b=Box(w=w, ws=held))), "a.w")
+    edit = untie(opened(tmp_path, box(a=box(w=w, ws=held), b=box(w=w, ws=held))), "a.w")
     after: Any = written(tmp_path, edit)
     assert after.a.ws[0] is after.a.w and after.b.ws[0] is after.b.w and after.a.w is not after.b.w
 
 
 def test_a_list_of_all_modules_stays_one_where_no_path_names_the_old_tensor(tmp_path: Path) -> None:
-    net = Box(a=Box(w=weight(1)), b=Box(w=weight(2)), c=Box(w=weight(3)))
+    net = box(a=box(w=weight(1)), b=box(w=weight(2)), c=box(w=weight(3)))
     net.a.all = net.b.all = net.c.all = [net.a.w, net.b.w, net.c.w]
     after: Any = written(tmp_path, tie(opened(tmp_path, net), "a", "b", "c"))
     assert after.a.all is after.b.all is after.c.all
@@ -156,7 +165,7 @@ def test_a_list_of_all_modules_stays_one_where_no_path_names_the_old_tensor(tmp_
 
 def test_around_a_tensor_that_stays_under_another_path_nothing_moves(tmp_path: Path) -> None:
     w = weight(1, 2)
-    net = Box(a=Box(w=w), b=Box(w=w))
+    net = box(a=box(w=w), b=box(w=w))
     net.extra = [w]
     edit = untie(opened(tmp_path, net), "b.w")
     after: Any = written(tmp_path, edit)
@@ -164,7 +173,7 @@ def test_around_a_tensor_that_stays_under_another_path_nothing_moves(tmp_path: P
 
 
 def test_a_key_that_would_push_another_out_is_left_and_noted(tmp_path: Path) -> None:
-    net = Box(a=weight(1), b=weight(2))
+    net = box(a=weight(1), b=weight(2))
     net.counts = {net.a: "of a", net.b: "of b"}
     edit = tie(opened(tmp_path, net), "a", "b")
     assert edit.notes == ("tensors that no path names any more are still held at counts",)
@@ -175,7 +184,7 @@ def test_a_key_that_would_push_another_out_is_left_and_noted(tmp_path: Path) -> 
 
 
 def test_what_other_modules_hold_is_left_and_noted(tmp_path: Path) -> None:
-    net = Box(a=Box(w=weight(1)), b=Box(w=weight(2)), c=Box(w=weight(3)), act=nn.ReLU())
+    net = box(a=box(w=weight(1)), b=box(w=weight(2)), c=box(w=weight(3)), act=nn.ReLU())
     net.c.extra, net.act.extra = {"k": [net.b.w]}, (net.b.w,)
     edit = tie(opened(tmp_path, net), "a.w", "b.w")
     assert edit.notes == ("tensors that no path names any more are still held at act.extra.0, c.extra.k.0",)
@@ -215,7 +224,7 @@ def test_the_moments_of_an_optimizer_object_are_stale(tmp_path: Path) -> None:
 
 
 def test_a_list_beside_the_module_that_the_module_holds_too_stays_for_who_is_not_named(tmp_path: Path) -> None:
-    net = Box(a=weight(1), b=weight(2))
+    net = box(a=weight(1), b=weight(2))
     net.extra = [net.b]
     edit = tie(opened(tmp_path, {"m": net, "beside": SimpleNamespace(held=net.extra)}), "m.a", "m.b")
     assert edit.notes == ("tensors that no path names any more are still held at beside.held.0",)
@@ -224,7 +233,7 @@ def test_a_list_beside_the_module_that_the_module_holds_too_stays_for_who_is_not
 
 
 def test_a_dict_and_modules_in_it_may_hold_each_other(tmp_path: Path) -> None:
-    made: dict[str, Any] = {"m": Box(a=weight(1), b=weight(2)), "list": [weight(3)]}
+    made: dict[str, Any] = {"m": box(a=weight(1), b=weight(2)), "list": [weight(3)]}
     made["m"].__dict__["run"] = made
     made["m"].extra = [made["m"].b]
     after: Any = written(tmp_path, tie(opened(tmp_path, made), "m.a", "m.b"))
@@ -233,12 +242,45 @@ def test_a_dict_and_modules_in_it_may_hold_each_other(tmp_path: Path) -> None:
 
 def test_copies_without_end_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("paramctl.formats.torch_edits.COPIED", 1000)
-    ws = [weight(i) for i in range(200)]
-    net = nn.ModuleList([Box(w=w, all=ws) for w in ws for _ in range(2)])
+    ws = [weight(i) for i in range(400)]
+    net: Any = nn.ModuleList([box(w=w, all=ws) for w in ws for _ in range(2)])
     edit = untie(opened(tmp_path, net), "**")
     with pytest.raises(Unsupported) as caught:
         written(tmp_path, edit)
     assert str(caught.value) == "its modules share their parts so often that copies of them would not end"
+
+
+def test_as_many_ties_as_modules_keep_the_list_that_all_hold(tmp_path: Path) -> None:
+    net: Any = nn.ModuleList([box(w=weight(i)) for i in range(1000)])
+    ws = [module.w for module in net]
+    for module in net:
+        module.all = ws
+    after: Any = written(tmp_path, tie(opened(tmp_path, net), *map(str, range(1000))))
+    assert all(module.all is after[0].all and module.w is after[0].w for module in after)
+    assert all(w is after[0].w for w in after[0].all)
+
+
+def test_what_lies_deep_follows(tmp_path: Path) -> None:
+    """Deeper than Python could load it: nothing recurses."""
+    path = saved(tmp_path, box(a=weight(1), b=weight(2)))
+    with zipfile.ZipFile(path) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    name = next(name for name in records if name.endswith("/data.pkl"))
+    root = pickles.read(records[name]).root
+    held: Any = root.state.get("_parameters").get("b")
+    for _ in range(50_000):
+        held = [held]
+    root.state.pairs.append(("extra", held))
+    path = rezipped(tmp_path / "deep.pt", records | {name: pickle_writer.write(root, 2)})
+    edit = tie(formats.open(str(path)), "a", "b")
+    assert edit.notes == ()
+    formats.save(edit.checkpoint, formats.NewFile(tmp_path / "out.pt", True))
+    with zipfile.ZipFile(tmp_path / "out.pt") as archive:
+        state = pickles.read(archive.read(name)).root.state
+    held = state.get("extra")
+    while isinstance(held, list):
+        (held,) = held
+    assert held is state.get("_parameters").get("b") is state.get("_parameters").get("a")
 
 
 # --- laws ------------------------------------------------------------------------------------------
@@ -269,6 +311,10 @@ def mentions(module: nn.Module, stop: set[int]) -> Iterator[tuple[tuple[Any, ...
             todo += [((*way, i), value) for i, value in enumerate(held)]
         elif isinstance(held, set | frozenset) and len(held) == 1:
             todo += [((*way, 0), value) for value in held]
+        elif isinstance(held, functools.partial):
+            todo += [((*way, "args"), held.args), ((*way, "keywords"), held.keywords)]
+        elif isinstance(held, Slotted):
+            todo.append(((*way, "w"), held.w))
         if hasattr(held, "__dict__"):
             todo += [((*way, name), value) for name, value in vars(held).items()]
 
@@ -281,13 +327,13 @@ def any_net(seed: int) -> nn.Module:
     def module(depth: int) -> nn.Module:
         if made and r.random() < 0.2:
             return r.choice(made)
-        box = Box(w=weight(len(made), r.random()))
+        new = Box(w=weight(len(made), r.random()))
         if r.random() < 0.3:
-            box.v = weight(len(made), r.random())
+            new.v = weight(len(made), r.random())
         for i in range(r.randint(0, 2) if depth else 0):
-            box.add_module(f"m{i}", module(depth - 1))
-        made.append(box)
-        return box
+            new.add_module(f"m{i}", module(depth - 1))
+        made.append(new)
+        return new
 
     net = Box(w=weight(99, 99))
     for i in range(r.randint(2, 3)):
@@ -363,7 +409,5 @@ def check_laws(folder: Path, seed: int) -> None:
 @given(st.integers(0, 1 << 30))
 @settings(max_examples=100, deadline=None)
 def test_every_mention_follows_its_module(seed: int) -> None:
-    from tempfile import TemporaryDirectory
-
     with TemporaryDirectory() as folder:
         check_laws(Path(folder), seed)

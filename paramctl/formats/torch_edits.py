@@ -20,7 +20,7 @@ from paramctl.formats.pickles import Pickle
 from paramctl.formats.torch_graph import Graph, Modules, attributes, find
 from paramctl.formats.torch_tensors import Place, Step, retargeted, storage_id
 
-COPIED = 1_000_000  # things in copies of what modules share, beside one for each opcode of the file
+COPIED = 4_000_000  # things in copies of what is shared, beside one for each opcode of the file
 Edits = Mapping[tuple[int, int], Any]
 
 
@@ -231,15 +231,13 @@ class _Rewriter:
         self.replace[id(container), position] = new
 
     def copy(self, container: Any) -> Any:
+        """A copy, as long as there are not far more of them than a real model asks for."""
+        self.budget -= sum(1 for _ in slots(container))
+        if self.budget < 0:
+            raise Unsupported("its modules share their parts so often that copies of them would not end")
         copy = _copy(container)
         self.made[id(copy)] = copy
         return copy
-
-    def spend(self) -> None:
-        """Count what is looked at to copy it, which a file can be made to ask for without end."""
-        self.budget -= 1
-        if self.budget < 0:
-            raise Unsupported("its modules share their parts so often that copies of them would not end")
 
 
 class _Walk:
@@ -268,8 +266,6 @@ class _Walk:
                 self.renew(after, position, held)
 
     def renew(self, container: Any, position: int, held: Any) -> None:
-        if self.stay is self.inner:
-            self.rewriter.spend()
         new = self.moves.get(id(held), held)
         if new is held and id(held) in self.inner:
             if id(held) not in self.met:
