@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from paramctl.checkpoint import Checkpoint, Param
+from paramctl.checkpoint import Checkpoint, Leaf, Param
 from paramctl.errors import UsageError
 from paramctl.observations import gradient_owners
 from paramctl.ties import Outside
@@ -100,7 +100,8 @@ def why_fixed(param: Param) -> str:
 
 def stale_moments(checkpoint: Checkpoint, changed: Iterable[int]) -> tuple[str, ...]:
     """A note, where a model's params changed and an optimizer's memory of the old values lies beside them."""
-    if not any(param.kind == "optimizer" for param in checkpoint.params):
+    objects = (entry for entry in checkpoint.entries if isinstance(entry, Leaf))
+    if not any(param.kind == "optimizer" for param in checkpoint.params) and not any(leaf.moments for leaf in objects):
         return ()
     values = {i for i in changed if checkpoint.params[i].kind != "optimizer"}
     if not values.difference(gradient_owners(checkpoint)):

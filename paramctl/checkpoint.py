@@ -122,12 +122,14 @@ class Param(NamedTuple):
 class Leaf(NamedTuple):
     """An entry that is not a tensor: a scalar of a training run, or an object of a foreign class.
 
-    `value` is what JSON can hold; for an object, a short text that names its class.
+    `value` is what JSON can hold; for an object, a short text that names its class. `moments` says that the
+    object is an optimizer which remembers tensors of its own.
     """
 
     path: str
     value: object
     is_object: bool = False
+    moments: bool = False
 
 
 Entry = Param | Leaf

@@ -7,7 +7,8 @@ from itertools import count, islice
 
 from paramctl.changes import Change, Edit, stale_moments
 from paramctl.checkpoint import Checkpoint, Param, Storage, dims
-from paramctl.errors import NoMatch, UsageError
+from paramctl.errors import NoMatch, UsageError, some
+from paramctl.formats import BY_NAME
 from paramctl.paths import layer_members, select
 from paramctl.ties import overlaps
 from paramctl.values import contiguous_copy
@@ -41,7 +42,8 @@ def tie(checkpoint: Checkpoint, first: str, *others: str) -> Edit:
     if problems:
         raise UsageError("cannot tie: " + "; ".join(problems))
     notes = stale_moments(checkpoint, changed) or (() if changes else ("they are tied already",))
-    return Edit(checkpoint.with_params(changed), tuple(changes), notes=notes)
+    edited = checkpoint.with_params(changed)
+    return Edit(edited, tuple(changes), notes=(*notes, *_left(edited)))
 
 
 def untie(checkpoint: Checkpoint, *paths: str) -> Edit:
@@ -67,7 +69,8 @@ def untie(checkpoint: Checkpoint, *paths: str) -> Edit:
         params[index], storages[key] = contiguous_copy(checkpoint, param, key, byteorder)
         changes.append(Change(checkpoint.labels[index], f"untied from {_others(checkpoint, index, group)}"))
     notes = () if changes else ("nothing there shares its bytes with anything else",)
-    return Edit(checkpoint.with_params(params).with_storages(storages), tuple(changes), notes=notes)
+    edited = checkpoint.with_params(params).with_storages(storages)
+    return Edit(edited, tuple(changes), notes=(*notes, *_left(edited)))
 
 
 def _members(checkpoint: Checkpoint, text: str) -> list[tuple[str, int]]:
@@ -102,6 +105,12 @@ def _retied(param: Param, leader: Param) -> Param:
     return param._replace(
         storage=leader.storage, offset=leader.offset, strides=leader.strides, flags=leader.flags, device=leader.device
     )
+
+
+def _left(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """A note, where the file goes on to hold tensors that are no params any more."""
+    places = BY_NAME[checkpoint.format].left(checkpoint)
+    return (f"tensors that no path names any more are still held at {some(places)}",) if places else ()
 
 
 def _sharing(checkpoint: Checkpoint) -> list[tuple[int, ...]]:

@@ -26,7 +26,8 @@ class Format(Protocol):
 
     `recognises` decides by the bytes alone. `read` lists a file without reading its values; `layout`
     turns any checkpoint into segments, in the file's own form where it came from this format.
-    `losses` are the entries of a checkpoint that this format has no place for, in their order. `verify`
+    `losses` are the entries of a checkpoint that this format has no place for, in their order. `left` says
+    where the file would hold tensors beside its params that an edit took away from all of them. `verify`
     opens a file that was just written with the format's own library, where that is cheap and could open
     the source.
     """
@@ -38,6 +39,7 @@ class Format(Protocol):
     def read(self, source: Source) -> Checkpoint: ...
     def layout(self, checkpoint: Checkpoint) -> Iterable[Segment]: ...
     def losses(self, checkpoint: Checkpoint) -> list[Loss]: ...
+    def left(self, checkpoint: Checkpoint) -> list[str]: ...
     def verify(self, path: Path, meant: Checkpoint) -> None: ...
 
 

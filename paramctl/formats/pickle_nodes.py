@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 How = Literal["reduce", "newobj", "newobj_ex", "obj"]
+
+ARGS, KWARGS, FUNC = -1, -2, -3  # positions in a Call, whose mutations count from 0
 
 
 class Global:
@@ -110,6 +113,39 @@ class Persistent:
 
     def __init__(self, pid: Any) -> None:
         self.pid = pid
+
+
+def key_position(i: int) -> int:
+    """The position of the key of pair `i`, whose value is at `i`."""
+    return -4 - i
+
+
+def is_key(position: int) -> bool:
+    """Whether a position is that of a key."""
+    return position <= -4
+
+
+def slots(node: Any) -> Iterator[tuple[int, Any]]:
+    """Everything a node is made of, each with its position."""
+    if isinstance(node, tuple | list):
+        yield from enumerate(node)
+    elif isinstance(node, Dict):
+        for i, (key, value) in enumerate(node.pairs):
+            yield key_position(i), key
+            yield i, value
+    elif isinstance(node, Set | FrozenSet):
+        yield from enumerate(node.items)
+    elif isinstance(node, Persistent):
+        yield 0, node.pid
+    elif isinstance(node, Call):
+        yield from ((FUNC, node.func), (ARGS, node.args))
+        if node.kwargs is not None:
+            yield KWARGS, node.kwargs
+        for i, (verb, value) in enumerate(node.mutations or ()):
+            if verb == "items":
+                yield key_position(i), value[0]
+                value = value[1]
+            yield i, value
 
 
 def describe(node: object) -> str:

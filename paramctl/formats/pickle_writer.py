@@ -14,9 +14,21 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from paramctl.errors import Unsupported
-from paramctl.formats.pickle_nodes import Call, Dict, FrozenSet, Global, Persistent, PyString, Set
+from paramctl.formats.pickle_nodes import (
+    ARGS,
+    FUNC,
+    KWARGS,
+    Call,
+    Dict,
+    FrozenSet,
+    Global,
+    Persistent,
+    PyString,
+    Set,
+    key_position,
+    slots,
+)
 
-ARGS = -1  # the position of a call's arguments; its mutations count from 0
 BATCH = 1000  # items set in one go, as CPython does
 OLDEST = 2  # protocols 0 and 1 are written as 2, which every torch reads
 TANGLED = 1_000_000  # items written in vain, as cycles make it, before it is given up
@@ -27,7 +39,7 @@ def write(root: Any, protocol: int, replace: Replacements = MappingProxyType({})
     """`root` as a pickle of `protocol`, or a newer one where a node needs it.
 
     `replace` maps (id(container), position) to a node to write in place of the one there. A position is
-    an index into a tuple or list, of a pair of a Dict (its value), or of a Call's mutations.
+    what `slots` says.
     """
     return _Writer(max(protocol, OLDEST), replace).run(root)
 
@@ -86,27 +98,12 @@ class _Writer:
 
     def parts(self, node: Any) -> Iterator[Any]:
         """Everything a node is made of, after replacement."""
-        if isinstance(node, tuple | list):
-            yield from (self.child(node, i, item) for i, item in enumerate(node))
-        elif isinstance(node, Dict):
-            for i, (key, value) in enumerate(node.pairs):
-                yield key
-                yield self.child(node, i, value)
-        elif isinstance(node, Set | FrozenSet):
-            yield from node.items
-        elif isinstance(node, Persistent):
-            yield node.pid
-        elif isinstance(node, Call):
-            yield from (node.func, self.child(node, ARGS, node.args))
-            if node.kwargs is not None:
-                yield node.kwargs
-            for i, (verb, value) in enumerate(node.mutations or ()):
-                yield from self.mutation(node, i, verb, value)
+        return (self.child(node, position, held) for position, held in slots(node))
 
     def mutation(self, node: Call, i: int, verb: str, value: Any) -> tuple[Any, ...]:
         """The values that one mutation needs on the stack."""
         if verb == "items":
-            return value[0], self.child(node, i, value[1])
+            return self.child(node, key_position(i), value[0]), self.child(node, i, value[1])
         return (self.child(node, i, value),)
 
     def save(self, node: Any, tasks: list[Any]) -> None:
@@ -134,13 +131,13 @@ class _Writer:
                 self.need(4)
                 self.out.append(b"\x8f")
                 self.put(node)
-                tasks += reversed([*_batches([(x,) for x in node.items], b"", b"\x90")])
+                tasks += reversed([*_batches([(x,) for x in self.parts(node)], b"", b"\x90")])
             case FrozenSet():
                 self.need(4)
                 self.start(node, len(node.items))
-                tasks += (_Done(node, b"\x91", b"1"), *reversed(node.items), _Op(b"("))
+                tasks += (_Done(node, b"\x91", b"1"), *reversed([*self.parts(node)]), _Op(b"("))
             case Persistent():
-                tasks += (_Done(node, b"Q", b"0"), node.pid)
+                tasks += (_Done(node, b"Q", b"0"), *self.parts(node))
             case Call():
                 self.save_call(node, tasks)
             case _:
@@ -170,17 +167,17 @@ class _Writer:
             tasks += (_Done(node, b"t", b"1"), *reversed(items), _Op(b"("))
 
     def save_call(self, node: Call, tasks: list[Any]) -> None:
-        args = self.child(node, ARGS, node.args)
+        func, args = self.child(node, FUNC, node.func), self.child(node, ARGS, node.args)
         then = tuple(self.mutations(node))
         if node.how == "obj":
-            tasks += (_Done(node, b"o", b"0", then), *reversed([*self.parts(args)]), node.func, _Op(b"("))
+            tasks += (_Done(node, b"o", b"0", then), *reversed([*self.parts(args)]), func, _Op(b"("))
             return
         if node.how == "newobj_ex":
             self.need(4)
-            tasks += (_Done(node, b"\x92", b"0", then), node.kwargs, args, node.func)
+            tasks += (_Done(node, b"\x92", b"0", then), self.child(node, KWARGS, node.kwargs), args, func)
             return
         code = b"R" if node.how == "reduce" else b"\x81"
-        tasks += (_Done(node, code, b"0", then), args, node.func)
+        tasks += (_Done(node, code, b"0", then), args, func)
 
     def mutations(self, node: Call) -> Iterator[Any]:
         """What is done to an object once it is made, neighbours of one kind in one go."""

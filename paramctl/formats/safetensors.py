@@ -114,6 +114,11 @@ def losses(checkpoint: Checkpoint) -> list[Loss]:
     return [Loss(entry, why) for entry in checkpoint.entries if (why := _no_place(entry))]
 
 
+def left(checkpoint: Checkpoint) -> list[str]:
+    """Nowhere: a file of this format holds nothing but its params."""
+    return []
+
+
 def _no_place(entry: Entry) -> str:
     """Why an entry cannot be written; empty if it can."""
     if isinstance(entry, Leaf):

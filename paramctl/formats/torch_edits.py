@@ -1,61 +1,112 @@
-"""Which places of a torch pickle must change so that it says what an edited Checkpoint says."""
+"""Which places of a torch pickle must change so that it says what an edited Checkpoint says.
+
+A place that changed names its new tensor. A whole module holds its tensors elsewhere too (`_flat_weights`
+of an LSTM, or any object in its attributes), and there one rule holds: a module means its own tensor,
+else that of the modules in it, by all that is reached from it without passing a registered module. What it
+reaches follows in place where no path names the old tensor any more, and else in copies of its own.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections import ChainMap, Counter
+from collections.abc import Container, Iterable, Mapping
+from functools import cached_property
 from typing import Any
 
 from paramctl.checkpoint import Checkpoint, Kind, Param, View
-from paramctl.formats.pickle_nodes import Call, Dict, Global, PyString
-from paramctl.formats.torch_objects import is_module_state
-from paramctl.formats.torch_tensors import Place, Step, is_tensor, retargeted, storage_id
+from paramctl.errors import Unsupported
+from paramctl.formats.pickle_nodes import Call, Dict, FrozenSet, Set, is_key, slots
+from paramctl.formats.pickles import Pickle
+from paramctl.formats.torch_graph import Graph, Modules, attributes, find
+from paramctl.formats.torch_tensors import Place, Step, retargeted, storage_id
 
+COPIED = 4_000_000  # things in copies of what is shared, beside one for each opcode of the file
 Edits = Mapping[tuple[int, int], Any]
 
-OWN = ("_parameters", "_buffers", "_modules")  # attributes of a module that are listed as what they hold
-MAX_DEPTH = 100  # containers within containers, down from a module's attributes
 
+class Editor:
+    """Edits of one pickle, whose `saved` params are as they were read."""
 
-def edits(checkpoint: Checkpoint, saved: Iterable[Param]) -> Edits:
-    """Replacements for `pickle_writer.write`: (container, position) → node. Empty while only values changed.
+    def __init__(self, pickle: Pickle, saved: Iterable[Param]) -> None:
+        self.pickle = pickle
+        self.before = {id(param.place): param.view for param in saved}
 
-    `saved` are the params as they were read.
-    """
-    before = {id(param.place): param.view for param in saved}
-    placed = [(param, param.place) for param in checkpoint.params if isinstance(param.place, Place)]
-    changed = [(param, place) for param, place in placed if param.view != before[id(place)]]
-    if not changed:
-        return {}
-    return _Rewriter(checkpoint, placed, before).run(changed)
+    @cached_property
+    def graph(self) -> Graph:
+        return Graph(self.pickle.root)
+
+    def edits(self, checkpoint: Checkpoint) -> Edits:
+        """Replacements for `pickle_writer.write`: (container, position) → node. Empty while only values changed."""
+        return _Rewriter(self, checkpoint).run()
+
+    def left(self, checkpoint: Checkpoint) -> list[str]:
+        """Where tensors that no path names any more would still be held, as text like a path."""
+        rewriter = _Rewriter(self, checkpoint)
+        return rewriter.left() if rewriter.are_mentioned(rewriter.orphans) else []
 
 
 class _Rewriter:
     """Collects replacements; a container that several paths share is copied for the path that changes."""
 
-    def __init__(
-        self, checkpoint: Checkpoint, placed: list[tuple[Param, Place]], before: Mapping[int, View]
-    ) -> None:
+    def __init__(self, editor: Editor, checkpoint: Checkpoint) -> None:
+        self.editor = editor
         self.checkpoint = checkpoint
         self.replace: dict[tuple[int, int], Any] = {}
-        self.copies: dict[Step, Any] = {}
-        self.staying: set[int] = set()  # the nodes of params that stay what they are
-        self.is_module: dict[int, bool] = {}
-        self.mentions: dict[int, Mapping[int, list[tuple[Step, int]]]] = {}
-        self.inside: dict[tuple[Step, Step], Step] = {}
-        self.users = _users(placed)
+        self.owned: dict[Step, Any] = {}
+        self.made: dict[int, Any] = {}  # all copies, by their own ids
+        self.keys: dict[int, set[int]] = {}
+        self.placed = [(param, param.place) for param in checkpoint.params if isinstance(param.place, Place)]
+        self.changed: list[tuple[Param, Place]] = []
         self.nodes: dict[tuple[View, Kind], tuple[Call, bool]] = {}
-        for param, place in placed:
-            if param.view == before[id(place)]:
+        staying: set[int] = set()
+        for param, place in self.placed:
+            if param.view == editor.before[id(place)]:
                 self.nodes.setdefault((param.view, place.kind), (place.node, place.module is not None))
-                self.staying.add(id(place.node))
+                staying.add(id(place.node))
+            else:
+                self.changed.append((param, place))
+        self.moved = {id(place.node) for _, place in self.changed}
+        self.orphans = self.moved - staying
+        self.budget = editor.pickle.opcodes + COPIED
 
-    def run(self, changed: list[tuple[Param, Place]]) -> Edits:
-        for param, place in changed:
-            node = self.node_for(param, place)
-            for container, position in self.references(place):
-                self.replace[id(container), position] = node
+    def run(self) -> Edits:
+        if not self.changed:
+            return {}
+        now: dict[int, Call] = {}
+        for param, place in self.changed:
+            assert place.step is not None, "a bare tensor has nothing to be tied to"
+            now[id(place)] = node = self.node_for(param, place)
+            self.replace[id(self.own(place.step)), place.position] = node
+        in_modules = any(place.module is not None for _, place in self.changed)
+        if in_modules and (self.made or self.are_mentioned(self.moved)):
+            self.follow(now)
         return self.replace
+
+    def left(self) -> list[str]:
+        """Where orphans are held, once all is replaced that can be."""
+        try:
+            self.run()
+        except Unsupported:
+            return []  # and nothing will be written
+        graph = self.editor.graph
+        within = {*graph.leading_to(self.orphans), *self.made}
+
+        def child(node: Any, position: int, held: Any) -> Any:
+            return self.replace.get((id(node), position), held)
+
+        return find(graph.root, child, within, self.orphans)
+
+    def are_mentioned(self, nodes: Container[int]) -> bool:
+        """Whether any of the tensors is held by more than the places it is listed at."""
+        listed = {
+            (id(place.step.container), place.position, id(place.node))
+            for _, place in self.placed
+            if place.step is not None and id(place.node) in nodes
+        }
+        known = Counter(node for _, _, node in listed)
+        return any(len(self.editor.graph.holders(node)) > count for node, count in known.items())
+
+    # --- places --------------------------------------------------------------------------------
 
     def node_for(self, param: Param, place: Place) -> Call:
         """The node that says what `param` is now: in modules, tied parameters are one object, as tied buffers are."""
@@ -68,53 +119,15 @@ class _Rewriter:
         self.nodes.setdefault((param.view, place.kind), (node, place.module is not None))
         return node
 
-    def references(self, place: Place) -> Iterator[tuple[Any, int]]:
-        """Where a tensor stands: its own place and, in a module, everywhere else that module names it.
-
-        Modules around it may mean another of its places; they follow once it has no other left.
-        """
-        assert place.step is not None, "a bare tensor has nothing to be tied to"
-        yield self.own(place.step), place.position
-        for n, attributes in enumerate(self.modules_around(place)):
-            if n == 0 or id(place.node) not in self.staying:
-                yield from self.elsewhere(attributes, place.node)
-
-    def modules_around(self, place: Place) -> Iterator[Step]:
-        """The attributes of the module a tensor belongs to, and of those that module is in, outwards."""
-        step = place.step if place.module is not None else None
-        while step is not None:
-            if id(step.container) not in self.is_module:
-                self.is_module[id(step.container)] = is_module_state(step.container)
-            if self.is_module[id(step.container)]:
-                yield step
-            step = step.parent
-
-    def elsewhere(self, attributes: Step, node: Call) -> Iterator[tuple[Any, int]]:
-        """Plain attributes of a module that hold the same tensor (`_flat_weights` of an LSTM)."""
-        state = attributes.container
-        if id(state) not in self.mentions:
-            self.mentions[id(state)] = _mentions(state)
-        for step, position in self.mentions[id(state)].get(id(node), ()):
-            yield self.own(self.within(attributes, step)), position
-
-    def within(self, base: Step, step: Step) -> Step:
-        """`step`, which counts from the container of `base`, as a step from the root."""
-        if step.parent is None:
-            return base
-        if (base, step) not in self.inside:
-            self.inside[base, step] = Step(step.container, self.within(base, step.parent), step.position)
-        return self.inside[base, step]
-
     def own(self, step: Step) -> Any:
         """The container of `step`, or its copy where other paths share it."""
-        if step in self.copies:
-            return self.copies[step]
-        if not self.is_shared(step):
-            return step.container
-        copy = self.copies[step] = _copy(step.container)
-        assert step.parent is not None, "the root has one path"
-        self.replace[id(self.own(step.parent)), step.position] = copy
-        return copy
+        if step not in self.owned:
+            self.owned[step] = step.container
+            if self.is_shared(step):
+                assert step.parent is not None, "the root has one path"
+                copy = self.owned[step] = self.copy(step.container)
+                self.replace[id(self.own(step.parent)), step.position] = copy
+        return self.owned[step]
 
     def is_shared(self, step: Step | None) -> bool:
         """Whether a container, or one that holds it, is reached by more than one path."""
@@ -124,61 +137,158 @@ class _Rewriter:
             step = step.parent
         return False
 
+    @cached_property
+    def users(self) -> Counter[int]:
+        """By how many paths each container is reached."""
+        seen: set[Step] = set()
+        users: Counter[int] = Counter()
+        for _, place in self.placed:
+            step = place.step
+            while step is not None and step not in seen:
+                seen.add(step)
+                users[id(step.container)] += 1
+                step = step.parent
+        return users
 
-def _users(placed: list[tuple[Param, Place]]) -> Counter[int]:
-    """By how many paths each container is reached."""
-    seen: set[Step] = set()
-    users: Counter[int] = Counter()
-    for _, place in placed:
-        step = place.step
-        while step is not None and step not in seen:
-            seen.add(step)
-            users[id(step.container)] += 1
+    # --- what modules hold beside ----------------------------------------------------------------
+
+    def follow(self, now: Mapping[int, Call]) -> None:
+        """Replace what modules hold of the tensors that moved, beside the places they are listed at."""
+        modules = Modules(place for _, place in self.placed)
+        meant = self.meant(modules, now)
+        common = self.common(now)
+        copied = {id(step.container) for step, own in self.owned.items() if own is not step.container}
+        barrier = modules.bodies | modules.above
+        inner = self.editor.graph.leading_to({*self.moved, *copied}, barrier)
+        together = _Walk(self, common, inner, self.outside(inner, modules.above))
+        for state, wanted in meant.items():
+            if all(id(new) == node for node, new in wanted.items()):
+                continue
+            copies = self.copies_on_the_way(state)
+            if not copies and all(common.get(node) is new for node, new in wanted.items()):
+                together.run(state)
+            else:
+                _Walk(self, ChainMap({**wanted, **copies}, common), inner, inner).run(state)
+
+    def meant(self, modules: Modules, now: Mapping[int, Call]) -> dict[Step, dict[int, Call]]:
+        """For each module around a tensor that moved somewhere, which one it means by it from now on.
+
+        That is its own, first of all one that moved; else one in it, first of all one that stays.
+        """
+        best: dict[Step, dict[int, tuple[int, Call]]] = {}
+        for _, place in self.placed:
+            if id(place.node) not in self.moved:
+                continue
+            new = now.get(id(place), place.node)
+            for n, state in enumerate(modules.around(place)):
+                rank = int(new is place.node) if n == 0 else 2 + int(new is not place.node)
+                known = best.setdefault(state, {})
+                if id(place.node) not in known or rank < known[id(place.node)][0]:
+                    known[id(place.node)] = rank, new
+        return {state: {node: new for node, (_, new) in known.items()} for state, known in best.items()}
+
+    def common(self, now: Mapping[int, Call]) -> dict[int, Call]:
+        """What became of the tensors that no path names any more, where all of a tensor's places agree."""
+        found: dict[int, Call] = {}
+        torn: set[int] = set()
+        for _, place in self.changed:
+            if place.module is not None and id(place.node) in self.orphans:
+                new = found.setdefault(id(place.node), now[id(place)])
+                if new is not now[id(place)]:
+                    torn.add(id(place.node))
+        return {node: new for node, new in found.items() if node not in torn}
+
+    def outside(self, inner: Mapping[int, Any], above: Container[int]) -> set[int]:
+        """Those of `inner` that are reached from outside of all modules."""
+        holders = self.editor.graph.holders
+        todo = [node for key, node in inner.items() if any(id(holder) in above for holder in holders(key))]
+        found = {id(node) for node in todo}
+        while todo:
+            for _, held in slots(todo.pop()):
+                if id(held) in inner and id(held) not in found:
+                    found.add(id(held))
+                    todo.append(held)
+        return found
+
+    def copies_on_the_way(self, state: Step) -> dict[int, Any]:
+        """The copies of a module and of those around it, by the id of what each was made from."""
+        found: dict[int, Any] = {}
+        step: Step | None = state
+        while step is not None:
+            if self.own(step) is not step.container:
+                found[id(step.container)] = self.own(step)
             step = step.parent
-    return users
+        return found
+
+    def put(self, container: Any, position: int, new: Any) -> None:
+        """Replace what a container holds; a key that it has already would push an item out, and is not put."""
+        if is_key(position):
+            if id(container) not in self.keys:
+                self.keys[id(container)] = {id(held) for at, held in slots(container) if is_key(at)}
+            if id(new) in self.keys[id(container)]:
+                return
+            self.keys[id(container)].add(id(new))
+        self.replace[id(container), position] = new
+
+    def copy(self, container: Any) -> Any:
+        """A copy, as long as there are not far more of them than a real model asks for."""
+        self.budget -= sum(1 for _ in slots(container))
+        if self.budget < 0:
+            raise Unsupported("its modules share their parts so often that copies of them would not end")
+        copy = _copy(container)
+        self.made[id(copy)] = copy
+        return copy
 
 
-def _mentions(attributes: Any) -> Mapping[int, list[tuple[Step, int]]]:
-    """Where the attributes of a module hold a tensor, by its id, also in lists, tuples and dicts in them.
+class _Walk:
+    """Replaces tensors by others in all that modules reach; containers that must stay as they are get copied.
 
-    The module's own parameters, buffers and sub-modules are not looked into.
+    Of the containers only `inner` are looked into, which lead to any of the tensors.
     """
-    found: dict[int, list[tuple[Step, int]]] = {}
-    todo = [(Step(attributes, None, 0), 0)]
-    seen = {id(attributes)}
-    while todo:
-        step, depth = todo.pop()
-        for position, held in _held(step.container):
-            if is_tensor(held):
-                found.setdefault(id(held), []).append((step, position))
-            elif depth < MAX_DEPTH and id(held) not in seen:
-                seen.add(id(held))
-                todo.append((Step(held, step, position), depth + 1))
-    return found
 
+    def __init__(
+        self, rewriter: _Rewriter, moves: Mapping[int, Any], inner: Container[int], stay: Container[int]
+    ) -> None:
+        self.rewriter = rewriter
+        self.moves = moves
+        self.inner = inner
+        self.stay = stay
+        self.met: dict[int, Any] = {}
+        self.todo: list[tuple[Any, Any]] = []
 
-def _held(container: Any) -> Iterator[tuple[int, Any]]:
-    """What lies in a plain container, with its position as `pickle_writer.write` counts."""
-    if isinstance(container, list | tuple):
-        yield from enumerate(container)
-    elif isinstance(container, Dict):
-        yield from ((i, held) for i, (key, held) in enumerate(container.pairs) if _text(key) not in OWN)
-    elif isinstance(container, Call) and isinstance(container.func, Global) and container.func.module == "collections":
-        for i, (verb, held) in enumerate(container.mutations or ()):
-            yield i, held[1] if verb == "items" else held
+    def run(self, state: Step) -> None:
+        """Walk what the attributes of one module hold."""
+        for step, position, held in attributes(state):
+            self.renew(self.rewriter.own(step), position, held)
+        while self.todo:
+            before, after = self.todo.pop()
+            for position, held in slots(before):
+                self.renew(after, position, held)
 
-
-def _text(key: object) -> object:
-    return key.text if isinstance(key, PyString) else key
+    def renew(self, container: Any, position: int, held: Any) -> None:
+        new = self.moves.get(id(held), held)
+        if new is held and id(held) in self.inner:
+            if id(held) not in self.met:
+                self.met[id(held)] = self.rewriter.copy(held) if id(held) in self.stay else held
+                self.todo.append((held, self.met[id(held)]))
+            new = self.met[id(held)]
+        if new is not held:
+            self.rewriter.put(container, position, new)
 
 
 def _copy(container: Any) -> Any:
+    copy: Any
     if isinstance(container, Dict):
         copy = Dict()
         copy.pairs = list(container.pairs)
-        return copy
-    if isinstance(container, Call):
-        call = Call(container.func, container.args, container.kwargs, container.how)
-        call.mutations = list(container.mutations) if container.mutations is not None else None
-        return call
-    return list(container) if isinstance(container, list) else tuple(list(container))
+    elif isinstance(container, Set):
+        copy = Set()
+        copy.items = list(container.items)
+    elif isinstance(container, FrozenSet):
+        copy = FrozenSet(container.items)
+    elif isinstance(container, Call):
+        copy = Call(container.func, container.args, container.kwargs, container.how)
+        copy.mutations = list(container.mutations) if container.mutations is not None else None
+    else:
+        copy = list(container) if isinstance(container, list) else tuple(list(container))
+    return copy

@@ -7,6 +7,7 @@ parts are shared.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 from paramctl.checkpoint import Entry, Kind, Leaf, Module
@@ -18,6 +19,7 @@ from paramctl.formats.torch_tensors import Place, Step, Storages, is_tensor, rea
 
 MAX_DEPTH = 500  # containers within containers; a real model stays under 50
 PLAIN_ITEMS = 10_000  # elements of a list of numbers that are listed as one value
+SEARCHED = 20  # params, and values of each, among which an optimizer's moments are looked for
 
 
 class Listing(NamedTuple):
@@ -102,7 +104,7 @@ class _Walk:
             return (None if plain else _elements(node, here, kind)), None
         if not isinstance(node, Call):
             return None, None
-        state = _module_state(node, here)
+        state = module_state(node, here)
         if state is not None:
             self.modules[path] = describe_layer(node, state.container)
             return _module_children(state), here
@@ -131,7 +133,7 @@ class _Walk:
             return Leaf(path, {})
         if isinstance(node, Persistent):
             return Leaf(path, f"storage of {self.storages.find(node).nbytes:,} bytes", True)
-        return Leaf(path, _object_text(node), True)
+        return Leaf(path, _object_text(node), True, _remembers(node))
 
 
 def _pairs(node: Dict, here: Step, kind: Kind) -> Iterator[tuple[str, object, Step, int, Kind]]:
@@ -197,7 +199,7 @@ def _ordered_dict(
     )
 
 
-def _module_state(node: Call, here: Step) -> Step | None:
+def module_state(node: Call, here: Step) -> Step | None:
     """The step of a module's attributes, if the object is a `torch.nn.Module` of any class."""
     for i, (verb, state) in enumerate(node.mutations or ()):
         if verb != "build":
@@ -233,6 +235,15 @@ def _module_children(state: Step) -> Iterator[tuple[str, object, Step, int, Kind
         else:
             continue
         yield from (child for child in found if child[1] is not None)
+
+
+def _remembers(node: object) -> bool:
+    """Whether an object is an optimizer, and holds a tensor for one of the first params it moves."""
+    state = node.state if isinstance(node, Call) else None
+    held = state.get("state") if isinstance(state, Dict) and _is_optimizer(state) else None
+    of_params = (value for _, value in islice(held.pairs, SEARCHED)) if isinstance(held, Dict | Call) else ()
+    moments = (value for found in of_params if isinstance(found, Dict) for _, value in islice(found.pairs, SEARCHED))
+    return any(is_tensor(value) for value in moments)
 
 
 def _is_optimizer(node: Dict) -> bool:

@@ -14,9 +14,10 @@ from typing import Literal
 from paramctl.checkpoint import Checkpoint, Entry, Leaf, Loss, Param, Storage, View
 from paramctl.dtypes import BY_STORAGE
 from paramctl.errors import FormatError, Unsupported, UsageError
-from paramctl.formats import pickle_writer, pickles, torch_edits, zips
+from paramctl.formats import pickle_writer, pickles, zips
 from paramctl.formats.pickle_nodes import Call, Global, Persistent, PyString
 from paramctl.formats.pickles import Pickle
+from paramctl.formats.torch_edits import Editor
 from paramctl.formats.torch_objects import list_object
 from paramctl.formats.torch_tensors import Stored, storage_id, tensor_node
 from paramctl.formats.zips import Archive, Piece, Record
@@ -37,12 +38,12 @@ MAX_ALIGNMENT = 1 << 15  # the padding must fit an extra field, whose length has
 
 @dataclass(frozen=True)
 class Document:
-    """What is needed to write an archive back: its records, its pickle and the params in it, its alignment."""
+    """What is needed to write an archive back: its records, its pickle and what edits that, its alignment."""
 
     archive: Archive
     prefix: str
     pickle: Pickle
-    saved: tuple[Param, ...]
+    editor: Editor
     alignment: int
 
 
@@ -68,7 +69,7 @@ def read(source: Source) -> Checkpoint:
         saved=storages,
         modules=listing.modules,
         sources=(source,),
-        document=Document(archive, prefix, pickle, saved, _alignment(archive, prefix)),
+        document=Document(archive, prefix, pickle, Editor(pickle, saved), _alignment(archive, prefix)),
     )
 
 
@@ -90,6 +91,11 @@ def _no_place(entry: Entry) -> str:
     if entry.dtype.name == "float4_e2m1fn" and (not entry.shape or entry.shape[-1] % 2):
         return "float4_e2m1fn with an odd last dimension, and torch has pairs"
     return ""
+
+
+def left(checkpoint: Checkpoint) -> list[str]:
+    """Where the pickle holds tensors that no path names any more, such as in an optimizer object."""
+    return checkpoint.document.editor.left(checkpoint) if isinstance(checkpoint.document, Document) else []
 
 
 def layout(checkpoint: Checkpoint) -> Iterator[Segment]:
@@ -205,7 +211,7 @@ def _text(node: object) -> str | None:
 def _edited(checkpoint: Checkpoint, document: Document) -> Iterator[Segment]:
     """The archive with the storages that changed, and with a new pickle where its structure did."""
     archive, prefix = document.archive, document.prefix
-    edits = torch_edits.edits(checkpoint, document.saved)
+    edits = document.editor.edits(checkpoint)
     edited = dict(checkpoint.edited)
     gone: set[str] = set()
     pickle: bytes | None = None
