@@ -118,13 +118,13 @@ ALL = "time,progress,strace,ioerr,int,term,fsize,enospc,alias,meta"
 # What runs everywhere: each command, and each strategy with some of them. PARAMCTL_CRASH=full breaks
 # every command at many more points, by every strategy, which takes half an hour.
 SAMPLED = {
-    ("net.pt", "init -i"): "strace,meta",
+    ("net.pt", "init -i"): "progress,meta",
     ("net.pt", "init -i --patch"): "time,term,fsize",
-    ("net.pt", "set -i"): "int,enospc",
+    ("net.pt", "set -i"): "strace,int",
     ("net.pt", "set -i --patch"): "strace,ioerr",
     ("net.pt", "tie -i"): "progress,ioerr",
     ("net.pt", "convert -o over a file"): "strace,alias",
-    ("net.safetensors", "init -i"): "time,fsize",
+    ("net.safetensors", "init -i"): "enospc,fsize",
     ("net.safetensors", "init -i --patch"): "int,enospc",
     ("net.safetensors", "set -i"): "ioerr",
     ("net.safetensors", "set -i --patch"): "progress,meta",
