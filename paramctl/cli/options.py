@@ -179,7 +179,7 @@ Seed = Annotated[
     int | None,
     typer.Option("--seed", min=0, show_default=False, help="Draw what this seed drew before; printed if left out."),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no report; errors still show.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no report and show no bar; errors still show.")]
 # Where other positional arguments follow, FILE cannot be left out: nothing would tell it from them.
 RequiredFile = Annotated[
     str, typer.Argument(metavar="FILE", show_default=False, help="The checkpoint; '-' is standard input.")
