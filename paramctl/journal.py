@@ -11,7 +11,6 @@ its end how long that is, and its SHA-256.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import stat
@@ -124,7 +123,7 @@ def _write(journal: int, fd: int, file: Path, runs: Sequence[Run]) -> None:
     text = json.dumps(description).encode()
     if len(text) > _LONGEST:
         raise FileError(f"--patch does not apply: {len(runs):,} runs would change", hint="leave it out: -i alone")
-    put(journal, text + _TRAILER.pack(_MAGIC, _VERSION, len(text), hashlib.sha256(text).digest()))
+    put(journal, text + _TRAILER.pack(_MAGIC, _VERSION, len(text), _digest(text)))
     temporary.restore(journal, info)  # who may change the file may undo what was changed
     os.fsync(journal)
 
@@ -214,9 +213,15 @@ def _description(journal: int) -> tuple[dict[str, Any], int]:
     if (magic, version) != (_MAGIC, _VERSION) or start < 0 or nbytes > _LONGEST:
         raise ValueError("no journal")
     text = get_at(journal, nbytes, start)
-    if hashlib.sha256(text).digest() != digest:
+    if _digest(text) != digest:
         raise ValueError("not what was written")
     return json.loads(text), start
+
+
+def _digest(text: bytes) -> bytes:
+    import hashlib  # which loads a library of 4 MiB, and looking at a file must not pay for it
+
+    return hashlib.sha256(text).digest()
 
 
 def _count(n: object) -> int:
