@@ -257,6 +257,26 @@ def read(content: Iterable[Content], start: int, nbytes: int) -> bytearray:
     return out
 
 
+def filled(content: Iterable[Content], buffer: memoryview) -> Iterator[memoryview]:
+    """The bytes of `content`, a whole `buffer` at a time but for the last; each is overwritten by the next."""
+    at, size = 0, len(buffer)
+    for part in content:
+        for piece in (part,) if isinstance(part, Extent) else chunks((part,)):
+            done, nbytes = 0, piece.nbytes if isinstance(piece, Extent) else len(piece)
+            while done < nbytes:
+                n = min(nbytes - done, size - at)
+                if isinstance(piece, Extent):
+                    piece.source.read_into(piece.offset + done, buffer[at : at + n])
+                else:
+                    buffer[at : at + n] = memoryview(piece)[done : done + n]
+                done, at = done + n, at + n
+                if at == size:
+                    yield buffer
+                    at = 0
+    if at:
+        yield buffer[:at]
+
+
 def crc32(content: Iterable[Content]) -> int:
     """CRC-32 of all bytes of `content`, in constant memory."""
     value = 0

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 Index = tuple[int | slice | EllipsisType, ...]
 
+NEAR = 1 << 16  # bytes that are read at once, whatever of them is asked for
+SPARSE = 4  # times as many bytes as are asked for are read at once
+AT_ONCE = 1 << 26  # bytes that are read at once where elements lie near one another
+
 
 def read_values(checkpoint: Checkpoint, param: Param) -> Array:
     """Every value of `param`, in its shape, as a new array in C order.
@@ -36,7 +40,7 @@ def read_index(checkpoint: Checkpoint, param: Param, index: Index) -> Array:
     """The values of `param[index]`, reading little more than those; no CRC is checked."""
     storage = storage_of(checkpoint, param)
     part = narrow(param, index)
-    return _decode(_gather(storage, part), part)
+    return decoded(stored(storage, part), part)
 
 
 def narrow(param: Param, index: Index) -> Param:
@@ -68,9 +72,9 @@ def content_of(checkpoint: Checkpoint, param: Param) -> tuple[Content, ...]:
     def make() -> Iterator[Buffer]:
         if whole:
             storage.check(str(param.storage))
-        yield _bytes_of(_resolve(_gather(storage, param), param))
+        yield _bytes_of(_resolve(stored(storage, param), param))
 
-    return (Computed(param.nbytes, make, _bytes_under(param)[1] if param.numel else 0),)
+    return (Computed(param.nbytes, make, bytes_under(param)[1] if param.numel else 0),)
 
 
 def _checked(storage: Storage, key: str) -> Iterator[Buffer]:
@@ -102,8 +106,8 @@ def with_values(storage: Storage, *changes: NewValues) -> Storage:
 
 def _patch(storage: Storage, param: Param, make: Callable[[], Buffer], reads: int) -> Patch:
     """What puts the values that `make()` returns into the bytes of a view."""
-    if not (param.is_contiguous and _fills_bytes(param)):
-        return Patch(*_bytes_under(param), lambda span: _scatter(span, storage, param, make()), None, reads)
+    if not (param.is_contiguous and fills_bytes(param)):
+        return Patch(*bytes_under(param), lambda span: _scatter(span, storage, param, make()), None, reads)
 
     def whole() -> Buffer:
         return _to_stored(make(), param, storage)
@@ -136,7 +140,7 @@ def cast(values: Array, dtype: DType) -> Array:
     with np.errstate(all="ignore"):
         if dtype.name == "complex32":
             return _halves(values)
-        return values.astype(_numpy(dtype))
+        return values.astype(numpy_dtype(dtype))
 
 
 def encode(values: Array, dtype: DType) -> Buffer:
@@ -192,26 +196,63 @@ def _reach(param: Param) -> tuple[int, int]:
     return low, end - low
 
 
-def _bytes_under(param: Param) -> tuple[int, int]:
+def bytes_under(param: Param) -> tuple[int, int]:
     """Where in its storage the bytes begin that a view touches, and how many they are."""
     first, count = _reach(param)
     return first * param.dtype.bits // 8, count * param.dtype.bits // 8
 
 
-def _fills_bytes(param: Param) -> bool:
+def fills_bytes(param: Param) -> bool:
     """Whether no byte holds both elements of a contiguous view and others."""
     bits, numel = param.dtype.bits, param.numel
     return numel == 0 or (param.offset * bits % 8 == 0 and numel * bits % 8 == 0)
 
 
-def _gather(storage: Storage, param: Param) -> Array:
-    """A view's elements as they are stored, unsigned integers in the machine's order where swapped."""
+def stored(storage: Storage, param: Param) -> Array:
+    """A view's elements as they are stored, unsigned integers in the machine's order where swapped.
+
+    What lies between its elements is not read where that is much.
+    """
     import numpy as np
 
     if param.numel == 0:
-        return np.empty(param.shape, _raw(param.dtype))
-    data = _cells(read(storage.content, *_bytes_under(param)), param.dtype)
-    return _swapped(_strided(data, param), param.dtype, storage.byteorder)
+        return np.empty(param.shape, raw_dtype(param.dtype))
+    if parts := _apart(param):
+        return np.concatenate([stored(storage, part) for part in parts], axis=_widest(param))
+    data = cells(read(storage.content, *bytes_under(param)), param.dtype)
+    return in_machine_order(_strided(data, param), param.dtype, storage.byteorder)
+
+
+def in_machine_order(data: Array, dtype: DType, byteorder: str) -> Array:
+    """Elements of a storage in that order, as little-endian ones; a complex element is swapped part by part."""
+    import numpy as np
+
+    size = dtype.itemsize // 2 if dtype.category == "complex" else dtype.itemsize
+    if byteorder == "little" or size <= 1:
+        return data
+    raw = np.ascontiguousarray(data)
+    return raw.view(f"u{size}").byteswap().view(data.dtype).reshape(data.shape)
+
+
+def _apart(param: Param) -> list[Param]:
+    """The parts of a view that are better read one by one, along its widest axis; none if it is read at once.
+
+    That is where most of the bytes from its first element to its last are not its own, or too many.
+    """
+    nbytes, axis = bytes_under(param)[1], _widest(param)
+    if axis < 0 or param.dtype.bits % 8 or nbytes <= max(NEAR, SPARSE * param.nbytes):
+        return []
+    n, step = param.shape[axis], abs(param.strides[axis]) * param.dtype.itemsize
+    if step < NEAR and nbytes <= AT_ONCE:
+        return []
+    many = 1 if step >= NEAR else -(-n // 2)
+    return [narrow(param, (*[slice(None)] * axis, slice(i, i + many))) for i in range(0, n, many)]
+
+
+def _widest(param: Param) -> int:
+    """The axis whose neighbours lie furthest apart; -1 if there are none."""
+    steps = [abs(step) if n > 1 else 0 for n, step in zip(param.shape, param.strides, strict=True)]
+    return steps.index(max(steps)) if any(steps) else -1
 
 
 def _strided(data: Array, param: Param) -> Array:
@@ -225,40 +266,43 @@ def _strided(data: Array, param: Param) -> Array:
 
 def _scatter(span: memoryview, storage: Storage, param: Param, data: Buffer) -> None:
     """Put `data` into those of the bytes under a view that are its elements."""
-    cells = _cells(span, param.dtype)
-    values = _cells(_to_stored(data, param, storage), param.dtype)[: param.numel]
-    _strided(cells, param)[...] = values.reshape(param.shape)
+    there = cells(span, param.dtype)
+    values = cells(_to_stored(data, param, storage), param.dtype)[: param.numel]
+    _strided(there, param)[...] = values.reshape(param.shape)
     if param.dtype.bits % 8:
-        span[:] = _packed(cells, param.dtype.bits)
+        span[:] = _packed(there, param.dtype.bits)
 
 
-def _cells(data: Buffer, dtype: DType) -> Array:
+def cells(data: Buffer, dtype: DType) -> Array:
     """One number for each element; those smaller than a byte, the first in the lowest bits, are copies."""
     import numpy as np
 
     if dtype.bits % 8 == 0:
-        return np.frombuffer(data, _raw(dtype))
+        return np.frombuffer(data, raw_dtype(dtype))
+    if dtype.bits == 4:
+        pairs = np.frombuffer(data, np.uint8)
+        return np.stack([pairs & 15, pairs >> 4], axis=-1).reshape(-1)
     flags = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
     whole = flags[: len(flags) // dtype.bits * dtype.bits]
     return np.packbits(whole.reshape(-1, dtype.bits), axis=1, bitorder="little").reshape(-1)
 
 
-def _packed(cells: Array, bits: int) -> bytes:
+def _packed(elements: Array, bits: int) -> bytes:
     """Elements of a few bits each, one behind the other."""
     import numpy as np
 
-    flags = np.unpackbits(cells.reshape(-1, 1), axis=1, count=bits, bitorder="little")
+    flags = np.unpackbits(elements.reshape(-1, 1), axis=1, count=bits, bitorder="little")
     return np.packbits(flags.reshape(-1), bitorder="little").tobytes()
 
 
-def _raw(dtype: DType) -> np.dtype[Any]:
+def raw_dtype(dtype: DType) -> np.dtype[Any]:
     """An element as bytes numpy can always move, whatever they mean."""
     import numpy as np
 
     return np.dtype("complex128" if dtype.itemsize == 16 else f"u{max(dtype.itemsize, 1)}")
 
 
-def _numpy(dtype: DType) -> np.dtype[Any]:
+def numpy_dtype(dtype: DType) -> np.dtype[Any]:
     """What numpy and ml_dtypes call a dtype; elements of 6 bits too."""
     import ml_dtypes
     import numpy as np
@@ -266,24 +310,14 @@ def _numpy(dtype: DType) -> np.dtype[Any]:
     return np.dtype(getattr(ml_dtypes, dtype.name)) if dtype.name.startswith("float6_") else dtype.to_numpy()
 
 
-def _swapped(data: Array, dtype: DType, byteorder: str) -> Array:
-    """`data` in little-endian order; a complex element is swapped part by part."""
-    import numpy as np
-
-    size = dtype.itemsize // 2 if dtype.category == "complex" else dtype.itemsize
-    if byteorder == "little" or size <= 1:
-        return data
-    raw = np.ascontiguousarray(data)
-    return raw.view(f"u{size}").byteswap().view(data.dtype).reshape(data.shape)
-
-
-def _decode(data: Array, param: Param) -> Array:
+def decoded(data: Array, param: Param) -> Array:
+    """Stored elements of `param` as its values."""
     import numpy as np
 
     flat = _resolve(data, param).reshape(-1)
     if param.dtype.name == "complex32":
         return flat.view(np.float16).astype(np.float32).view(np.complex64).reshape(data.shape)
-    return flat.view(_numpy(param.dtype)).reshape(data.shape)
+    return flat.view(numpy_dtype(param.dtype)).reshape(data.shape)
 
 
 def _resolve(data: Array, param: Param) -> Array:
@@ -309,8 +343,8 @@ def _to_stored(data: Buffer, param: Param, storage: Storage) -> Buffer:
         raise AssertionError(f"{param.path}: {len(data)} bytes for {param.nbytes}")
     if not param.flags and storage.byteorder == "little":
         return data
-    values = np.frombuffer(data, _raw(param.dtype)).reshape(param.shape)
-    return _bytes_of(_swapped(_resolve(values, param), param.dtype, storage.byteorder))
+    values = np.frombuffer(data, raw_dtype(param.dtype)).reshape(param.shape)
+    return _bytes_of(in_machine_order(_resolve(values, param), param.dtype, storage.byteorder))
 
 
 def _bytes_of(values: Array) -> Buffer:

@@ -65,6 +65,11 @@ def chosen(checkpoint: Checkpoint, selections: list[str] | None) -> frozenset[in
     return frozenset(selection.indices)
 
 
+def single_threaded() -> None:
+    """Keep numpy's BLAS from starting threads, which cost more than they gain on blocks; numpy is not imported yet."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
 def one_of(flags: Mapping[str, bool]) -> None:
     """Raise UsageError if several of the options were given that exclude one another."""
     given = [name for name, value in flags.items() if value]

@@ -32,6 +32,7 @@ SENTENCE = 50_000  # characters of a whole message: our own words are all read, 
 RICH_LINES = 2000  # Rich takes ten times as long as plain lines do, which shows from here on
 NARROW = 24  # columns that text keeps, however small the terminal
 BATCH = 2000  # lines written at a time
+BARS = "▁▂▃▄▅▆▇█"
 
 
 class ReaderGone(Exception):
@@ -128,6 +129,12 @@ def totals_text(tensors: int, unique: int, numel: int, nbytes: int) -> str:
     return f"{counted(tensors, 'tensor')}{ties}, {counted(numel, 'value')}, {human_bytes(nbytes)}"
 
 
+def sparkline(counts: Sequence[float]) -> str:
+    """Counts as bars of eight heights next to one another; where nothing is, there is no bar."""
+    most = max(counts, default=0.0)
+    return "".join(" " if count <= 0 else BARS[min(int(8 * count / most), 7)] for count in counts) if most > 0 else ""
+
+
 # --- terminals ---------------------------------------------------------------------------------
 
 
@@ -181,7 +188,7 @@ def prepare() -> None:
 
 _ASCII = {
     "├": "|", "└": "`", "│": "|", "─": "-", "×": "x", "–": "-", "−": "-", "→": "->", "…": "...", "·": "*",
-    "≤": "<=", "≥": ">=",
+    "≤": "<=", "≥": ">=", "Δ": "d", "‖": "|", **dict(zip(BARS, "__..::##", strict=True)),
 }  # fmt: skip
 
 

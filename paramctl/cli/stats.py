@@ -1,0 +1,250 @@
+"""`paramctl stats`: what the values of each tensor are like."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+
+import typer
+
+from paramctl.cli import output, progress
+from paramctl.cli.options import (
+    Color,
+    FileArgument,
+    Json,
+    JsonLines,
+    Layers,
+    Tsv,
+    chosen,
+    one_of,
+    opened,
+    single_threaded,
+)
+from paramctl.cli.output import Line
+
+if TYPE_CHECKING:
+    from paramctl.checkpoint import Checkpoint
+    from paramctl.spectral import Spectrum
+    from paramctl.stats import Row
+
+Key = Literal["path", "count", "mean", "std", "min", "max", "l2", "zeros", "nan", "inf"]
+FIGURES: tuple[Key, ...] = ("count", "mean", "std", "min", "max", "l2", "zeros", "nan", "inf")
+BARS = 12  # characters of a histogram
+BINS = 64  # of a histogram for programs
+PATH = 16  # columns that a path keeps before other columns make room for it
+SPARED = ("tied to", "count", "zeros", "l2", "histogram", "stable rank")  # what goes where a terminal is narrow, in that order
+
+
+class Found(NamedTuple):
+    """What is printed of a tensor or a layer: a figure is None where there is none."""
+
+    row: Row
+    figures: dict[str, int | float | None]
+    spectrum: Spectrum | None
+
+
+def stats(
+    file: FileArgument = None,
+    layer: Layers = None,
+    by: Annotated[Literal["tensor", "layer"], typer.Option("--by", help="A line for each of these.")] = "tensor",
+    sort: Annotated[
+        Key | None,
+        typer.Option("--sort", show_default=False, help="Order by this, the largest first; paths as people count."),
+    ] = None,
+    reverse: Annotated[bool, typer.Option("--reverse", help="Turn the order round.")] = False,
+    histogram: Annotated[bool, typer.Option("--histogram", help="Histograms for --json and --jsonl too.")] = False,
+    spectral: Annotated[
+        bool,
+        typer.Option("--spectral", help="Also the largest singular value and stable rank of matrices (slow: torch)."),
+    ] = False,
+    as_tsv: Tsv = False,
+    as_json: Json = False,
+    as_json_lines: JsonLines = False,
+    color: Color = "auto",
+) -> None:
+    """Say what the values of each tensor are like.
+
+    Mean, std (sample), min, max and l2 are of the finite values; count is of all of them. Complex values
+    count by their magnitude, quantized ones by what they stand for. In a pipe the lines are
+    tab-separated: path, dtype, shape, count, mean, std, min, max, l2, zeros, nan, inf (with --by layer the
+    number of tensors for dtype and shape; with --spectral two more: sigma, stable rank).
+
+    \b
+    Examples:
+      paramctl stats model.pt
+      paramctl stats model.pt --layer '**.weight' --sort std
+      paramctl stats model.pt --by layer --json | jq '.layers[] | select(.nan > 0).path'
+      paramctl stats model.pt --spectral --layer 0.weight
+    """
+    one_of({"--tsv": as_tsv, "--json": as_json, "--jsonl": as_json_lines})
+    single_threaded()
+    for_people = output.stdout_is_terminal() and not (as_tsv or as_json or as_json_lines)
+    with opened(file) as checkpoint:
+        from paramctl.stats import stats
+
+        positions = chosen(checkpoint, layer)
+        with progress.bar() as watch:
+            rows = stats(
+                checkpoint, positions, by_layer=by == "layer", histograms=histogram or for_people, watch=watch
+            )
+            found: Iterator[Found] = (_found(checkpoint, row, spectral) for row in rows)
+            if sort is not None or reverse:
+                found = iter(_sorted(found, sort or "path", reverse))
+            if as_json_lines:
+                output.json_lines(_object(checkpoint, one, histogram, spectral) for one in found)
+                return
+            if not (as_json or for_people):
+                output.lines(_line(checkpoint, one, spectral) for one in found)
+                return
+            kept = list(found)
+        if as_json:
+            name = "layers" if by == "layer" else "tensors"
+            objects = [_object(checkpoint, one, histogram, spectral) for one in kept]
+            output.json({"schema": 1, "file": checkpoint.file, name: objects})
+        else:
+            columns = _columns(checkpoint, kept, spectral)
+            left_out = _spare(columns, output.terminal_width())
+            output.listing(_table(columns), color)
+            if left_out:
+                output.note(f"the terminal is too narrow for {', '.join(left_out)}; --tsv has them")
+
+
+def _found(checkpoint: Checkpoint, row: Row, spectral: bool) -> Found:
+    moments = row.summary.moments
+    any_finite = moments.finite > 0
+    figures: dict[str, int | float | None] = {
+        "count": moments.count,
+        "mean": float(moments.mean) if any_finite else None,
+        "std": moments.std,
+        "min": moments.low if any_finite else None,
+        "max": moments.high if any_finite else None,
+        "l2": moments.l2 if any_finite else None,
+        "zeros": moments.zeros,
+        "nan": moments.nan,
+        "inf": moments.inf,
+    }
+    if row.summary.why:
+        figures = dict.fromkeys(figures)
+    spectrum = None
+    if spectral and row.at is not None:
+        from paramctl.spectral import spectrum as spectrum_of
+
+        spectrum = spectrum_of(checkpoint, checkpoint.params[row.at])
+    return Found(row, figures, spectrum)
+
+
+def _sorted(found: Iterator[Found], key: Key, reverse: bool) -> list[Found]:
+    """In the order of one figure, largest first, then those that have none; or in that of paths."""
+    if key == "path":
+        from paramctl.checkpoint import natural_key
+
+        return sorted(found, key=lambda one: natural_key(one.row.path), reverse=reverse)
+    kept = list(found)
+    having = [one for one in kept if one.figures[key] is not None]
+    having.sort(key=lambda one: one.figures[key] or 0, reverse=not reverse)
+    return [*having, *(one for one in kept if one.figures[key] is None)]
+
+
+# --- for programs ------------------------------------------------------------------------------
+
+
+def _object(checkpoint: Checkpoint, found: Found, histogram: bool, spectral: bool) -> dict[str, object]:
+    row = found.row
+    if row.at is None:
+        about: dict[str, object] = {"path": row.path, "tensors": row.tensors}
+    else:
+        leader = checkpoint.tied_to.get(row.at)
+        tied_to = None if leader is None else checkpoint.params[leader].path
+        about = output.tensor_object(checkpoint.params[row.at], tied_to)
+    about.update(found.figures)
+    if histogram:
+        bins = row.summary.histogram.within(BINS)
+        about["histogram"] = {"edges": list(bins.edges), "counts": list(bins.counts)}
+    if spectral:
+        about["sigma"] = found.spectrum.sigma if found.spectrum else None
+        about["stable_rank"] = found.spectrum.stable_rank if found.spectrum else None
+    return {**about, "why": row.summary.why} if row.summary.why else about
+
+
+def _line(checkpoint: Checkpoint, found: Found, spectral: bool) -> str:
+    row = found.row
+    about = [str(row.tensors), ""]
+    if row.at is not None:
+        param = checkpoint.params[row.at]
+        about = [param.dtype.name, "x".join(map(str, param.shape))]
+    figures: list[int | float | None] = [found.figures[key] for key in FIGURES]
+    if spectral:
+        figures += found.spectrum or (None, None)
+    numbers = ["" if number is None else repr(number) for number in figures]
+    return "\t".join([output.escape(row.path, None), *about, *numbers])
+
+
+# --- for people --------------------------------------------------------------------------------
+
+
+def _columns(checkpoint: Checkpoint, found: Sequence[Found], spectral: bool) -> dict[str, list[str]]:
+    """The cells of each column, by its name."""
+    columns = {"path": [output.escape(one.row.path) or "." for one in found]}
+    for key in ("count", "mean", "std", "min", "max", "l2", "zeros"):
+        columns[key] = [_number(one.figures[key]) for one in found]
+    for key in ("nan", "inf"):
+        if any(one.figures[key] for one in found):
+            columns[key] = [_number(one.figures[key]) for one in found]
+    if spectral:
+        columns["sigma"] = [_number(one.spectrum and one.spectrum.sigma) for one in found]
+        columns["stable rank"] = [_number(one.spectrum and one.spectrum.stable_rank) for one in found]
+    columns["histogram"] = [_bars(one) for one in found]
+    ties = [_tie(checkpoint, one.row) for one in found]
+    return {**columns, "tied to": ties} if any(ties) else columns
+
+
+def _table(columns: dict[str, list[str]]) -> Iterator[Line]:
+    """A header and a line each."""
+    rows = [[_title(key) for key in columns], *zip(*columns.values(), strict=True)]
+    align = "".join("<" if key in ("path", "histogram", "tied to") else ">" for key in columns)
+    styles = [_STYLES.get(key, "") for key in columns]
+    header, *lines = output.aligned(rows, align, styles, output.terminal_width())
+    yield Line(header.cells, ("dim",) * len(header.cells))
+    yield from lines
+
+
+_STYLES = {
+    "path": "bold", "count": "dim", "zeros": "dim", "nan": "red", "inf": "red", "histogram": "cyan", "tied to": "magenta",
+}  # fmt: skip
+
+
+def _title(key: str) -> str:
+    return {"path": "", "nan": "NaN", "l2": "L2", "histogram": "", "tied to": ""}.get(key, key)
+
+
+def _spare(columns: dict[str, list[str]], width: int | None) -> list[str]:
+    """Take columns away until the rest fits; says which, but for the histogram, which has no figures."""
+    left_out = []
+    for key in SPARED:
+        wide = {name: max(map(output.cell_width, [_title(name), *cells])) for name, cells in columns.items()}
+        needed = sum(wide.values()) - wide["path"] + min(wide["path"], PATH) + 2 * (len(wide) - 1)
+        if width is None or needed <= width:
+            break
+        if columns.pop(key, None) is not None:
+            left_out.append(key)
+    return [key for key in left_out if key not in ("histogram", "tied to")]
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) and abs(value) < 10**9 else f"{value:.4g}"
+
+
+def _tie(checkpoint: Checkpoint, row: Row) -> str:
+    leader = None if row.at is None else checkpoint.tied_to.get(row.at)
+    return "" if leader is None else f"= {output.escape(checkpoint.params[leader].path) or '.'}"
+
+
+def _bars(found: Found) -> str:
+    if found.row.summary.why:
+        return f"({output.sentence(found.row.summary.why)})"
+    moments = found.row.summary.moments
+    if not moments.finite:
+        return ""
+    return output.sparkline(found.row.summary.histogram.resampled(float(moments.low), float(moments.high), BARS))

@@ -1,0 +1,161 @@
+"""How many values lie where: bins that grow with what they are given, so that one pass is enough.
+
+Each bin is `2**exponent` wide and begins at a multiple of that. Where values fall outside, bins join in
+pairs until there is room: every count stays exact, and two histograms can be added.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
+from math import floor, frexp, ldexp
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+BINS = 256  # at most; many more than are shown, so that what is shown is hardly off
+FINEST = -1020  # exponent of the narrowest bin: the width must be a normal number
+DIGITS = 50  # of a position, in bits: it must be exact as a float
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """`counts[i]` values v have `first + i <= v / 2**exponent < first + i + 1`."""
+
+    exponent: int = FINEST
+    first: int = 0
+    counts: tuple[int, ...] = ()
+
+    @property
+    def edges(self) -> tuple[float, ...]:
+        """Where the bins begin, and where the last one ends."""
+        return tuple(ldexp(self.first + i, self.exponent) for i in range(len(self.counts) + 1)) if self.counts else ()
+
+    def coarser(self, exponent: int) -> Histogram:
+        """The same values in bins that are as wide or wider."""
+        steps = exponent - self.exponent
+        if steps <= 0 or not self.counts:
+            return replace(self, exponent=max(exponent, self.exponent))
+        first = self.first >> steps
+        counts = [0] * (((self.first + len(self.counts) - 1) >> steps) - first + 1)
+        for i, count in enumerate(self.counts, self.first):
+            counts[(i >> steps) - first] += count
+        return Histogram(exponent, first, tuple(counts))
+
+    def within(self, bins: int) -> Histogram:
+        """The same values in at most so many bins."""
+        made = self
+        while len(made.counts) > bins:
+            made = made.coarser(made.exponent + 1)
+        return made
+
+    def __add__(self, other: Histogram) -> Histogram:
+        """The values of both."""
+        if not self.counts or not other.counts:
+            return self if self.counts else other
+        exponent = max(self.exponent, other.exponent)
+        while True:
+            one, two = self.coarser(exponent), other.coarser(exponent)
+            first = min(one.first, two.first)
+            last = max(one.first + len(one.counts), two.first + len(two.counts))
+            if last - first <= BINS:
+                break
+            exponent += 1
+        counts = [0] * (last - first)
+        for part in (one, two):
+            for i, count in enumerate(part.counts, part.first - first):
+                counts[i] += count
+        return Histogram(exponent, first, tuple(counts))
+
+    def times(self, n: int) -> Histogram:
+        """The values `n` times over."""
+        return replace(self, counts=tuple(n * count for count in self.counts))
+
+    def resampled(self, low: float, high: float, bars: int) -> list[float]:
+        """About how many values lie in each of `bars` equal parts from `low` to `high`."""
+        if not self.counts or not high - low > 0:
+            return [float(sum(self.counts))]
+        sums = [0, *accumulate(self.counts)]
+        step = high / bars - low / bars
+
+        def below(value: float) -> float:
+            place = ldexp(value, -self.exponent) - self.first
+            i = min(max(floor(place), 0), len(self.counts))
+            share = (place - i) * self.counts[i] if 0 <= place < len(self.counts) else 0.0
+            return sums[i] + share
+
+        bounds = [0.0, *(below(low + i * step) for i in range(1, bars)), float(sums[-1])]
+        return [after - before for before, after in pairwise(bounds)]
+
+
+EMPTY = Histogram()
+
+
+class Binning:
+    """Counts many values, an array at a time."""
+
+    def __init__(self) -> None:
+        self._exponent = FINEST
+        self._first = 0
+        self._counts: Array | None = None
+
+    def add(self, values: Array, low: float, high: float, weights: Array | None = None) -> None:
+        """Count finite float64 `values`, which lie from `low` to `high`, each `weights` times."""
+        import numpy as np
+
+        self._make_room(low, high)
+        counts = self._counts
+        assert counts is not None
+        places = np.empty(values.shape, np.intp)
+        scaled = values * ldexp(1.0, -self._exponent) if self._plain else np.ldexp(values, -self._exponent)
+        np.subtract(np.floor(scaled, out=scaled), self._first, out=places, casting="unsafe")
+        if weights is None:
+            counts += np.bincount(places, minlength=len(counts))
+        else:
+            np.add.at(counts, places, weights)
+
+    @property
+    def _plain(self) -> bool:
+        """Whether a factor that is a normal number scales to the bins."""
+        return abs(self._exponent) < 1000
+
+    @property
+    def histogram(self) -> Histogram:
+        """What was counted, without the empty bins at both ends."""
+        import numpy as np
+
+        if self._counts is None or not self._counts.any():
+            return EMPTY
+        held = np.flatnonzero(self._counts)
+        counts = self._counts[held[0] : held[-1] + 1]
+        return Histogram(self._exponent, self._first + int(held[0]), tuple(counts.tolist()))
+
+    def _make_room(self, low: float, high: float) -> None:
+        """See to it that bins reach from `low` to `high`, with half as much room again at each end at first."""
+        import numpy as np
+
+        found = self.histogram
+        if self._counts is None:
+            span = high / 2 - low / 2  # half of it: the whole may be more than a float holds
+            low, high = low - min(span, abs(low)), high + min(span, abs(high))
+        elif self._fits(low, high):
+            return
+        exponent = max(self._exponent if found.counts else FINEST, frexp(max(abs(low), abs(high)))[1] - DIGITS)
+        while True:
+            old = found.coarser(exponent)
+            first, last = (floor(ldexp(end, -exponent)) for end in (low, high))
+            if old.counts:
+                first, last = min(first, old.first), max(last, old.first + len(old.counts) - 1)
+            if last - first < BINS:
+                break
+            exponent += max((last - first).bit_length() - BINS.bit_length(), 1)
+        self._exponent, self._first = exponent, first
+        self._counts = np.zeros(BINS, np.int64)
+        self._counts[old.first - first : old.first - first + len(old.counts)] = old.counts
+
+    def _fits(self, low: float, high: float) -> bool:
+        first, last = (floor(ldexp(end, -self._exponent)) for end in (low, high))
+        return self._first <= first and last < self._first + BINS

@@ -1,0 +1,203 @@
+"""What is known of many numbers without keeping them: how many, their mean and spread, extremes, and odd ones.
+
+Two such summaries can be merged (Chan, Golub & LeVeque 1983, Algorithms for computing the sample variance),
+so that each block of a tensor is looked at once, however far its mean lies from zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+LARGE, SMALL = 1e150, 1e-150  # beyond them a square may be more, or less, than float64 holds
+ROW = 4096  # numbers whose sum a BLAS makes at a time: of more it starts threads, which cost more than they gain
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """`count` numbers, of which `finite` are neither NaN nor infinite; what else is said is of those.
+
+    `squares` is the sum of squared deviations from `mean`; `low` and `high` are the extremes. `mean` and
+    `squares` are numpy's longdouble, whose exponent holds the squares of every float64.
+    """
+
+    count: int = 0
+    finite: int = 0
+    mean: Any = 0.0
+    squares: Any = 0.0
+    low: float = float("inf")
+    high: float = float("-inf")
+    zeros: int = 0
+    nan: int = 0
+    inf: int = 0
+
+    @property
+    def std(self) -> float | None:
+        """Sample standard deviation (n − 1); None of fewer than two numbers."""
+        return None if self.finite < 2 else _root(self.squares / (self.finite - 1))
+
+    @property
+    def l2(self) -> float:
+        """Euclidean norm."""
+        return _root(self.squares + self.finite * (self.mean * self.mean))
+
+    def __add__(self, other: Moments) -> Moments:
+        """The numbers of both."""
+        n = self.finite + other.finite
+        delta = other.mean - self.mean
+        share = other.finite / n if n else 0.0
+        return Moments(
+            self.count + other.count,
+            n,
+            self.mean + delta * share,
+            self.squares + other.squares + delta * delta * (self.finite * share),
+            min(self.low, other.low),
+            max(self.high, other.high),
+            self.zeros + other.zeros,
+            self.nan + other.nan,
+            self.inf + other.inf,
+        )
+
+    def times(self, n: int) -> Moments:
+        """The numbers `n` times over."""
+        return replace(
+            self,
+            count=n * self.count, finite=n * self.finite, squares=n * self.squares,
+            zeros=n * self.zeros, nan=n * self.nan, inf=n * self.inf,
+        )  # fmt: skip
+
+
+NONE = Moments()
+
+
+class Running:
+    """Adds up many numbers, a block at a time.
+
+    Deviations are taken from the mean of the first block, which the mean of all cannot be so far away
+    from that squares cancel: the first block is among what spreads.
+    """
+
+    def __init__(self) -> None:
+        self._others = NONE
+        self._n = self._zeros = 0
+        self._low, self._high = float("inf"), float("-inf")
+        self._pivot: float | None = None
+        self._sum = self._squares = 0.0
+
+    def add(self, values: Array, low: float, high: float, zeros: int) -> None:
+        """Add finite float64 `values`, of which these are the extremes and the number of zeros."""
+        if _is_extreme(low, high):
+            self._others += _of_extreme(values, low, high, zeros)
+            return
+        if self._pivot is None:
+            self._pivot = _pivot(values)
+        if self._pivot:
+            values = values - self._pivot
+        total, squares = _sums(values)
+        self._n += values.size
+        self._sum += total
+        self._squares += squares
+        self._zeros += zeros
+        self._low, self._high = min(self._low, low), max(self._high, high)
+
+    def add_any(self, values: Array) -> Array:
+        """Add float64 `values` of which some may be NaN or infinite; returns the others."""
+        import numpy as np
+
+        finite = values[np.isfinite(values)]
+        nan = int(np.count_nonzero(np.isnan(values)))
+        odd = values.size - finite.size
+        self._others += Moments(odd, nan=nan, inf=odd - nan)
+        if finite.size:
+            low, high = float(finite.min()), float(finite.max())
+            self.add(finite, low, high, finite.size - int(np.count_nonzero(finite != 0)))
+        return finite
+
+    @property
+    def moments(self) -> Moments:
+        """Of all that was added."""
+        import numpy as np
+
+        if not self._n:
+            return self._others
+        apart = self._sum / self._n
+        squares = max(self._squares - self._sum * apart, 0.0)
+        mean = np.longdouble(self._pivot or 0.0) + apart
+        added = Moments(self._n, self._n, mean, np.longdouble(squares), self._low, self._high, self._zeros)
+        return self._others + added
+
+
+def _pivot(values: Array) -> float:
+    """What to take deviations from: about the mean; nothing where that is no further from 0 than values spread."""
+    import numpy as np
+
+    total, squares = _sums(values)
+    mean = total / values.size
+    if 2 * mean * mean < squares / values.size:
+        return 0.0
+    with np.errstate(over="ignore"):
+        short = float(np.float32(mean))  # of few digits: a value near it differs from it exactly
+    return short if isfinite(short) and short else mean
+
+
+def _sums(values: Array) -> tuple[float, float]:
+    """The sum of float64 values, and that of their squares."""
+    import numpy as np
+
+    whole = values.size // ROW * ROW
+    rows, rest = values[:whole].reshape(-1, ROW), values[whole:]
+    total = float(np.vecdot(rows, _ones()).sum()) + float(rest.sum())
+    return total, float(np.vecdot(rows, rows).sum()) + float(rest.dot(rest))
+
+
+@cache
+def _ones() -> Array:
+    import numpy as np
+
+    return np.ones(ROW)
+
+
+def _of_extreme(values: Array, low: float, high: float, zeros: int) -> Moments:
+    """The moments of finite values whose squares float64 cannot hold."""
+    import numpy as np
+
+    exact = values.astype(np.longdouble)
+    mean = exact.mean()
+    return Moments(values.size, values.size, mean, ((exact - mean) ** 2).sum(), low, high, zeros)
+
+
+def of_counts(values: Array, counts: Array) -> Moments:
+    """The moments of numbers of which each of the float64 `values` occurs `counts` times."""
+    import numpy as np
+
+    finite = np.isfinite(values) & (counts > 0)
+    total, nan = int(counts.sum()), int(counts[np.isnan(values)].sum())
+    kept, weights = values[finite], counts[finite]
+    n = int(weights.sum())
+    if not n:
+        return Moments(total, nan=nan, inf=total - nan)
+    mean = np.longdouble((kept * weights).sum()) / n
+    apart = (kept - mean).astype(np.longdouble)
+    return Moments(
+        total, n, mean, (apart * apart * weights).sum(), float(kept.min()), float(kept.max()),
+        int(weights[kept == 0].sum()), nan, total - n - nan,
+    )  # fmt: skip
+
+
+def _is_extreme(low: float, high: float) -> bool:
+    largest = max(-low, high)
+    return largest > LARGE or 0 < largest < SMALL
+
+
+def _root(square: Any) -> float:
+    """The square root of a longdouble, as a float; 0 where rounding left a trace below it."""
+    import numpy as np
+
+    return float(np.sqrt(np.longdouble(square))) if square > 0 else 0.0

@@ -1,0 +1,146 @@
+"""The values of params, block by block in bounded memory: how every verb looks at more than a few of them."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from itertools import product
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from paramctl.checkpoint import Checkpoint, Param, Storage
+from paramctl.errors import Unsupported
+from paramctl.segments import clip, filled
+from paramctl.values import Index, cells, decoded, fills_bytes, in_machine_order, narrow, storage_of, stored
+from paramctl.watch import Watch, nobody
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+BLOCK = 3 << 17  # bytes: whole elements of every size, and few enough to stay in a processor's cache
+TILE = 1 << 25  # bytes of a view whose elements lie apart that are gathered at a time
+OFTEN = 64  # times that each byte of a storage is read for params that share it; a model has no more
+FREE = 1 << 24  # bytes that may be read of a storage, however small it is
+
+
+class Scan:
+    """Reads params of one checkpoint, each storage's CRC-32 checked once, and no storage endlessly often.
+
+    Each block is overwritten by the next. `watch` is told how many of `total` bytes are done.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, watch: Watch = nobody, total: int | None = None) -> None:
+        self._checkpoint = checkpoint
+        self._watch = watch
+        self._total = total
+        self._done = 0
+        self._buffer = memoryview(bytearray(BLOCK))
+        self._checked: set[str] = set()
+        self._read: dict[str, int] = {}
+
+    def values(self, param: Param, *, in_order: bool = True) -> Iterator[Array]:
+        """The values of a param as flat arrays, in C order or, which may be cheaper, in any.
+
+        Quantized ones are what their integers stand for. Raises as `stored` does.
+        """
+        if param.quantizer is None:
+            for block in self.stored(param, in_order=in_order):
+                yield decoded(block, param).reshape(-1)
+            return
+        from paramctl.quantized import dequantized
+
+        storage = self._admitted(param)
+        for index in tiles(param.shape, max(BLOCK // max(param.dtype.itemsize, 1), 1)):
+            part = narrow(param, index)
+            integers = decoded(stored(storage, part), part)
+            yield dequantized(self._checkpoint, param, integers, index).reshape(-1)
+            self._tell(part.nbytes)
+
+    def stored(self, param: Param, *, in_order: bool = True) -> Iterator[Array]:
+        """The elements of a param as they are stored, as flat arrays of unsigned integers (see `values.stored`).
+
+        Raises FormatError behind the last where a checksum is wrong, UsageError where there are none
+        (meta and composite tensors), Unsupported where too many params share a storage.
+        """
+        view = param if in_order else _as_it_lies(param)
+        if view.is_contiguous and fills_bytes(view):
+            yield from self._streamed(view)
+            return
+        storage = self._admitted(view)
+        if view.dtype.bits % 8:
+            if view.span * view.dtype.bits // 8 > TILE:
+                raise Unsupported(f"{param.path} ({param.dtype.name}) has packed elements that are not contiguous")
+            yield stored(storage, view).reshape(-1)
+            return
+        for index in tiles(view.shape, TILE // view.dtype.itemsize):
+            part = narrow(view, index)
+            yield stored(storage, part).reshape(-1)
+            self._tell(part.nbytes)
+
+    def _streamed(self, param: Param) -> Iterator[Array]:
+        """The elements of a param that lie one behind the other."""
+        whole = param.nbytes == storage_of(self._checkpoint, param).nbytes
+        storage = self._admitted(param, check=not whole)
+        value = 0
+        for data in filled(clip(storage.content, param.start, param.nbytes), self._buffer):
+            if whole and storage.crc32 is not None:
+                value = zlib.crc32(data, value)
+            block = cells(data, param.dtype)
+            yield in_machine_order(block, param.dtype, storage.byteorder)
+            self._tell(len(data))
+        if whole and storage.crc32 is not None:
+            storage.check_sum(value, str(param.storage))
+            self._checked.add(str(param.storage))
+
+    def _admitted(self, param: Param, check: bool = True) -> Storage:
+        """The storage of a param, the whole of it checked, unless it was read too often already."""
+        storage, key = storage_of(self._checkpoint, param), str(param.storage)
+        read = self._read[key] = self._read.get(key, 0) + param.nbytes
+        if read > OFTEN * storage.nbytes + FREE:
+            what = f"{param.path or '.'} lies in a storage that was read {OFTEN} times over for others"
+            raise Unsupported(what, hint="name it alone")
+        if check and storage.crc32 is not None and key not in self._checked:
+            storage.check(key)
+            self._checked.add(key)
+        return storage
+
+    def _tell(self, nbytes: int) -> None:
+        self._done += nbytes
+        self._watch("reading", self._done, self._total)
+
+
+def tiles(shape: tuple[int, ...], most: int) -> Iterator[Index]:
+    """Indices of the parts of a tensor of `shape`, in C order, each of at most `most` elements."""
+    axis = 0
+    while axis < len(shape) - 1 and prod(shape[axis + 1 :]) > most:
+        axis += 1
+    if not shape:
+        yield ()
+        return
+    step = max(most // max(prod(shape[axis + 1 :]), 1), 1)
+    for outer in product(*map(range, shape[:axis])):
+        for start in range(0, shape[axis], step):
+            yield (*outer, slice(start, start + step))
+
+
+def _as_it_lies(param: Param) -> Param:
+    """The view of the same elements in the order in which they lie."""
+    order = sorted(range(len(param.shape)), key=lambda axis: -abs(param.strides[axis]))
+    shape, strides = (tuple(sizes[axis] for axis in order) for sizes in (param.shape, param.strides))
+    return param._replace(shape=shape, strides=strides)
+
+
+def distinct(param: Param) -> tuple[Param, int]:
+    """The view of a param that has each value of its expanded axes (stride 0) once, and how often each stands there.
+
+    Raises Unsupported where its elements share bytes in other ways so often that reading them would not end.
+    """
+    axes = [n > 1 and step == 0 for n, step in zip(param.shape, param.strides, strict=True)]
+    shape = tuple(1 if repeated else n for n, repeated in zip(param.shape, axes, strict=True))
+    times = prod(n for n, repeated in zip(param.shape, axes, strict=True) if repeated)
+    view = param._replace(shape=shape)
+    if view.numel > OFTEN * view.span:
+        raise Unsupported(f"{param.path or '.'} repeats a few values over its shape")
+    return view, times

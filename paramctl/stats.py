@@ -1,0 +1,222 @@
+"""What the values of params are like: moments, extremes, odd values and a histogram, in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import prod
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from paramctl.checkpoint import Checkpoint, Param
+from paramctl.dtypes import BY_NAME, DType
+from paramctl.errors import Unsupported, UsageError
+from paramctl.histogram import EMPTY, Binning, Histogram
+from paramctl.ieee import BITWISE
+from paramctl.moments import NONE, Moments, Running, of_counts
+from paramctl.scan import Scan, distinct
+from paramctl.watch import Watch, nobody
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+COUNTED = 16  # bits of an element up to which it is cheaper to count each of its values than to add them up
+PAIR, HALF = "float4_e2m1fn_x2", "float4_e2m1fn"
+HOLDERS = ("values", "buffer")  # the component of a composite tensor that its values are in
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What is known of many values; `why` there is nothing to know, where there is not."""
+
+    moments: Moments = NONE
+    histogram: Histogram = EMPTY
+    why: str = ""
+
+    def __add__(self, other: Summary) -> Summary:
+        """The values of both."""
+        return Summary(self.moments + other.moments, self.histogram + other.histogram, self.why or other.why)
+
+
+class Row(NamedTuple):
+    """The summary of one param, by its position in `params`, or of all own params of a layer."""
+
+    path: str
+    at: int | None
+    summary: Summary
+    tensors: int = 1
+
+
+def stats(
+    checkpoint: Checkpoint,
+    indices: Iterable[int] | None = None,
+    *,
+    by_layer: bool = False,
+    histograms: bool = False,
+    watch: Watch = nobody,
+) -> Iterator[Row]:
+    """A row for each param at `indices`, or for each layer that has some of its own there; in the file's order.
+
+    Complex values count by their magnitude, quantized ones by what they stand for. What an expanded tensor
+    repeats is counted as often, and in a sparse one what is not stored is zero. In a layer, tied params
+    count once. Raises FormatError where a checksum is wrong.
+    """
+    chosen = range(len(checkpoint.params)) if indices is None else sorted(indices)
+    reader = Summaries(checkpoint, chosen, histograms=histograms, watch=watch)
+    if not by_layer:
+        yield from (Row(checkpoint.params[i].path, i, reader.of(i)) for i in chosen)
+        return
+    among = set(chosen)
+    for layer, members in checkpoint.own_params.items():
+        own = [i for i in members if i in among]
+        once = {checkpoint.tied_to.get(i, i): i for i in own}
+        if own:
+            summed = sum((reader.of(i) for i in once.values()), Summary())
+            yield Row(layer, None, summed, len(own))
+
+
+class Summaries:
+    """Summaries of params of one checkpoint; of tied ones the values are read once."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, indices: Iterable[int], *, histograms: bool = False, watch: Watch = nobody
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._histograms = histograms
+        views = {checkpoint.tied_to.get(i, i) for i in indices}
+        total = sum(_held(checkpoint.params[i]).nbytes for i in views)
+        self._scan = Scan(checkpoint, watch, total)
+        self._known: dict[int, Summary] = {}
+
+    def of(self, index: int) -> Summary:
+        """The summary of the param at a position. Raises FormatError where a checksum is wrong."""
+        leader = self._checkpoint.tied_to.get(index, index)
+        if leader not in self._known:
+            try:
+                self._known[leader] = self._read(self._checkpoint.params[leader])
+            except (UsageError, Unsupported) as error:
+                self._known[leader] = Summary(why=error.what)
+        return self._known[leader]
+
+    def _read(self, param: Param) -> Summary:
+        held = _held(param)
+        if held.dtype.category == "bits" and held.dtype.name != PAIR:
+            raise Unsupported(f"{held.dtype.name} says nothing of what its bits mean")
+        view, times = distinct(held)
+        moments, histogram = self._moments(view)
+        moments, histogram = moments.times(times), histogram.times(times)
+        if implied := max(prod(param.shape) - held.numel, 0) if param.layout.startswith("sparse") else 0:
+            moments += Moments(implied, implied, low=0, high=0, zeros=implied)
+            histogram += _zeros(implied) if self._histograms else EMPTY
+        return Summary(moments, histogram)
+
+    def _moments(self, param: Param) -> tuple[Moments, Histogram]:
+        small = param.dtype.bits <= COUNTED and param.dtype.category not in ("complex", "quantized")
+        if param.dtype.name in BITWISE and not param.flags and not (small and self._histograms):
+            return self._added(param)
+        return self._counted(param) if small else self._converted(param)
+
+    def _added(self, param: Param) -> tuple[Moments, Histogram]:
+        """The moments of IEEE floats, whose bits tell at once whether all of a block are finite, and the extremes."""
+        floats = BITWISE[param.dtype.name]
+        running, binning = Running(), Binning()
+        for block in self._scan.stored(param, in_order=False):
+            ends = floats.extremes(block)
+            for values in floats.values(block):
+                if ends is None:
+                    values = running.add_any(values)
+                else:
+                    running.add(values, *ends)
+                if self._histograms and values.size:
+                    low, high = (values.min(), values.max()) if ends is None else ends[:2]
+                    binning.add(values, float(low), float(high))
+        return running.moments, binning.histogram
+
+    def _counted(self, param: Param) -> tuple[Moments, Histogram]:
+        """The moments of elements so small that each of their values is counted."""
+        import numpy as np
+
+        bits = param.dtype.bits
+        counts = np.zeros(1 << bits, np.int64)
+        for block in self._scan.stored(param, in_order=False):
+            counts += np.bincount(block, minlength=len(counts))
+        dtype = param.dtype
+        if dtype.name == PAIR:
+            table = counts.reshape(16, 16)
+            counts, dtype = table.sum(axis=0) + table.sum(axis=1), BY_NAME[HALF]
+        values = _every_value(dtype)
+        if "neg" in param.flags:
+            values = -values
+        moments = of_counts(values, counts)
+        binning = Binning()
+        if self._histograms and moments.finite:
+            held = np.isfinite(values) & (counts > 0)
+            binning.add(values[held], float(moments.low), float(moments.high), counts[held])
+        return _whole(moments) if dtype.category in ("int", "bool") else moments, binning.histogram
+
+    def _converted(self, param: Param) -> tuple[Moments, Histogram]:
+        """The moments of values of any other kind: large integers, complex and quantized ones."""
+        import numpy as np
+
+        running, binning = Running(), Binning()
+        low, high = float("inf"), float("-inf")
+        for block in self._scan.values(param, in_order=False):
+            values = magnitudes(block) if block.dtype.kind == "c" else block.astype(np.float64)
+            finite = running.add_any(values)
+            if self._histograms and finite.size:
+                binning.add(finite, float(finite.min()), float(finite.max()))
+            if block.dtype.kind in "iu":
+                low, high = min(low, int(block.min())), max(high, int(block.max()))
+        moments = running.moments
+        if high > float("-inf"):
+            moments = replace(moments, low=low, high=high)
+        return moments, binning.histogram
+
+
+def _whole(moments: Moments) -> Moments:
+    """The moments of whole numbers, whose extremes are some of them."""
+    return replace(moments, low=int(moments.low), high=int(moments.high)) if moments.finite else moments
+
+
+def magnitudes(values: Array) -> Array:
+    """How large complex values are, as float64; NaN where either part is."""
+    import numpy as np
+
+    with np.errstate(all="ignore"):
+        found: Array = np.abs(values.astype(np.complex128))
+    found[np.isnan(values)] = np.nan  # numpy takes inf + nan·i for infinite
+    return found
+
+
+def _held(param: Param) -> Param:
+    """The tensor that a param's values are in: itself, or the component of a composite one."""
+    for part in param.components:
+        if part.path.rpartition(".")[2] in HOLDERS and param.storage is None:
+            return part
+    return param
+
+
+@lru_cache
+def _every_value(dtype: DType) -> Array:
+    """The value of each bit pattern of a small dtype, as float64."""
+    import numpy as np
+
+    from paramctl.values import numpy_dtype, raw_dtype
+
+    patterns = np.arange(1 << dtype.bits).astype(raw_dtype(dtype))
+    if dtype.category == "bool":
+        whether: Array = (patterns != 0).astype(np.float64)
+        return whether
+    with np.errstate(invalid="ignore"):  # signalling NaNs
+        values: Array = patterns.view(numpy_dtype(dtype)).astype(np.float64)
+    return values
+
+
+def _zeros(count: int) -> Histogram:
+    import numpy as np
+
+    binning = Binning()
+    binning.add(np.zeros(1), 0.0, 0.0, np.array([count]))
+    return binning.histogram
