@@ -47,6 +47,20 @@ class Storage(NamedTuple):
             raise FormatError(f"storage {key} is corrupt: its bytes do not match their CRC-32")
 
 
+class Quantizer(NamedTuple):
+    """How the integers of a quantised tensor become values: `(q - zero_point) * scale`.
+
+    `scheme` is torch's word: `per_tensor_affine`, `per_channel_affine` or, where the zero points are
+    fractions, `per_channel_affine_float_qparams`. Per channel, `axis` is that of the channels, and scales
+    and zero points are tensors, the param's `components`.
+    """
+
+    scheme: str
+    scale: float | None = None
+    zero_point: int | None = None
+    axis: int | None = None
+
+
 class Param(NamedTuple):
     """A parameter or buffer: its place in the file and the view it takes of a storage.
 
@@ -54,6 +68,7 @@ class Param(NamedTuple):
     None where no bytes are saved (meta tensors). `layout` is torch's word (`strided`, `sparse_coo`, …,
     `quantized`, `nested`); a tensor made of others has them in `components`. `flags` holds `conj` and
     `neg` where the stored bytes are still to be conjugated or negated. `place` belongs to the format.
+    `quantizer` says what stored integers mean, where the file says it in a way that can be followed.
     """
 
     path: str
@@ -69,6 +84,7 @@ class Param(NamedTuple):
     components: tuple[Param, ...] = ()
     flags: frozenset[str] = frozenset()
     place: object = None
+    quantizer: Quantizer | None = None
 
     @property
     def numel(self) -> int:

@@ -5,16 +5,19 @@ Only what is shown is read, however large the tensor.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
-from itertools import pairwise, product
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import islice, pairwise, product
 from math import gcd, prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from paramctl.blocks import block_indices, positions
 from paramctl.checkpoint import Checkpoint, Param
 from paramctl.errors import Unsupported
 from paramctl.indexing import Index
-from paramctl.values import narrow, read_index, storage_of
+from paramctl.quantized import dequantized, narrowed
+from paramctl.values import read_index, storage_of
+from paramctl.words import plain, words
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,23 +29,35 @@ EDGES = (3, 2, 1)  # values kept at each end of an axis: the first that keeps no
 MOST = 2000
 NEAR = 4096  # bytes between neighbours of an axis up to which they are read together
 QUICK = 64 << 20  # bytes of a storage that are checked even if fewer are shown
+BLOCK = 1 << 18  # values that are read at a time where all are shown
+SPREAD = 16  # blocks in which a transposed tensor is read, as long as each has
+MAX_BLOCK = 1 << 24  # values at most
 GAP = "..."
 
 
 class Preview(NamedTuple):
-    """Values of a param, or of the part of it that an index names.
+    """Values of a param, or of the part of it that an index names; of a quantised one, what they stand for.
 
-    `gaps` has for each axis how many values come before those that were left out, 0 where none were.
+    `shape` is that of what is shown, and `blocks` reads it, anew each time, as parts in C order. `gaps`
+    has for each axis how many values come before those that were left out, 0 where none were.
     `checked` says whether the storage's checksum was found right; None where the file has none.
     """
 
-    values: Array
+    shape: tuple[int, ...]
+    blocks: Callable[[], Iterable[Array]]
     gaps: tuple[int, ...]
     checked: bool | None
 
     @property
     def is_whole(self) -> bool:
         return not any(self.gaps)
+
+    @property
+    def values(self) -> Array:
+        """All that is shown, in one array."""
+        import numpy as np
+
+        return np.concatenate([block.reshape(-1) for block in self.blocks()]).reshape(self.shape)
 
 
 def preview(checkpoint: Checkpoint, param: Param, index: Index = (), *, full: bool = False) -> Preview:
@@ -52,7 +67,7 @@ def preview(checkpoint: Checkpoint, param: Param, index: Index = (), *, full: bo
     wrong, UsageError where there are no values to read, Unsupported where there are too many axes.
     """
     storage = storage_of(checkpoint, param)
-    view = narrow(param, index)
+    view = narrowed(param, index)
     few = view.numel <= FEW
     everything = few or (full and not param.repeats_itself)
     checked = None if storage.crc32 is None else False
@@ -60,11 +75,12 @@ def preview(checkpoint: Checkpoint, param: Param, index: Index = (), *, full: bo
         storage.check(str(param.storage))
         checked = True
     if everything and not few:
-        return Preview(read_index(checkpoint, param, index), (0,) * len(view.shape), checked)
+        return Preview(view.shape, partial(_blocks, checkpoint, view), (0,) * len(view.shape), checked)
     edge = 0 if everything else _edge(param, view.shape)
     kept = [_ends(n, edge) for n in view.shape]
     gaps = tuple(edge if len(ends) < n else 0 for ends, n in zip(kept, view.shape, strict=True))
-    return Preview(_pick(checkpoint, view, kept), gaps, checked)
+    picked = _pick(checkpoint, view, kept)
+    return Preview(picked.shape, lambda: (picked,), gaps, checked)
 
 
 # --- reading -----------------------------------------------------------------------------------
@@ -100,12 +116,11 @@ def _pick(checkpoint: Checkpoint, view: Param, kept: Sequence[Sequence[int]]) ->
     for block in product(*parts):
         at = tuple(place for place, _ in block)
         where = tuple(index for _, index in block)
-        one = _packed_one if packed else _block
-        values = one(checkpoint, narrow(view, where))
+        values = _read(checkpoint, narrowed(view, where))
         if out is None:
             out = np.empty([len(ends) for ends in kept], values.dtype)
         out[at] = values
-    return read_index(checkpoint, view, ()) if out is None else out
+    return _read(checkpoint, view) if out is None else out
 
 
 Part = tuple[int | slice, int | slice]  # a place among what is kept, and in the tensor
@@ -123,9 +138,24 @@ def _runs(ends: Sequence[int]) -> list[Part]:
     ]
 
 
-def _block(checkpoint: Checkpoint, block: Param) -> Array:
-    """Values that lie near one another."""
-    return read_index(checkpoint, block, ()).reshape(block.shape)
+def _blocks(checkpoint: Checkpoint, view: Param) -> Iterator[Array]:
+    """All values of a view, in C order, many at a time."""
+    for where in block_indices(view.shape, _block_size(view)):
+        yield _read(checkpoint, narrowed(view, where))
+
+
+def _block_size(view: Param) -> int:
+    """How many values are read at a time: more where every block reaches over all of a transposed tensor."""
+    steps = [abs(step) for n, step in zip(view.shape, view.strides, strict=True) if n > 1]
+    in_order = steps == sorted(steps, reverse=True)
+    return BLOCK if in_order else min(max(BLOCK, view.numel // SPREAD), MAX_BLOCK)
+
+
+def _read(checkpoint: Checkpoint, part: Param) -> Array:
+    """The values of a part; those of a quantised one as they are meant."""
+    is_packed_one = part.dtype.bits % 8 != 0 and part.numel == 1
+    stored = _packed_one(checkpoint, part) if is_packed_one else read_index(checkpoint, part, ())
+    return stored if part.quantizer is None else dequantized(checkpoint, part, stored, ())
 
 
 def _packed_one(checkpoint: Checkpoint, one: Param) -> Array:
@@ -134,18 +164,10 @@ def _packed_one(checkpoint: Checkpoint, one: Param) -> Array:
     offset = one.offset - one.offset % together
     behind = storage_of(checkpoint, one).nbytes * 8 // one.dtype.bits - offset
     bytes_around = one._replace(offset=offset, shape=(min(together, behind),), strides=(1,))
-    return read_index(checkpoint, bytes_around, (one.offset - offset,))
+    return read_index(checkpoint, bytes_around, (one.offset - offset,)).reshape(one.shape)
 
 
 # --- numbers -----------------------------------------------------------------------------------
-
-
-def plain(values: Array) -> Array:
-    """`values` in a dtype that numpy itself knows: bfloat16 and its like as float32, which holds them all."""
-    import numpy as np
-
-    known = values.dtype.kind in "biufc" and values.dtype.isbuiltin == 1
-    return values if known else values.astype(np.float32)
 
 
 def nested(shown: Preview) -> object:
@@ -169,18 +191,20 @@ def _with_gaps(items: object, gaps: tuple[int, ...]) -> object:
 
 
 def text_lines(shown: Preview, precision: int, width: int) -> Iterator[str]:
-    """The values in brackets as numpy prints them, columns aligned, lines up to `width` characters."""
-    words = _words(plain(shown.values), precision)
-    shape = shown.values.shape
-    if not shape:
-        yield words[0].strip()
-        return
-    if not words:
+    """The values in brackets as numpy prints them, columns aligned, lines up to `width` characters.
+
+    Lines are made as they are asked for. Numbers are as wide as the widest of all that are shown, so
+    that those are gone through before the first line.
+    """
+    shape = shown.shape
+    if 0 in shape:
         yield "[]"
         return
-    rows = [range(n) for n in shape[:-1]]
-    for number, row in enumerate(product(*rows)):
-        start = number * shape[-1]
+    spelled = words(shown.blocks, precision)
+    if not shape:
+        yield next(spelled).strip()
+        return
+    for number, row in enumerate(positions(shape[:-1])):
         closed = _trailing(row, [0] * len(row))  # axes that begin anew with this row
         if number:
             yield from [""] * closed
@@ -189,19 +213,7 @@ def text_lines(shown: Preview, precision: int, width: int) -> Iterator[str]:
         opening = ("[" * (closed + 1)).rjust(len(shape))
         closing = "]" * (ends + 1) + ("," if ends < len(row) else "")
         # Every row keeps the room that the brackets of the last one take, so that all break alike.
-        yield from _row(words[start : start + shape[-1]], shown.gaps[-1], opening, closing, width - len(shape))
-
-
-def _words(values: Array, precision: int) -> list[str]:
-    """Each value as text, all of one length."""
-    import numpy as np
-
-    if not values.size:
-        return []
-    flat = values.reshape(-1)
-    no_limit = sys.maxsize
-    text = np.array2string(flat, no_limit, precision, separator="|", threshold=no_limit)
-    return text[1:-1].split("|")
+        yield from _row(islice(spelled, shape[-1]), shown.gaps[-1], opening, closing, width - len(shape))
 
 
 def _trailing(row: Sequence[int], wanted: Sequence[int]) -> int:
@@ -220,14 +232,21 @@ def _left_out(row: Sequence[int], closed: int, gaps: Sequence[int]) -> Iterator[
         yield from [""] * closed
 
 
-def _row(words: Sequence[str], gap: int, opening: str, closing: str, width: int) -> Iterator[str]:
+def _row(spelled: Iterator[str], gap: int, opening: str, closing: str, width: int) -> Iterator[str]:
     """One row over as many lines as it needs."""
-    cells = [*words[:gap], GAP, *words[gap:]] if gap else [*words]
-    line = f"{opening}{cells[0]}"
-    for cell in cells[1:]:
+    line = f"{opening}{next(spelled)}"
+    for cell in _cells(spelled, gap):
         if len(line) + 2 + len(cell) > width:
             yield f"{line},"
             line = f"{' ' * len(opening)}{cell}"
         else:
             line += f", {cell}"
     yield f"{line}{closing}"
+
+
+def _cells(spelled: Iterator[str], gap: int) -> Iterator[str]:
+    """The words of a row behind its first, with a gap where some are left out."""
+    if gap:
+        yield from islice(spelled, gap - 1)
+        yield GAP
+    yield from spelled

@@ -31,8 +31,10 @@ def text(shown: Preview, width: int = 80) -> str:
     return "\n".join(text_lines(shown, 4, width))
 
 
-def numpys(array: NDArray[Any]) -> str:
-    printed = np.array2string(array, 80, 4, separator=", ", threshold=1000)
+def numpys(array: NDArray[Any], width: int = 80) -> str:
+    """What numpy prints; floats of 16 bits as float32, and no size scientific that was not so before 2.3."""
+    wide = array.astype(np.float32) if array.dtype == np.float16 else array
+    printed = np.array2string(wide, width, 4, separator=", ", threshold=1000, legacy="2.2")  # type: ignore[arg-type]
     return "\n".join(line.rstrip() for line in printed.splitlines())
 
 
@@ -46,6 +48,67 @@ ARRAYS = DTYPES.flatmap(
 @given(ARRAYS)
 def test_values_print_as_numpy_prints_them(array: NDArray[Any]) -> None:
     assert text(preview(*stored(array, array.dtype.name))) == numpys(array)
+
+
+WIDE = """\
+[[ 0.25, -1.5 ,  2.  , -0.25,  1.5 , -2.  ,  0.25, -1.5 ,  2.  , -0.25,  1.5 ,
+  -2.  ],
+ [ 0.5 , -3.  ,  4.  , -0.5 ,  3.  , -4.  ,  0.5 , -3.  ,  4.  , -0.5 ,  3.  ,
+  -4.  ]]"""
+WIDER = """\
+[[ 0.25, -1.5 ,  2.  , -0.25,  1.5 , -2.  ,  0.25, -1.5 ,  2.  , -0.25,  1.5 , -2.  ],
+ [ 0.5 , -3.  ,  4.  , -0.5 ,  3.  , -4.  ,  0.5 , -3.  ,  4.  , -0.5 ,  3.  , -4.  ]]"""
+
+
+def test_rows_that_are_wider_than_the_page() -> None:
+    row = np.tile([0.25, -1.5, 2, -0.25, 1.5, -2], 2)
+    array = np.array([row, row * 2])
+    for width, expected in ((80, WIDE), (140, WIDER)):
+        assert text(preview(*stored(array, "float64")), width) == numpys(array, width) == expected
+    assert text(preview(*stored(array, "float64")), 5).splitlines()[:3] == ["[[ 0.25,", "  -1.5 ,", "   2.  ,"]
+
+
+def test_the_edges_of_a_row() -> None:
+    array = np.arange(5000.0)
+    assert text(preview(*stored(array, "float64"))) == numpys(array) == (
+        "[0.000e+00, 1.000e+00, 2.000e+00, ..., 4.997e+03, 4.998e+03, 4.999e+03]"
+    )
+    whole = np.arange(5000)
+    assert text(preview(*stored(whole, "int64"))) == "[   0,    1,    2, ..., 4997, 4998, 4999]"
+
+
+TALL = """\
+[[   0,    1],
+ [   2,    3],
+ [   4,    5],
+ ...,
+ [1194, 1195],
+ [1196, 1197],
+ [1198, 1199]]"""
+
+
+def test_all_of_a_short_axis() -> None:
+    array = np.arange(1200).reshape(600, 2)
+    assert text(preview(*stored(array, "int64"))) == numpys(array) == TALL
+
+
+DEEP = """\
+[[[[[0, 1]]],
+
+
+  [[[2, 3]]]],
+
+
+
+ [[[[4, 5]]],
+
+
+  [[[6, 7]]]]]"""
+
+
+def test_many_axes_print_as_in_numpy() -> None:
+    array = np.arange(8).reshape(2, 2, 1, 1, 2)
+    assert text(preview(*stored(array, "int64"))) == numpys(array) == DEEP
 
 
 @given(ARRAYS)
@@ -82,6 +145,7 @@ def test_many_axes_keep_fewer_edges() -> None:
 
 
 def test_no_values() -> None:
+    assert text(preview(*stored(np.zeros((0, 3)), "float64"), full=True)) == "[]"
     assert text(preview(*stored(np.zeros((0, 3)), "float64"))) == "[]"
     assert nested(preview(*stored(np.zeros((2, 0)), "float64"))) == [[], []]
 
@@ -154,6 +218,25 @@ def test_a_part_of_a_strided_view(data: st.DataObject) -> None:
     np.testing.assert_array_equal(preview(some, view, index, full=True).values, meant)
     if meant.ndim <= 3 and meant.size:
         assert text(preview(some, view, index)) == numpys(meant)
+
+
+@given(st.data())
+def test_blocks_of_a_view_are_its_values(data: st.DataObject) -> None:
+    base = np.arange(11 * 13 * 12, dtype=np.int64).reshape(11, 13, 12)
+    some, param = stored(base, "int64")
+    order = data.draw(st.permutations(range(3)))
+    view = param._replace(shape=tuple(base.shape[i] for i in order), strides=tuple(param.strides[i] for i in order))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("paramctl.preview.BLOCK", data.draw(st.integers(1, 300)))
+        patch.setattr("paramctl.preview.SPREAD", 1000)
+        shown = preview(some, view, full=True)
+        assert len(list(shown.blocks())) > 5
+        np.testing.assert_array_equal(shown.values, base.transpose(order))
+        assert text(shown) == _numpys_in_full(base.transpose(order))
+
+
+def _numpys_in_full(array: NDArray[Any]) -> str:
+    return np.array2string(array, 80, separator=", ", threshold=array.size).replace(" \n", "\n")
 
 
 # --- checksums ---------------------------------------------------------------------------------

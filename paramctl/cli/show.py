@@ -18,7 +18,8 @@ from paramctl.cli.output import Line
 from paramctl.errors import NoMatch, Unsupported, UsageError
 
 if TYPE_CHECKING:
-    from paramctl.checkpoint import Checkpoint, Leaf, Param
+    from paramctl.checkpoint import Checkpoint, Leaf, Param, Quantizer
+    from paramctl.files import Target
     from paramctl.indexing import Index
     from paramctl.observations import Observed
     from paramctl.preview import Preview
@@ -151,7 +152,7 @@ def _check(checkpoint: Checkpoint, named: list[Named]) -> None:
 
 def _save(checkpoint: Checkpoint, named: list[Named], out: str | None, force: bool) -> None:
     from paramctl import npy
-    from paramctl.files import NewFile, Stream, Target
+    from paramctl.files import NewFile, Stream
 
     entry, index = named[0]
     if len(named) > 1 or not isinstance(entry, int):
@@ -165,11 +166,22 @@ def _save(checkpoint: Checkpoint, named: list[Named], out: str | None, force: bo
         target = Stream(output.take_over())
     else:
         target = NewFile(Path(str(out)), force)
-    dtype = npy.save(checkpoint, param, index, target)
-    if dtype != param.dtype.name:
+    if param.quantizer:
+        _save_dequantized(checkpoint, param, index, target)
+    elif (dtype := npy.save(checkpoint, param, index, target)) != param.dtype.name:
         output.note(f"numpy has no {param.dtype.name}: written as {dtype}, which holds every value of it")
     if index and checkpoint.storages[str(param.storage)].crc32 is not None:
         output.note("a part was read, so its checksum is unchecked")
+
+
+def _save_dequantized(checkpoint: Checkpoint, param: Param, index: Index, target: Target) -> None:
+    from paramctl import npy
+    from paramctl.quantized import as_float32, narrowed
+
+    if not index:
+        checkpoint.storages[str(param.storage)].check(str(param.storage))
+    npy.save(*as_float32(checkpoint, narrowed(param, index)), (), target)
+    output.note(f"numpy has no {param.dtype.name}: written dequantized, as float32, which is what torch makes of it")
 
 
 # --- JSON --------------------------------------------------------------------------------------
@@ -203,6 +215,8 @@ def _object(
         "index": index_text(index) if index else None,
         **_json_values(checkpoint, param, index, full),
     }
+    if param.quantizer:
+        found["quantizer"] = param.quantizer._asdict()
     if param.components:
         parts = ((part, _json_values(checkpoint, part, (), full)) for part in param.components)
         found["components"] = [{**output.tensor_object(part, None), **values} for part, values in parts]
@@ -282,6 +296,8 @@ class _Page:
         yield "shape", f"{dims(param.shape)}  ({_size(param)})"
         if param.layout != "strided":
             yield "layout", output.escape(param.layout)
+        if param.quantizer:
+            yield "quantizer", _rule(param.quantizer)
         yield "stride", ", ".join(map(str, param.strides)) or "none"
         yield "device", UNKNOWN if param.device is None else output.escape(param.device)
         yield "requires_grad", {None: UNKNOWN, True: "yes", False: "no"}[param.requires_grad]
@@ -338,7 +354,7 @@ class _Page:
 
     def remark(self, param: Param, shown: Preview) -> str:
         """What to know before reading the values."""
-        words = ["stored integers"] if param.layout == "quantized" else []
+        words = [_RAW[param.dtype.category]] if param.dtype.category in _RAW and not param.quantizer else []
         if not shown.is_whole:
             words.append("edges only" if not self.full else "they repeat (stride 0): edges only")
         if shown.checked is False:
@@ -346,6 +362,9 @@ class _Page:
         if not shown.is_whole and not self.full:
             words.append("--full for all")
         return ", ".join(words)
+
+
+_RAW = {"quantized": "stored integers", "bits": "raw bits"}
 
 
 def _stored_for(
@@ -360,6 +379,13 @@ def _stored_for(
 
 def _fact(label: str, text: str) -> Line:
     return Line((f"  {label:<15}", text), ("dim", "dim" if label == "values" else ""))
+
+
+def _rule(quantizer: Quantizer) -> str:
+    """How stored integers become values, in a few words."""
+    if quantizer.scale is None:
+        return f"{quantizer.scheme}, axis {quantizer.axis}"
+    return f"{quantizer.scheme}, scale {quantizer.scale!r}, zero point {quantizer.zero_point}"
 
 
 def _what(part: Param) -> str:

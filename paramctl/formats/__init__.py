@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from paramctl import files, journal
 from paramctl.checkpoint import Checkpoint, Loss, Param
@@ -20,6 +20,9 @@ from paramctl.segments import Segment
 from paramctl.sources import STDIN, Source, open_source
 from paramctl.watch import Watch, nobody
 
+if TYPE_CHECKING:
+    from paramctl.findings import Finding
+
 
 class Format(Protocol):
     """What a format's module provides.
@@ -29,7 +32,8 @@ class Format(Protocol):
     `losses` are the entries of a checkpoint that this format has no place for, in their order. `left` says
     where the file would hold tensors beside its params that an edit took away from all of them. `verify`
     opens a file that was just written with the format's own library, where that is cheap and could open
-    the source.
+    the source. `audit` says what is wrong with a file that can be read, every byte of it looked at; `code`
+    are the pickles in a file that its own library might run, each with the name of the part it is in.
     """
 
     NAME: str
@@ -41,6 +45,8 @@ class Format(Protocol):
     def losses(self, checkpoint: Checkpoint) -> list[Loss]: ...
     def left(self, checkpoint: Checkpoint) -> list[str]: ...
     def verify(self, path: Path, meant: Checkpoint) -> None: ...
+    def audit(self, checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]: ...
+    def code(self, source: Source) -> Iterator[tuple[str, bytes]]: ...
 
 
 FORMATS: tuple[Format, ...] = (torch_zip, safetensors)
@@ -76,13 +82,18 @@ def read(source: Source) -> Checkpoint:
     """List the checkpoint that `source` holds."""
     if source.size == 0:
         raise FormatError("is empty", hint="check the command or the download that made it")
+    if form := of(source):
+        return form.read(source)
     head = source.read(0, min(HEAD, source.size))
-    for form in FORMATS:
-        if form.recognises(head, source):
-            return form.read(source)
     known = ", ".join(form.NAME for form in FORMATS)
     what, hint = kind_of(head) or ("is no checkpoint that paramctl knows", f"it reads {known}")
     raise FormatError(what, hint=hint)
+
+
+def of(source: Source) -> Format | None:
+    """The format of a file, by its bytes; None where it is none that paramctl knows."""
+    head = source.read(0, min(HEAD, source.size))
+    return next((form for form in FORMATS if form.recognises(head, source)), None)
 
 
 def by_suffix(path: Path) -> Format | None:

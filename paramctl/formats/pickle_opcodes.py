@@ -26,12 +26,14 @@ class Machine:
     """The state of a pickle that is being read: where it is, its stack, its marks and its memo."""
 
     __slots__ = (
-        "at", "count", "data", "globals", "marks", "memo", "opcode_at", "persistent", "protocol", "size", "stack",
+        "at", "count", "data", "globals", "marks", "memo", "opcode_at", "persistent", "protocol", "room", "size",
+        "stack",
     )  # fmt: skip
 
     def __init__(self, data: bytes, offset: int) -> None:
         self.data = data
         self.size = len(data)
+        self.room = 16 * len(data) + 100_000  # characters of names off the stack: a long one may come many times
         self.at = offset
         self.opcode_at = offset
         self.count = 0
@@ -407,7 +409,10 @@ def _global(m: Machine) -> None:
 
 def _stack_global(m: Machine) -> None:
     name, module = m.stack.pop(), m.stack.pop()
-    m.stack.append(m.named(_name(m, module), _name(m, name)))
+    m.room -= _length(m, module) + _length(m, name)
+    if m.room < 0:
+        raise m.damaged("looks up longer names than it can hold")
+    m.stack.append(m.named(_name(module), _name(name)))
 
 
 def _ascii(text: bytes) -> str:
@@ -417,12 +422,16 @@ def _ascii(text: bytes) -> str:
         return text.decode("latin-1")
 
 
-def _name(m: Machine, node: object) -> str:
+def _length(m: Machine, node: object) -> int:
     if isinstance(node, PyString):
-        return node.text
+        return len(node.raw)
     if not isinstance(node, str):
         raise m.damaged("looks up a name that is no text")
-    return node
+    return len(node)
+
+
+def _name(node: Any) -> str:
+    return node.text if isinstance(node, PyString) else str(node)
 
 
 def _call(m: Machine, func: Any, args: Any, kwargs: Any, how: How) -> None:

@@ -10,7 +10,7 @@ import struct
 from typing import Any, NamedTuple
 
 from paramctl.formats.pickle_nodes import Global, Persistent
-from paramctl.formats.pickle_opcodes import HANDLERS, UINT32, Machine, Stop
+from paramctl.formats.pickle_opcodes import HANDLERS, UINT32, Handler, Machine, Stop
 
 _LONG_BINPUT, _BINPUT, _BINGET, _BININT1 = b"rqhK"
 
@@ -33,10 +33,7 @@ class Pickle(NamedTuple):
 def read(data: bytes, offset: int = 0) -> Pickle:
     """Read the pickle that begins at `offset`. Raises FormatError, with the byte, where it is malformed."""
     machine = Machine(data, offset)
-    try:
-        root = _run(machine)
-    except UnicodeDecodeError:
-        raise machine.damaged("has text that is not UTF-8") from None
+    root = run(machine, HANDLERS)
     return Pickle(
         root, machine.protocol, machine.at, machine.count, tuple(machine.globals.values()), tuple(machine.persistent)
     )
@@ -49,13 +46,21 @@ _REASONS: dict[type[Exception], str] = {
 }
 
 
-def _run(machine: Machine) -> Any:
+def run(machine: Machine, handlers: list[Handler]) -> Any:
+    """The object a pickle ends with. `handlers` may take notes, and must do what HANDLERS do besides."""
+    try:
+        return _run(machine, handlers)
+    except UnicodeDecodeError:
+        raise machine.damaged("has text that is not UTF-8") from None
+
+
+def _run(machine: Machine, handlers: list[Handler]) -> Any:
     """Carry out every opcode up to STOP.
 
     Those that make up most of a pickle are handled here, at half the price of a call; the rest find the
     machine as they expect it.
     """
-    data, handlers, memo, stack = machine.data, HANDLERS, machine.memo, machine.stack
+    data, memo, stack = machine.data, machine.memo, machine.stack
     at, count = machine.at, 0
     try:
         while True:

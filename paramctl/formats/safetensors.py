@@ -11,7 +11,7 @@ from bisect import bisect
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from paramctl.checkpoint import Checkpoint, Entry, Leaf, Loss, Param, Storage, View, contiguous, natural_key
 from paramctl.copies import PAGE
@@ -20,6 +20,10 @@ from paramctl.errors import FormatError, Unsupported, UsageError
 from paramctl.segments import Extent, Literal, Segment
 from paramctl.sources import Source
 from paramctl.values import content_of
+from paramctl.watch import Watch, nobody
+
+if TYPE_CHECKING:
+    from paramctl.findings import Finding
 
 NAME = "safetensors"
 SUFFIXES: tuple[str, ...] = (".safetensors",)
@@ -162,6 +166,26 @@ def verify(path: Path, meant: Checkpoint) -> None:
         document = meant.document
         if not isinstance(document, Document) or _opens(document.source):
             raise FormatError(f"was written, but safetensors refuses it: {error}") from None
+
+
+def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
+    """Names in the metadata that look like aliases, but of no tensor; the rest of a file is checked by reading it."""
+    from paramctl.findings import Finding
+
+    names = {param.path for param in checkpoint.params}
+    last_names = {name.rpartition(".")[2] for name in names}
+    for key, text in checkpoint.metadata.items():
+        if key in names or text in names or key == FORMAT_KEY:
+            continue
+        end = key.rpartition(".")[2]
+        if "." in key and "." in text and end == text.rpartition(".")[2] and end in last_names:
+            what = f"is tied to {text}, and there is no such tensor"
+            yield Finding("error", "integrity", "dangling-alias", key, what)
+
+
+def code(source: Source) -> Iterator[tuple[str, bytes]]:
+    """None: loading this file runs nothing."""
+    yield from ()
 
 
 def _opens(source: Source) -> bool:

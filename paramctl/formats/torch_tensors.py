@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from math import prod
 from typing import Any, NamedTuple, Protocol
 
-from paramctl.checkpoint import Kind, Param, Storage, contiguous, span
-from paramctl.dtypes import BY_NAME, DType
+from paramctl.checkpoint import Kind, Param, Quantizer, Storage, contiguous, span
+from paramctl.dtypes import BY_NAME, BY_STORAGE, DType
 from paramctl.errors import FormatError, Unsupported
 from paramctl.formats.pickle_nodes import Call, Dict, Global, Persistent, PyString
 from paramctl.segments import read
@@ -224,7 +224,7 @@ def _composite(
 
 def _quantized(args: tuple[object, ...], at: Place, storages: Storages) -> Param:
     pid, offset, size, stride, quantizer, requires_grad, *_ = args
-    stored = storages.find(pid)
+    stored = storages.find(_counted(pid))
     if stored.dtype is None or not isinstance(quantizer, tuple):
         raise FormatError(f"quantized tensor '{at.path}' has no quantizer or no dtype")
     param = _strided(at, stored, stored.dtype, offset, size, stride, requires_grad)
@@ -234,7 +234,44 @@ def _quantized(args: tuple[object, ...], at: Place, storages: Storages) -> Param
         for name, part in zip(names, quantizer[1:3], strict=False)
         if is_tensor(part)
     )
-    return param._replace(layout="quantized", components=components)
+    return param._replace(
+        layout="quantized", components=components, quantizer=_quantizer(quantizer, param, components)
+    )
+
+
+def _counted(pid: object) -> object:
+    """The id of a storage with its elements counted: of those smaller than a byte torch counts the bytes."""
+    match pid:
+        case Persistent(pid=(tag, Global(name="QUInt4x2Storage" | "QUInt2x4Storage") as word, key, device, int(n))):
+            return Persistent((tag, word, key, device, n * 8 // BY_STORAGE[word.name].bits))
+        case _:
+            return pid
+
+
+def _quantizer(args: tuple[object, ...], param: Param, components: tuple[Param, ...]) -> Quantizer | None:
+    """What the stored integers mean; None for a scheme that torch cannot load, or scales kept in lists."""
+    scheme = args[0].name if args and isinstance(args[0], Global) and args[0].module == "torch" else ""
+    if scheme == "per_tensor_affine":
+        _, scale, zero_point, *_ = args
+        if type(scale) is not float or type(zero_point) is not int or not -(1 << 31) <= zero_point < 1 << 31:
+            raise FormatError(f"quantized tensor '{param.path}' has a scale or zero point that is no number")
+        return Quantizer(scheme, scale, zero_point)
+    if not scheme.startswith("per_channel_affine") or (args[1:3] and isinstance(args[1], list)):
+        return None
+    axis = args[3]
+    if type(axis) is not int or not 0 <= axis < len(param.shape):
+        raise FormatError(f"quantized tensor '{param.path}' has channels along an axis it does not have")
+    if len(components) != 2 or not all(_is_per_channel(part, param.shape[axis]) for part in components):
+        raise FormatError(f"quantized tensor '{param.path}' has no scale and zero point for each of its channels")
+    # torch.save writes per_channel_affine for both; whether the zero points are fractions tells them apart.
+    exact = components[1].dtype.category == "int"
+    return Quantizer("per_channel_affine" if exact else "per_channel_affine_float_qparams", axis=axis)
+
+
+def _is_per_channel(part: Param, channels: int) -> bool:
+    """Whether a component is one plain number a channel; scales are never whole numbers."""
+    fits = part.dtype.category == "float" or (part.dtype.category == "int" and part.path.endswith(".zero_points"))
+    return fits and part.is_plain and part.shape == (channels,)
 
 
 def _nested(args: tuple[object, ...], at: Place, storages: Storages) -> Param:

@@ -9,11 +9,11 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from paramctl.checkpoint import Checkpoint, Entry, Leaf, Loss, Param, Storage, View
 from paramctl.dtypes import BY_STORAGE
-from paramctl.errors import FormatError, Unsupported, UsageError
+from paramctl.errors import FormatError, Unsupported, UsageError, some
 from paramctl.formats import pickle_writer, pickles, zips
 from paramctl.formats.pickle_nodes import Call, Global, Persistent, PyString
 from paramctl.formats.pickles import Pickle
@@ -25,6 +25,10 @@ from paramctl.segments import Literal as LiteralSegment
 from paramctl.segments import Segment
 from paramctl.sources import Source
 from paramctl.values import contiguous_copy
+from paramctl.watch import Watch, nobody
+
+if TYPE_CHECKING:
+    from paramctl.findings import Finding
 
 NAME = "torch-zip"
 SUFFIXES: tuple[str, ...] = (".pt", ".pth", ".bin", ".ckpt")
@@ -58,7 +62,7 @@ def read(source: Source) -> Checkpoint:
     prefix = _prefix(archive)
     _check_version(archive, prefix)
     record = archive.records[f"{prefix}data.pkl"]
-    pickle = pickles.read(archive.read(record, min(MAX_PICKLE, MAX_RATIO * record.packed + MAX_HELPER)))
+    pickle = pickles.read(archive.read(record, _pickle_limit(record)))
     storages = _Storages(archive, prefix, _byteorder(archive, prefix))
     listing = list_object(pickle, storages)
     saved = tuple(entry for entry in listing.entries if isinstance(entry, Param))
@@ -109,6 +113,44 @@ def verify(path: Path, meant: Checkpoint) -> None:
     """Nothing beyond reading it back: torch takes seconds to import and checks less than we do."""
 
 
+def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
+    """What is wrong with the archive, every byte of it read: records, the end of its pickle, storages nobody uses."""
+    from paramctl.findings import Finding
+    from paramctl.formats import zip_audit
+
+    document = checkpoint.document
+    assert isinstance(document, Document)
+    archive, folder = document.archive, f"{document.prefix}data/"
+    users: dict[str, str] = {}
+    for param in checkpoint.params:
+        for part in (param, *param.components):
+            users.setdefault(f"{folder}{part.storage}", param.path)
+    for name, finding in zip_audit.audit(archive, watch):
+        yield finding._replace(path=users.get(name))
+    record = archive.records[f"{document.prefix}data.pkl"]
+    if record.nbytes > document.pickle.end:
+        what = f"{record.nbytes - document.pickle.end:,} bytes follow the end of the pickle (record data.pkl)"
+        yield Finding("warning", "integrity", "trailing", None, what)
+    used = _keys(document.pickle)
+    unused = [name for name in archive.records if name.startswith(folder) and name.removeprefix(folder) not in used]
+    if nbytes := sum(archive.records[name].nbytes for name in unused):
+        names = some([name.removeprefix(folder) for name in unused])
+        what = f"no tensor uses {nbytes:,} bytes of stored values (storages {names})"
+        yield Finding("note", "integrity", "unused-storage", None, what)
+
+
+def code(source: Source) -> Iterator[tuple[str, bytes]]:
+    """The pickles that loading this file would run, each with the name of its record."""
+    archive = zips.read(source)
+    for name, record in archive.records.items():
+        if name.endswith(".pkl"):
+            yield name, archive.read(record, _pickle_limit(record))
+
+
+def _pickle_limit(record: Record) -> int:
+    return min(MAX_PICKLE, MAX_RATIO * record.packed + MAX_HELPER)
+
+
 def _prefix(archive: Archive) -> str:
     """The folder all records lie in, as torch finds it: that of the first."""
     first = next(iter(archive.records), None)
@@ -126,7 +168,10 @@ def _prefix(archive: Archive) -> str:
         raise Unsupported("is a Keras archive, which this version does not read")
     if all(name.endswith(".npy") for name in names):
         raise Unsupported("is a NumPy .npz archive, which this version does not read")
-    raise FormatError("is a zip archive, but torch.save did not write it: it has no data.pkl")
+    what = "is a zip archive, but torch.save did not write it: it has no data.pkl"
+    if any(name.startswith(f"{prefix}data/") for name in names):
+        raise FormatError(what)
+    raise Unsupported(what)
 
 
 def _helper(archive: Archive, name: str) -> bytes | None:

@@ -21,13 +21,13 @@ from paramctl.sources import Source, Window
 
 MAGIC = b"PK\x03\x04"
 STORED, DEFLATED = 0, 8
-_LOCAL = struct.Struct("<4s5H3I2H")
+LOCAL = struct.Struct("<4s5H3I2H")
 _CENTRAL = struct.Struct("<4s6H3I5H2I")
 _END = struct.Struct("<4s4H2IH")
 _END64 = struct.Struct("<4sQ2H2I4Q")
 _LOCATOR = struct.Struct("<4sIQI")
-_MAX32, _MAX16 = 0xFFFFFFFF, 0xFFFF
-_HAS_DESCRIPTOR, _ENCRYPTED, _STRONG, _PATCHED = 0x0008, 0x0001, 0x0040, 0x0020
+MAX32, _MAX16 = 0xFFFFFFFF, 0xFFFF
+HAS_DESCRIPTOR, _ENCRYPTED, _STRONG, _PATCHED = 0x0008, 0x0001, 0x0040, 0x0020
 LARGE = 1 << 20  # bytes from which on it counts how a payload is copied
 _PADDING_FIELD = b"FB"  # torch's extra field that moves a payload to its alignment
 
@@ -61,12 +61,12 @@ class Archive:
 
     def payload(self, record: Record) -> Extent:
         """Where a record's bytes lie, after a local header that agrees with the directory."""
-        fields = self._window.read(record.header, _LOCAL.size)
-        magic, _, flags, method, *_, name_length, extra_length = _LOCAL.unpack(fields)
-        name = self._window.read(record.header + _LOCAL.size, name_length) if magic == MAGIC else b""
+        fields = self._window.read(record.header, LOCAL.size)
+        magic, _, flags, method, *_, name_length, extra_length = LOCAL.unpack(fields)
+        name = self._window.read(record.header + LOCAL.size, name_length) if magic == MAGIC else b""
         if magic != MAGIC or _decode(name, flags) != record.name or method != record.method:
             raise FormatError(f"record {record.name!r} has a local header that contradicts the directory")
-        start = record.header + _LOCAL.size + name_length + extra_length
+        start = record.header + LOCAL.size + name_length + extra_length
         if start + record.packed > self.ends[record.header]:
             raise FormatError(f"record {record.name!r} runs into what follows it")
         return Extent(self.source, start, record.packed)
@@ -130,7 +130,7 @@ def _end_of_directory(source: Source) -> tuple[int, int, int, int, bytes]:
     locator = end - _LOCATOR.size
     if locator >= 0 and source.read(locator, 4) == b"PK\x06\x07":
         return (*_end64(source, locator, (count, size, directory)), text)
-    if _MAX32 in (size, directory) or count == _MAX16:
+    if MAX32 in (size, directory) or count == _MAX16:
         raise FormatError("zip directory is damaged: it needs a zip64 end record and has none")
     return count, size, directory, end, text
 
@@ -142,7 +142,7 @@ def _end64(source: Source, locator: int, short: tuple[int, int, int]) -> tuple[i
     magic, size64, *_, count, total, size, directory = _END64.unpack(source.read(end, _END64.size))
     if magic != b"PK\x06\x06" or end + 12 + size64 != locator or count != total:
         raise FormatError("zip directory is damaged: its zip64 end record is not where it should be")
-    for long, brief, unknown in zip((count, size, directory), short, (_MAX16, _MAX32, _MAX32), strict=True):
+    for long, brief, unknown in zip((count, size, directory), short, (_MAX16, MAX32, MAX32), strict=True):
         if brief not in (long, unknown):
             raise FormatError("zip directory is damaged: its two end records contradict each other")
     return count, size, directory, end
@@ -161,7 +161,7 @@ def _records(data: bytes, count: int) -> dict[str, Record]:
             end = at + 46 + n + extra + note
             if end > len(data):
                 raise FormatError(f"zip directory is cut off in entry {len(records) + 1}")
-            if _MAX32 in (packed, nbytes, header):
+            if MAX32 in (packed, nbytes, header):
                 field = data[at + 46 + n : at + 46 + n + extra]
                 packed, nbytes, header = _zip64(name, field, packed, nbytes, header)
             if name in records:
@@ -181,7 +181,7 @@ def _zip64(name: str, extra: bytes, packed: int, nbytes: int, header: int) -> tu
     while at + 4 <= len(extra):
         kind, size = struct.unpack_from("<2H", extra, at)
         if kind == 1:
-            missing = [value == _MAX32 for value in (nbytes, packed, header)]
+            missing = [value == MAX32 for value in (nbytes, packed, header)]
             if size < 8 * sum(missing) or at + 4 + size > len(extra):
                 break
             found = iter(struct.unpack_from(f"<{sum(missing)}Q", extra, at + 4))
@@ -205,7 +205,7 @@ def _check_extents(records: Mapping[str, Record], directory: int) -> None:
     for record in sorted(records.values(), key=lambda record: record.header):
         if record.header < last:
             raise FormatError(f"records {previous!r} and {record.name!r} overlap")
-        last = record.header + _LOCAL.size + len(record.name) + record.packed
+        last = record.header + LOCAL.size + len(record.name) + record.packed
         previous = record.name
         if last > directory:
             raise FormatError(f"record {record.name!r} runs past the end of the data")
@@ -315,7 +315,7 @@ def _rewritten(
         record = Record(piece.name, 0x0800, STORED, 0, nbytes, nbytes, at)
         payload = piece.content
     described = record.packed > 0
-    flags = record.flags & ~_HAS_DESCRIPTOR | (_HAS_DESCRIPTOR if described else 0)
+    flags = record.flags & ~HAS_DESCRIPTOR | (HAS_DESCRIPTOR if described else 0)
     record = record._replace(flags=flags)
     header = _kept_header(archive, old, record) if stays else None
     if header is None:
@@ -331,7 +331,7 @@ def _rewritten(
         body.append(Summed(piece.name, payload, _known(archive, old, record)))
         crc = lambda digests: digests[piece.name]  # noqa: E731
     if described:
-        long = record.packed >= _MAX32 or at >= _MAX32
+        long = record.packed >= MAX32 or at >= MAX32
         pattern = "<4sIQQ" if long else "<4sIII"
         body.append(
             Derived(
@@ -375,18 +375,18 @@ def _room_after(record: Record) -> int:
     """Bytes from the start of a payload to the end of its descriptor, as `_rewritten` lays it out."""
     if not record.packed:
         return 0
-    return record.packed + (24 if max(record.packed, record.header) >= _MAX32 else 16)
+    return record.packed + (24 if max(record.packed, record.header) >= MAX32 else 16)
 
 
 def _local_header(name: bytes, record: Record, at: int, remainder: int, alignment: int) -> bytes:
     """A local header with zeros for CRC and sizes, padded so that the payload begins where it should."""
-    zip64 = struct.pack("<2H2Q", 1, 16, 0, 0) if max(record.packed, at) >= _MAX32 else b""
-    start = at + _LOCAL.size + len(name) + len(zip64) + 4
+    zip64 = struct.pack("<2H2Q", 1, 16, 0, 0) if max(record.packed, at) >= MAX32 else b""
+    start = at + LOCAL.size + len(name) + len(zip64) + 4
     padding = (remainder - start) % alignment
     extra = zip64 + _PADDING_FIELD + struct.pack("<H", padding) + b"Z" * padding
-    size = _MAX32 if zip64 else 0
+    size = MAX32 if zip64 else 0
     fields = (MAGIC, 45 if zip64 else 0, record.flags, record.method, 0, 0, 0, size, size, len(name), len(extra))
-    return _LOCAL.pack(*fields) + name + extra
+    return LOCAL.pack(*fields) + name + extra
 
 
 def _directory(archive: Archive | None, entries: list[tuple[Piece, Record]], at: int) -> Iterator[Segment]:
@@ -427,9 +427,9 @@ def _central(originals: Mapping[str, bytes], piece: Piece, record: Record) -> by
         return bytearray(originals[piece.name])
     name = piece.name.encode("utf-8", "surrogateescape")
     values = (record.nbytes, record.packed, record.header)
-    long = [value for value in values if value >= _MAX32]
+    long = [value for value in values if value >= MAX32]
     extra = struct.pack(f"<2H{len(long)}Q", 1, 8 * len(long), *long) if long else b""
-    nbytes, packed, header = (min(value, _MAX32) for value in values)
+    nbytes, packed, header = (min(value, MAX32) for value in values)
     crc = record.crc32 if piece.content is None else 0
     fields = (b"PK\x01\x02", 0, 45 if long else 0, record.flags, record.method, 0, 0, crc, packed, nbytes)
     return bytearray(_CENTRAL.pack(*fields, len(name), len(extra), 0, 0, 0, 0, header) + name + extra)
@@ -440,5 +440,5 @@ def _end_records(count: int, size: int, directory: int, comment: bytes) -> bytes
     end = directory + size
     long = _END64.pack(b"PK\x06\x06", 44, 0x031E, 45, 0, 0, count, count, size, directory)
     locator = _LOCATOR.pack(b"PK\x06\x07", 0, end, 1)
-    brief = min(count, _MAX16), min(count, _MAX16), min(size, _MAX32), min(directory, _MAX32)
+    brief = min(count, _MAX16), min(count, _MAX16), min(size, MAX32), min(directory, MAX32)
     return long + locator + _END.pack(b"PK\x05\x06", 0, 0, *brief, len(comment)) + comment

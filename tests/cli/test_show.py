@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import pty
+import signal
 import subprocess
+import sys
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import ml_dtypes
@@ -16,6 +22,7 @@ from safetensors.numpy import save_file
 
 Run = Callable[..., tuple[int, str, str]]
 Spawn = Callable[..., subprocess.CompletedProcess[bytes]]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -204,6 +211,8 @@ def test_tensors_of_every_kind(run: Run, tmp_path: Path, monkeypatch: pytest.Mon
         "quantized": torch.quantize_per_channel(
             torch.ones(2, 2), torch.tensor([0.5, 0.25]), torch.tensor([0, 1]), 0, torch.qint8
         ),
+        "two in a byte": torch.tensor([1, 254], dtype=torch.uint8).view(torch.float4_e2m1fn_x2),
+        "bits": torch.tensor([1, 254], dtype=torch.uint8).view(torch.bits8),
         "sparse": torch.eye(2).to_sparse(),
         "meta": torch.empty(3, device="meta"),
     }
@@ -220,10 +229,12 @@ def test_tensors_of_every_kind(run: Run, tmp_path: Path, monkeypatch: pytest.Mon
         "empty": ["\n  []\n"],
         "expanded": ["         edges only, checksum unchecked, --full for all\n  [1., 1., 1., ..., 1., 1., 1.]\n"],
         "quantized": [
-            "         stored integers\n  [[2, 2],\n   [5, 5]]\n  quantized.scales  float64  2\n",
+            "\n  [[1., 1.],\n   [1., 1.]]\n  quantized.scales  float64  2\n",
             "\n  [0.5 , 0.25]\n  quantized.zero_points  int64  2\n",
             "\n  [0, 1]\n",
         ],
+        "two in a byte": ["         raw bits\n  [  1, 254]\n"],
+        "bits": ["         raw bits\n  [  1, 254]\n"],
         "sparse": [
             "         in its components:\n  sparse.indices  int64  2 × 2\n",
             "\n  [[0, 1],\n   [0, 1]]\n  sparse.values  float32  2\n",
@@ -232,6 +243,212 @@ def test_tensors_of_every_kind(run: Run, tmp_path: Path, monkeypatch: pytest.Mon
         "meta": ["         none are saved in this file\n"],
     }
     assert "stride 0): edges only" in run("show", "kinds.pt", "expanded", "--full")[1]
+
+
+# --- quantised tensors --------------------------------------------------------------------------
+
+QUANTIZED = """\
+w
+  kind           tensor
+  dtype          quint8
+  shape          2 × 3  (6 values, 6 B)
+  layout         quantized
+  quantizer      per_tensor_affine, scale 0.1, zero point 10
+  stride         3, 1
+  device         cpu
+  requires_grad  no
+  gradient       no gradient stored
+  values
+  [[ 0. ,  0.1,  0.2],
+   [-0.3,  1.4, 24.5]]
+"""
+
+PER_CHANNEL = """\
+  layout         quantized
+  quantizer      per_channel_affine, axis 1
+  stride         3, 1
+  device         cpu
+  requires_grad  no
+  gradient       no gradient stored
+  values
+  [[0.5, 0.5, 0.5],
+   [1. , 1. , 1. ]]
+  c.scales  float64  3
+  values
+  [0.5  , 0.25 , 0.125]
+  c.zero_points  int64  3
+  values
+  [0, 1, 2]
+"""
+
+
+@pytest.fixture
+def quantized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says once a process that these are deprecated
+        whole = torch.tensor([[0.0, 0.1, 0.2], [-0.3, 1.4, 99.0]])
+        scales, zero_points = torch.tensor([0.5, 0.25, 0.125]), torch.tensor([0, 1, 2])
+        halves = torch.tensor([[0.5] * 3, [1.0] * 3])
+        tensors = {
+            "w": torch.quantize_per_tensor(whole, 0.1, 10, torch.quint8),
+            "c": torch.quantize_per_channel(halves, scales, zero_points, 1, torch.qint8),
+        }
+        torch.save(tensors, "q.pt")
+    return "q.pt"
+
+
+def test_a_quantized_tensor_shows_what_it_stands_for(run: Run, quantized: str) -> None:
+    assert run("show", quantized, "w") == (0, QUANTIZED, "")
+    assert run("show", quantized, "c")[1].endswith(PER_CHANNEL)
+    assert run("show", quantized, "c[1, -1]")[1].split("  values")[1].split("\n")[1] == "  1."
+
+
+def test_json_of_a_quantized_tensor(run: Run, quantized: str) -> None:
+    both = json.loads(run("show", quantized, "w[1, 1:]", "c", "--json")[1])["tensors"]
+    assert [tensor["quantizer"] for tensor in both] == [
+        {"scheme": "per_tensor_affine", "scale": 0.1, "zero_point": 10, "axis": None},
+        {"scheme": "per_channel_affine", "scale": None, "zero_point": None, "axis": 1},
+    ]
+    np.testing.assert_array_equal(np.array(both[0]["values"], np.float32), np.array([1.4, 24.5], np.float32))
+    assert [tensor["values"] for tensor in [both[1], *both[1]["components"]]] == [
+        [[0.5] * 3, [1.0] * 3],
+        [0.5, 0.25, 0.125],
+        [0, 1, 2],
+    ]
+
+
+def test_npy_of_a_quantized_tensor(run: Run, quantized: str) -> None:
+    note = "numpy has no quint8: written dequantized, as float32, which is what torch makes of it\n"
+    assert run("show", quantized, "w", "--npy", "-o", "w.npy") == (0, "", note)
+    expected = np.array([[0, 0.1, 0.2], [-0.3, 1.4, 24.5]], np.float32)
+    written = np.load("w.npy")
+    assert written.dtype == np.float32
+    np.testing.assert_allclose(written, expected, rtol=1e-6)
+    unchecked = note + "a part was read, so its checksum is unchecked\n"
+    assert run("show", quantized, "w[1, ::-1]", "--npy", "-fo", "w.npy") == (0, "", unchecked)
+    np.testing.assert_allclose(np.load("w.npy"), expected[1, ::-1], rtol=1e-6)
+
+
+def test_npy_of_a_corrupt_quantized_tensor(run: Run, quantized: str) -> None:
+    data = Path(quantized).read_bytes()
+    at = data.index(bytes([10, 11, 12, 7, 24, 255]))
+    Path(quantized).write_bytes(data[:at] + b"\xff" + data[at + 1 :])
+    code, out, err = run("show", quantized, "w", "--npy", "-o", "w.npy")
+    assert (code, out) == (3, "") and "is corrupt: its bytes do not match their CRC-32" in err
+    assert not Path("w.npy").exists()
+
+
+# --- pages --------------------------------------------------------------------------------------
+
+
+def on_terminal(columns: int, *args: str) -> str:
+    """What a command prints on a terminal of that width, without colours."""
+    reader, terminal = pty.openpty()
+    settings = {**os.environ, "TERM": "xterm", "NO_COLOR": "1", "COLUMNS": str(columns)}
+    command = [sys.executable, "-m", "paramctl", *args]
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=terminal, stderr=terminal, env={**settings, "PYTHONPATH": str(ROOT)}
+    ) as process:
+        os.close(terminal)
+        out = b""
+        with suppress(OSError):
+            while data := os.read(reader, 65536):
+                out += data
+        os.close(reader)
+        assert process.wait() == 0
+    return out.decode().replace("\r\n", "\n")
+
+
+ROWS_AT_80 = """\
+  [[ 0.5 ,  0.25, -1.  ,  0.5 ,  0.25, -1.  ,  0.5 ,  0.25, -1.  ,  0.5 ,
+     0.25, -1.  ,  0.5 ,  0.25, -1.  ],
+   [ 0.5 ,  0.25, -1.  ,  0.5 ,  0.25, -1.  ,  0.5 ,  0.25, -1.  ,  0.5 ,
+     0.25, -1.  ,  0.5 ,  0.25, -1.  ]]
+"""
+ROWS_AT_140 = """\
+  [[ 0.5 ,  0.25, -1.  ,  0.5 ,  0.25, -1.  ,  0.5 ,  0.25, -1.  ,  0.5 ,  0.25, -1.  ,  0.5 ,  0.25, -1.  ],
+   [ 0.5 ,  0.25, -1.  ,  0.5 ,  0.25, -1.  ,  0.5 ,  0.25, -1.  ,  0.5 ,  0.25, -1.  ,  0.5 ,  0.25, -1.  ]]
+"""
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> str:
+    file = tmp_path / "rows.safetensors"
+    save_file({"w": np.tile(np.array([0.5, 0.25, -1], np.float32), (2, 5))}, file)
+    return str(file)
+
+
+def test_rows_fill_the_terminal(rows: str) -> None:
+    assert on_terminal(80, "show", rows, "w").endswith(f"  values\n{ROWS_AT_80}")
+    assert on_terminal(140, "show", rows, "w").endswith(f"  values\n{ROWS_AT_140}")
+
+
+def test_a_pipe_has_one_width(spawn: Spawn, rows: str) -> None:
+    for columns in ("80", "140", "20"):
+        out = spawn("show", rows, "w", env={"COLUMNS": columns}).stdout.decode()
+        assert out.endswith(f"  values\n{ROWS_AT_80}")
+
+
+def test_precision_0_and_scientific(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "x.safetensors"
+    save_file({"a": np.array([0.5, 1.5, 20.25]), "b": np.array([1e30, 1.234567, -2.5])}, file)
+    shown = {
+        (name, n): run("show", file, name, "--precision", n)[1].splitlines()[-1]
+        for name in ("a", "b")
+        for n in (0, 2, 12)
+    }
+    assert shown == {
+        ("a", 0): "  [ 0.,  2., 20.]",
+        ("a", 2): "  [ 0.5 ,  1.5 , 20.25]",
+        ("a", 12): "  [ 0.5 ,  1.5 , 20.25]",
+        ("b", 0): "  [ 1.e+30,  1.e+00, -2.e+00]",
+        ("b", 2): "  [ 1.00e+30,  1.23e+00, -2.50e+00]",
+        ("b", 12): "  [ 1.000000e+30,  1.234567e+00, -2.500000e+00]",
+    }
+
+
+@pytest.fixture
+def long(tmp_path: Path) -> str:
+    """More than a pipe holds."""
+    values = np.arange(300_000, dtype=np.float32).reshape(-1, 3) / 8
+    values[-1, -1] = -1
+    file = tmp_path / "long.safetensors"
+    save_file({"w": values}, file)
+    return str(file)
+
+
+def test_all_of_a_long_one_is_as_wide_as_its_last(run: Run, long: str) -> None:
+    lines = run("show", long, "w", "--full")[1].splitlines()
+    assert len(lines) == 100_009
+    assert lines[9] == "  [[ 0.0000e+00,  1.2500e-01,  2.5000e-01],"
+    assert lines[-1] == "   [ 3.7500e+04,  3.7500e+04, -1.0000e+00]]"
+
+
+def test_whoever_has_read_enough_is_told_nothing(long: str) -> None:
+    with started("show", long, "w", "--full") as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == b"w\n"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
+def test_an_interrupt_ends_it(long: str) -> None:
+    with started("show", long, "w", "--full") as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == b"w\n"
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+        assert process.stderr.read() == b"paramctl: interrupted\n"
+    assert process.returncode == 130
+
+
+def started(*args: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "paramctl", *args]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
 
 
 def test_hostile_names_are_escaped(run: Run, tmp_path: Path) -> None:

@@ -1016,11 +1016,14 @@ def test_helper_records(tmp_path: Path, held: dict[str, bytes], kind: type[Forma
 
 
 OTHER: dict[str, tuple[dict[str, bytes], type[FormatError] | type[Unsupported], str]] = {
-    "nothing": ({"x/y": b""}, FormatError, "is a zip archive, but torch.save did not write it: it has no data.pkl"),
+    "nothing": ({"x/y": b""}, Unsupported, "is a zip archive, but torch.save did not write it: it has no data.pkl"),
+    "no pickle": (
+        {"x/data/0": b""}, FormatError, "is a zip archive, but torch.save did not write it: it has no data.pkl"
+    ),
     "keras": ({"model.weights.h5": b""}, Unsupported, "is a Keras archive, which this version does not read"),
     "npz": ({"a.npy": b""}, Unsupported, "is a NumPy .npz archive, which this version does not read"),
     "export": ({"x/archive_format": b"pt2"}, Unsupported, "is a torch.export archive, which this version does not read"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("held", "kind", "message"), OTHER.values(), ids=list(OTHER))
