@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 
+class Ends(NamedTuple):
+    """The lowest and highest of many values, and how many are zero."""
+
+    low: float
+    high: float
+    zeros: int
+
+
 class Floats(NamedTuple):
     """A dtype of `bits` bits; `infinity` is the pattern of its positive infinity.
 
@@ -26,42 +34,64 @@ class Floats(NamedTuple):
     infinity: int
     code: str
 
-    def extremes(self, patterns: Array) -> tuple[float, float, int] | None:
-        """The lowest and highest of the values and how many are zero; None if not all are finite."""
+    def extremes(self, patterns: Array) -> Ends | None:
+        """Those of the values; None if not all of them are finite."""
         import numpy as np
 
         sign = 1 << (self.bits - 1)
-        highest, lowest = int(patterns.view(f"i{self.bits // 8}").max()), int(patterns.max())
+        signed = patterns.view(f"i{self.bits // 8}")
+        highest, lowest = int(signed.max()), int(patterns.max())
         if highest >= self.infinity or lowest >= sign + self.infinity:
             return None
-        if highest < 0:
-            highest = int(patterns.min())
-        if lowest < sign:
-            lowest = int(patterns.min())
-        low, high = self._value(lowest), self._value(highest)
-        if not low <= 0 <= high:
-            return low, high, 0
-        magnitudes = patterns & patterns.dtype.type(sign - 1)
-        return low, high, 0 if magnitudes.min() else patterns.size - int(np.count_nonzero(magnitudes))
-
-    def values(self, patterns: Array) -> Iterator[Array]:
-        """The values as float64 arrays, in any order."""
-        import numpy as np
-
-        if self.bits != 16:
-            yield patterns.view(self.code).astype(np.float64)
-            return
-        even = patterns.size // 2 * 2  # two at a time, in numbers of their own width, take half as long
-        pairs = patterns[:even].view(np.uint32)
-        yield (pairs & np.uint32(0xFFFF0000)).view(np.float32).astype(np.float64)
-        yield (pairs << np.uint32(16)).view(np.float32).astype(np.float64)
-        if even < patterns.size:
-            yield (patterns[-1:].astype(np.uint32) << np.uint32(16)).view(np.float32).astype(np.float64)
+        least, most_negative = int(patterns.min()), int(signed.min())
+        zeros = 0
+        if least == 0 or most_negative == -sign:  # the patterns of 0 and of -0
+            zeros = patterns.size - int(np.count_nonzero(patterns << 1))
+        low = self._value(lowest if lowest >= sign else least)
+        return Ends(low, self._value(highest if highest >= 0 else least), zeros)
 
     def _value(self, pattern: int) -> float:
         nbytes = struct.calcsize(self.code)
         value: float = struct.unpack(self.code, (pattern << (8 * nbytes - self.bits)).to_bytes(nbytes, "little"))[0]
         return value
+
+
+class Widened:
+    """The values of many blocks of patterns as float64, made where those of the block before were."""
+
+    def __init__(self, floats: Floats) -> None:
+        import numpy as np
+
+        self._floats = floats
+        self._words = np.empty(0, np.uint32)
+        self._values = np.empty(0)
+
+    def values(self, patterns: Array) -> Iterator[Array]:
+        """The values in any order, as arrays of which each is overwritten by the next."""
+        import numpy as np
+
+        if self._floats.bits != 16:
+            yield self._float64(patterns.view(self._floats.code))
+            return
+        even = patterns.size // 2 * 2  # two at a time, in numbers of their own width, take half as long
+        if even:
+            pairs = patterns[:even].view(np.uint32)
+            if len(self._words) < len(pairs):
+                self._words = np.empty(len(pairs), np.uint32)
+            words = self._words[: len(pairs)]
+            yield self._float64(np.bitwise_and(pairs, np.uint32(0xFFFF0000), out=words).view(np.float32))
+            yield self._float64(np.left_shift(pairs, np.uint32(16), out=words).view(np.float32))
+        if even < patterns.size:
+            yield self._float64((patterns[-1:].astype(np.uint32) << np.uint32(16)).view(np.float32))
+
+    def _float64(self, values: Array) -> Array:
+        import numpy as np
+
+        if len(self._values) < len(values):
+            self._values = np.empty(len(values))
+        made = self._values[: len(values)]
+        np.copyto(made, values)
+        return made
 
 
 BITWISE = {

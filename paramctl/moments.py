@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache
-from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,8 +15,8 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-LARGE, SMALL = 1e150, 1e-150  # beyond them a square may be more, or less, than float64 holds
-ROW = 4096  # numbers whose sum a BLAS makes at a time: of more it starts threads, which cost more than they gain
+LARGE, SMALL = 1e130, 1e-130  # beyond them sums of squares, or squares of deviations, may leave what float64 holds
+ROW = 4096  # numbers of a row whose sum a BLAS makes, several rows at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +91,14 @@ class Running:
         self._sum = self._squares = 0.0
 
     def add(self, values: Array, low: float, high: float, zeros: int) -> None:
-        """Add finite float64 `values`, of which these are the extremes and the number of zeros."""
+        """Add finite float64 `values`, of which these are the extremes and the number of zeros; they may change."""
         if _is_extreme(low, high):
             self._others += _of_extreme(values, low, high, zeros)
             return
         if self._pivot is None:
-            self._pivot = _pivot(values)
+            self._pivot = _pivot(values, low, high)
         if self._pivot:
-            values = values - self._pivot
+            values -= self._pivot
         total, squares = _sums(values)
         self._n += values.size
         self._sum += total
@@ -107,17 +106,14 @@ class Running:
         self._zeros += zeros
         self._low, self._high = min(self._low, low), max(self._high, high)
 
-    def add_any(self, values: Array) -> Array:
-        """Add float64 `values` of which some may be NaN or infinite; returns the others."""
+    def without_odd(self, values: Array) -> Array:
+        """Count the NaN and infinities among `values`; returns a copy of the others, which are not added."""
         import numpy as np
 
         finite = values[np.isfinite(values)]
-        nan = int(np.count_nonzero(np.isnan(values)))
         odd = values.size - finite.size
+        nan = int(np.count_nonzero(np.isnan(values))) if odd else 0
         self._others += Moments(odd, nan=nan, inf=odd - nan)
-        if finite.size:
-            low, high = float(finite.min()), float(finite.max())
-            self.add(finite, low, high, finite.size - int(np.count_nonzero(finite != 0)))
         return finite
 
     @property
@@ -134,27 +130,22 @@ class Running:
         return self._others + added
 
 
-def _pivot(values: Array) -> float:
-    """What to take deviations from: about the mean; nothing where that is no further from 0 than values spread."""
-    import numpy as np
-
+def _pivot(values: Array, low: float, high: float) -> float:
+    """What to take deviations from: the mean; nothing where that is no further from 0 than values spread."""
     total, squares = _sums(values)
     mean = total / values.size
     if 2 * mean * mean < squares / values.size:
         return 0.0
-    with np.errstate(over="ignore"):
-        short = float(np.float32(mean))  # of few digits: a value near it differs from it exactly
-    return short if isfinite(short) and short else mean
+    return min(max(mean, low), high)  # where all are equal, that value: then none deviates, by rounding either
 
 
 def _sums(values: Array) -> tuple[float, float]:
     """The sum of float64 values, and that of their squares."""
-    import numpy as np
-
     whole = values.size // ROW * ROW
-    rows, rest = values[:whole].reshape(-1, ROW), values[whole:]
-    total = float(np.vecdot(rows, _ones()).sum()) + float(rest.sum())
-    return total, float(np.vecdot(rows, rows).sum()) + float(rest.dot(rest))
+    total = float((values[:whole].reshape(-1, ROW) @ _ones()).sum())
+    if whole < values.size:
+        total += float(values[whole:].sum())
+    return total, float(values @ values)
 
 
 @cache

@@ -66,7 +66,7 @@ def _lanczos(matrix: torch.Tensor) -> float:
     generator = torch.Generator().manual_seed(0)
     right = torch.randn(matrix.shape[1], dtype=torch.float64, generator=generator)
     rights = [right / right.norm()]
-    lefts: list[torch.Tensor] = []
+    lefts = rights[:0]
     diagonal: list[float] = []
     beside: list[float] = []
     sigma = 0.0

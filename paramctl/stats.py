@@ -12,7 +12,7 @@ from paramctl.checkpoint import Checkpoint, Param
 from paramctl.dtypes import BY_NAME, DType
 from paramctl.errors import Unsupported, UsageError
 from paramctl.histogram import EMPTY, Binning, Histogram
-from paramctl.ieee import BITWISE
+from paramctl.ieee import BITWISE, Ends, Widened
 from paramctl.moments import NONE, Moments, Running, of_counts
 from paramctl.scan import Scan, distinct
 from paramctl.watch import Watch, nobody
@@ -121,18 +121,16 @@ class Summaries:
     def _added(self, param: Param) -> tuple[Moments, Histogram]:
         """The moments of IEEE floats, whose bits tell at once whether all of a block are finite, and the extremes."""
         floats = BITWISE[param.dtype.name]
-        running, binning = Running(), Binning()
+        widened, adding = Widened(floats), _Adding(self._histograms)
         for block in self._scan.stored(param, in_order=False):
             ends = floats.extremes(block)
-            for values in floats.values(block):
+            for values in widened.values(block):
                 if ends is None:
-                    values = running.add_any(values)
+                    adding.add_any(values)
                 else:
-                    running.add(values, *ends)
-                if self._histograms and values.size:
-                    low, high = (values.min(), values.max()) if ends is None else ends[:2]
-                    binning.add(values, float(low), float(high))
-        return running.moments, binning.histogram
+                    adding.add(values, *ends)
+                    ends = Ends(ends.low, ends.high, 0)  # the zeros were counted in the whole block
+        return adding.found
 
     def _counted(self, param: Param) -> tuple[Moments, Histogram]:
         """The moments of elements so small that each of their values is counted."""
@@ -160,19 +158,40 @@ class Summaries:
         """The moments of values of any other kind: large integers, complex and quantized ones."""
         import numpy as np
 
-        running, binning = Running(), Binning()
+        adding = _Adding(self._histograms)
         low, high = float("inf"), float("-inf")
         for block in self._scan.values(param, in_order=False):
-            values = magnitudes(block) if block.dtype.kind == "c" else block.astype(np.float64)
-            finite = running.add_any(values)
-            if self._histograms and finite.size:
-                binning.add(finite, float(finite.min()), float(finite.max()))
+            adding.add_any(magnitudes(block) if block.dtype.kind == "c" else block.astype(np.float64))
             if block.dtype.kind in "iu":
                 low, high = min(low, int(block.min())), max(high, int(block.max()))
-        moments = running.moments
-        if high > float("-inf"):
-            moments = replace(moments, low=low, high=high)
-        return moments, binning.histogram
+        moments, histogram = adding.found
+        return (moments if low > high else replace(moments, low=low, high=high)), histogram
+
+
+class _Adding:
+    """The moments and, where it is asked for, the histogram of values that come an array at a time."""
+
+    def __init__(self, histograms: bool) -> None:
+        self._running = Running()
+        self._binning = Binning() if histograms else None
+
+    def add(self, values: Array, low: float, high: float, zeros: int) -> None:
+        """Add finite float64 `values`, of which these are the extremes and the number of zeros; they may change."""
+        if self._binning is not None:
+            self._binning.add(values, low, high)
+        self._running.add(values, low, high, zeros)
+
+    def add_any(self, values: Array) -> None:
+        """Add float64 `values` of which some may be NaN or infinite."""
+        import numpy as np
+
+        finite = self._running.without_odd(values)
+        if finite.size:
+            self.add(finite, float(finite.min()), float(finite.max()), finite.size - int(np.count_nonzero(finite)))
+
+    @property
+    def found(self) -> tuple[Moments, Histogram]:
+        return self._running.moments, self._binning.histogram if self._binning is not None else EMPTY
 
 
 def _whole(moments: Moments) -> Moments:

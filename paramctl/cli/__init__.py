@@ -20,7 +20,7 @@ from paramctl.errors import ParamctlError, ReaderLeft, Stopped
 
 # Each command is the function of that name in the file of that name. A file is imported when its
 # command runs or its help is shown: start-up pays for one command, not for all.
-LOOK = ("tree", "ls", "show", "diff", "stats", "ties", "schemes")
+LOOK = ("tree", "ls", "show", "diff", "stats", "track", "plot", "ties", "check", "schemes")
 CHANGE = ("init", "set", "tie", "untie", "convert", "recover")
 
 # Typer 0.26 has no public name for the class of all usage errors; BadParameter is one of them.

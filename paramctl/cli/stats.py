@@ -32,7 +32,7 @@ FIGURES: tuple[Key, ...] = ("count", "mean", "std", "min", "max", "l2", "zeros",
 BARS = 12  # characters of a histogram
 BINS = 64  # of a histogram for programs
 PATH = 16  # columns that a path keeps before other columns make room for it
-SPARED = ("tied to", "count", "zeros", "l2", "histogram", "stable rank")  # what goes where a terminal is narrow, in that order
+SPARED = ("tied to", "count", "zeros", "l2", "histogram", "stable rank")  # go in this order where a terminal is narrow
 
 
 class Found(NamedTuple):
@@ -209,7 +209,8 @@ def _table(columns: dict[str, list[str]]) -> Iterator[Line]:
 
 
 _STYLES = {
-    "path": "bold", "count": "dim", "zeros": "dim", "nan": "red", "inf": "red", "histogram": "cyan", "tied to": "magenta",
+    "path": "bold", "count": "dim", "zeros": "dim", "nan": "red", "inf": "red", "histogram": "cyan",
+    "tied to": "magenta",
 }  # fmt: skip
 
 

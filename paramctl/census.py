@@ -1,0 +1,120 @@
+"""How many values of a param are NaN, infinite, zero or denormal, and whether all are one: told by their bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from paramctl.checkpoint import Param
+from paramctl.dtypes import DType
+from paramctl.scan import Scan
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+# Mantissa bits of the floats whose patterns have sign, exponent and mantissa, in that order, as IEEE 754 has them.
+MANTISSA = {"float64": 52, "float32": 23, "float16": 10, "bfloat16": 7}
+SMALL = 8  # bits of an element up to which it is cheaper to count each pattern
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """`count` values; `constant` says that they are the same bit for bit (and that there are some)."""
+
+    count: int = 0
+    nan: int = 0
+    inf: int = 0
+    zeros: int = 0
+    denormal: int = 0
+    constant: bool = False
+
+    @property
+    def is_mask(self) -> bool:
+        """Whether all finite values are zero beside infinities, as in a mask that is added to attention scores."""
+        return self.inf > 0 and not self.nan and self.zeros + self.inf == self.count
+
+
+def census(scan: Scan, param: Param) -> Census:
+    """Count the odd values of a param of floats, complex ones included. Raises as `Scan.stored` does."""
+    tally = _Tally()
+    for block in scan.stored(param, in_order=False):
+        tally.add(block, param.dtype)
+    return tally.census
+
+
+class _Tally:
+    """Counts block after block."""
+
+    def __init__(self) -> None:
+        self._counts = [0, 0, 0, 0, 0]
+        self._first: Any = None
+        self._constant = True
+
+    def add(self, block: Array, dtype: DType) -> None:
+        """Count a block of stored elements."""
+        if not block.size:
+            return
+        if self._first is None:
+            self._first = block[0]
+        self._constant = self._constant and bool((block == self._first).all())
+        found = (block.size, *_odd(block, dtype))
+        self._counts = [count + more for count, more in zip(self._counts, found, strict=True)]
+
+    @property
+    def census(self) -> Census:
+        return Census(*self._counts, constant=self._constant and self._first is not None)
+
+
+def _odd(block: Array, dtype: DType) -> tuple[int, int, int, int]:
+    """How many of a block are NaN, infinite, zero, denormal."""
+    if dtype.category == "complex":
+        return _odd_complex(block, dtype)
+    if dtype.name in MANTISSA:
+        return _odd_floats(block, dtype)
+    import numpy as np
+
+    counts = np.bincount(block, minlength=1 << dtype.bits)
+    nan, inf, zero = (int(counts[kind].sum()) for kind in _kinds(dtype))
+    return nan, inf, zero, 0  # the smallest dtypes are made for denormals
+
+
+def _odd_floats(block: Array, dtype: DType) -> tuple[int, int, int, int]:
+    import numpy as np
+
+    bits, mantissa = dtype.bits, MANTISSA[dtype.name]
+    number = block.dtype.type
+    magnitude = block & number((1 << (bits - 1)) - 1)
+    infinity = ((1 << (bits - 1 - mantissa)) - 1) << mantissa
+    nan = inf = zeros = denormal = 0
+    if int(magnitude.max()) >= infinity:
+        nan = int(np.count_nonzero(magnitude > number(infinity)))
+        inf = int(np.count_nonzero(magnitude == number(infinity)))
+    if int(magnitude.min()) < 1 << mantissa:
+        zeros = block.size - int(np.count_nonzero(magnitude))
+        denormal = int(np.count_nonzero(magnitude < number(1 << mantissa))) - zeros
+    return nan, inf, zeros, denormal
+
+
+def _odd_complex(block: Array, dtype: DType) -> tuple[int, int, int, int]:
+    import numpy as np
+
+    part = {128: np.float64, 64: np.float32, 32: np.float16}[dtype.bits]
+    parts = block.view(part).reshape(-1, 2)
+    nan = np.isnan(parts).any(axis=1)
+    inf = np.isinf(parts).any(axis=1) & ~nan
+    return int(nan.sum()), int(inf.sum()), int((parts == 0).all(axis=1).sum()), 0
+
+
+@lru_cache
+def _kinds(dtype: DType) -> tuple[Array, Array, Array]:
+    """Which bit patterns of a small dtype are NaN, infinite, zero."""
+    import numpy as np
+
+    from paramctl.values import numpy_dtype, raw_dtype
+
+    with np.errstate(invalid="ignore"):  # signalling NaNs
+        values = np.arange(1 << dtype.bits).astype(raw_dtype(dtype)).view(numpy_dtype(dtype)).astype(np.float64)
+    return np.isnan(values), np.isinf(values), values == 0

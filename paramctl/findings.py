@@ -1,0 +1,54 @@
+"""What a check can find in a checkpoint, and how much it matters."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+Group = Literal["integrity", "health", "safety"]
+Level = Literal["error", "warning", "note"]
+GROUPS: tuple[Group, ...] = ("integrity", "health", "safety")
+
+
+class Finding(NamedTuple):
+    """One thing that was found: `rule` names its kind for programs, `path` the param it is about, if it is about one.
+
+    An `error` is damage or danger, a `warning` is hardly ever meant, a `note` is worth knowing and nothing
+    is wrong with it. `what` says it in words; `file` is told where a checkpoint has several.
+    """
+
+    level: Level
+    group: Group
+    rule: str
+    path: str | None
+    what: str
+    file: str = ""
+
+
+# Every rule, and what it looks for: for the help, and for programs that list rules.
+RULES: dict[str, str] = {
+    "unreadable": "the file contradicts its format, or is cut off",
+    "checksum": "bytes do not match the CRC-32 they were saved with",
+    "record": "two parts of a zip archive say different things about one record",
+    "bomb": "a compressed record that claims to be much more than it is",
+    "no-checksums": "an archive without checksums, in which damage cannot be seen",
+    "gap": "bytes that belong to nothing",
+    "unused-storage": "stored values that no tensor uses",
+    "trailing": "bytes behind the end of a pickle",
+    "dangling-alias": "a tied name whose tensor is not there",
+    "untied-copies": "two copies of what should be one tensor, with different values",
+    "alike": "several tensors under one name",
+    "shard-missing": "a shard that the index names and that is not there",
+    "shard-name": "a shard's name that is not a plain file name beside the index",
+    "shard-index": "the index and its shards disagree on where tensors are",
+    "total-size": "the index claims another size than its tensors have",
+    "nan": "values that are not a number",
+    "infinite": "infinite values",
+    "all-zero": "weights that are all zero",
+    "constant": "weights that are all the same",
+    "denormal": "values so small that they have lost precision, in large numbers",
+    "dead-rows": "rows of weights that are all zero",
+    "dangerous": "a pickle that runs code of an attacker's choice when it is loaded the unsafe way",
+    "foreign-code": "a pickle that calls functions of packages when it is loaded the unsafe way",
+    "foreign-class": "a pickle that makes objects of classes when it is loaded the unsafe way",
+    "weights-only": "what torch.load(weights_only=True) refuses",
+}

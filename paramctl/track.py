@@ -1,0 +1,442 @@
+"""How params move over the checkpoints of one training run: norms, updates, gradients and moments, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from paramctl.checkpoint import Checkpoint, Leaf, Param, natural_key
+from paramctl.errors import NoMatch, ParamctlError, Unsupported, UsageError, some
+from paramctl.moments import NONE, Moments, Running
+from paramctl.observations import Observed, model_inside, observed
+from paramctl.paths import model_params, select
+from paramctl.scan import Scan, distinct
+from paramctl.sources import STDIN
+from paramctl.stats import Summaries, magnitudes
+from paramctl.watch import Watch, nobody
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+Order = Literal["auto", "step", "name", "given"]
+Open = Callable[[str], Checkpoint]
+
+WORDS = ("step", "global_step", "iteration", "iter_num", "epoch")  # what a checkpoint calls its own place in the run
+SLICE = 1 << 16  # values compared at a time: as float64 they stay in a processor's cache
+WHOLE = ("int", "bool")  # counts and indices, which would drown the weights beside them
+
+
+class Stop(NamedTuple):
+    """One checkpoint of a run: its file, and the step that it says it was saved at, if it does."""
+
+    file: str
+    step: int | float | None
+
+
+class Run(NamedTuple):
+    """The checkpoints of a run, in order.
+
+    `order` says which that is: `given`, `name`, or the checkpoints' own word for a step. `moments` are the
+    names of what the optimizers remember of the selected params, `under` is the model inside, if a
+    selection matched only there. `params` is how many are selected, at most, tied ones once.
+    """
+
+    stops: tuple[Stop, ...]
+    order: str
+    moments: tuple[str, ...]
+    params: int
+    under: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Figures of one checkpoint: of one param, or where `path` is None of all that are selected; None where unknown.
+
+    `norm`, `mean` and `std` (sample) are of the finite values, `nan` and `inf` count the others. `update` is the
+    norm of the difference from the checkpoint before, over the params that both have, and `ratio` is that
+    by the norm those had before. `grad` and `moments` are norms.
+    """
+
+    file: str
+    step: int | float | None
+    path: str | None = None
+    norm: float | None = None
+    update: float | None = None
+    ratio: float | None = None
+    grad: float | None = None
+    moments: Mapping[str, float | None] = field(default_factory=dict)
+    mean: float | None = None
+    std: float | None = None
+    nan: int = 0
+    inf: int = 0
+
+
+class Tracked(NamedTuple):
+    """What is known of one checkpoint, and what has to be said about it."""
+
+    steps: tuple[Step, ...]
+    remarks: tuple[str, ...] = ()
+
+
+# --- the order of a run ------------------------------------------------------------------------
+
+
+def survey(files: Sequence[str], selections: Sequence[str], open: Open, order: Order = "auto") -> Run:
+    """Look at the headers of all files, one after the other, for their order and for what they hold.
+
+    The steps in the checkpoints decide if all have one and no two the same, else the names, as people
+    count. Raises NoMatch where the selections match in no file, UsageError where `order` is `step` and
+    there are no such steps.
+    """
+    words: list[dict[str, int | float]] = []
+    moments: set[str] = set()
+    unders: list[str] = []
+    params = 0
+    failures: list[NoMatch] = []
+    for file in files:
+        checkpoint = open(file)
+        words.append(_words(checkpoint))
+        try:
+            with blamed(checkpoint):
+                picked = Picked(checkpoint, selections)
+        except NoMatch as error:
+            failures.append(error)
+            continue
+        moments.update(one.name for stored in picked.stored.values() for one in stored if one.name != "grad")
+        unders.append(picked.under)
+        params = max(params, len(picked.once))
+    if len(failures) == len(files):
+        raise failures[0]
+    stops, used = _ordered(files, words, order)
+    return Run(stops, used, tuple(sorted(moments)), params, next(filter(None, unders), ""))
+
+
+def _ordered(
+    files: Sequence[str], words: Sequence[Mapping[str, int | float]], order: Order
+) -> tuple[tuple[Stop, ...], str]:
+    """The checkpoints in order, and what that is called."""
+    word = _word_of_all(words)
+    if order == "step" and not word:
+        what = "the checkpoints hold no step that tells them apart"
+        raise UsageError(what, hint="order them by 'name', or as 'given'")
+    shown = word or next((word for word in WORDS if any(word in held for held in words)), "")
+    stops = [Stop(file, held.get(shown)) for file, held in zip(files, words, strict=True)]
+    if order == "given":
+        return tuple(stops), "given"
+    if word and order != "name":
+        return tuple(sorted(stops, key=lambda stop: stop.step or 0)), word
+    return tuple(sorted(stops, key=lambda stop: natural_key(stop.file))), "name"
+
+
+def _words(checkpoint: Checkpoint) -> dict[str, int | float]:
+    """What a checkpoint says of its own place in the run: numbers at the top."""
+    return {
+        entry.path: entry.value
+        for entry in checkpoint.entries
+        if isinstance(entry, Leaf)
+        and entry.path in WORDS
+        and isinstance(entry.value, int | float)
+        and not isinstance(entry.value, bool)
+        and isfinite(entry.value)
+    }
+
+
+def _word_of_all(words: Sequence[Mapping[str, int | float]]) -> str:
+    """The first word that all checkpoints have a number for, each another; "" if there is none."""
+    for word in WORDS:
+        found = {held[word] for held in words if word in held}
+        if len(found) == len(words):
+            return word
+    return ""
+
+
+# --- what is followed --------------------------------------------------------------------------
+
+
+class Picked:
+    """What is followed of one checkpoint, by paths from the model inside, so that other formats may hold the same.
+
+    `at` are positions in `params` of all that is selected, `once` those with tied params once, `stored` the
+    gradients and moments of each of those.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, selections: Sequence[str]) -> None:
+        self.checkpoint = checkpoint
+        model = _model(checkpoint)
+        chosen, self.under = model, ""
+        if selections:
+            selection = select(checkpoint, selections, alike=True, among=model_params(checkpoint))
+            chosen, self.under = selection.indices, selection.under
+        numbers = tuple(i for i in chosen if checkpoint.params[i].dtype.category not in WHOLE)
+        self.at = self._named(numbers or chosen)
+        if not self.at:
+            raise NoMatch("there are no parameters in this checkpoint")
+        members: dict[int, list[int]] = {}
+        for i in self.at.values():
+            members.setdefault(checkpoint.tied_to.get(i, i), []).append(i)
+        firsts = {group[0] for group in members.values()}
+        self.once = {path: i for path, i in self.at.items() if i in firsts}
+        about = observed(checkpoint)
+        self.stored = {group[0]: self._stored(about, group, leader) for leader, group in members.items()}
+
+    def _named(self, indices: Iterable[int]) -> dict[str, int]:
+        """Positions by the path from the model inside; by the whole one where that is another's."""
+        inside = model_inside(self.checkpoint)
+        start = f"{inside}." if inside else ""
+        labels = self.checkpoint.labels
+        taken = {label for label in labels if not start or not label.startswith(start)}
+        found = {}
+        for i in indices:
+            short = labels[i].removeprefix(start)
+            found[labels[i] if short in taken else short] = i
+        return found
+
+    def _stored(
+        self, about: Mapping[int, Sequence[Observed]], group: Sequence[int], leader: int
+    ) -> tuple[Observed, ...]:
+        """Gradients and moments of tied params, each tensor once; of all of the group where the selected have none."""
+        all_of = self.checkpoint.groups_by_first.get(leader, (leader,))
+        found: dict[tuple[str, int], Observed] = {}
+        for members in (group, all_of):
+            names = {name for name, _ in found}
+            for one in (one for i in members for one in about.get(i, ()) if one.name not in names):
+                if self._alike(one, leader):
+                    found.setdefault((one.name, self.checkpoint.tied_to.get(one.at, one.at)), one)
+        return tuple(found.values())
+
+    def _alike(self, one: Observed, owner: int) -> bool:
+        """Whether it has a number for each value of the param; the count of steps an optimizer keeps has not."""
+        params = self.checkpoint.params
+        return one.name != "step" and params[one.at].shape == params[owner].shape
+
+
+def _model(checkpoint: Checkpoint) -> tuple[int, ...]:
+    """Positions in `params` of the model inside, or of all that is neither an optimizer's nor a gradient."""
+    inside = model_inside(checkpoint)
+    own = model_params(checkpoint)
+    start = f"{inside}." if inside else ""
+    return tuple(i for i in own if checkpoint.params[i].path.startswith(start))
+
+
+# --- figures -----------------------------------------------------------------------------------
+
+
+class _Measured(NamedTuple):
+    """Values, their differences from those before, and those before where there is a difference; what is stored."""
+
+    values: Moments = NONE
+    update: Moments | None = None
+    before: Moments = NONE
+    stored: Mapping[str, Moments] = {}
+
+    def __add__(self, other: object) -> _Measured:
+        """What both measure, together."""
+        if not isinstance(other, _Measured):
+            return NotImplemented
+        stored = dict(self.stored)
+        for name, moments in other.stored.items():
+            stored[name] = stored.get(name, NONE) + moments
+        updates = [update for update in (self.update, other.update) if update is not None]
+        return _Measured(
+            self.values + other.values,
+            sum(updates, NONE) if updates else None,
+            self.before + other.before,
+            stored,
+        )
+
+
+def track(
+    run: Run, selections: Sequence[str], open: Open, *, each: bool = False, watch: Watch = nobody
+) -> Iterator[Tracked]:
+    """The figures of each checkpoint of a run, for all selected params together or, with `each`, for each of them.
+
+    Without selections the whole model is followed; beside other numbers, integers are left out. Tied params
+    count once. Two checkpoints are open at a time. The selected values of each are read twice, for itself
+    and as what came before the next; gradients and moments once. Raises FormatError where a checksum is wrong.
+    """
+    before: Picked | None = None
+    for stop in run.stops:
+        checkpoint = open(stop.file)
+        try:
+            with blamed(checkpoint):
+                picked = Picked(checkpoint, selections)
+        except NoMatch as error:
+            yield Tracked((Step(stop.file, stop.step),), (f"{error.what}: nothing to follow here",))
+            continue
+        pair = _Pair(picked, before, watch)
+        measured = {path: pair.measured(path) for path in picked.once} if each else None
+        whole = None if each else sum((pair.measured(path) for path in picked.once), _Measured())
+        rows = measured.items() if measured is not None else [(None, whole or _Measured())]
+        steps = tuple(_step(stop, path, one, run.moments) for path, one in rows)
+        yield Tracked(steps, tuple(pair.remarks()))
+        before = picked
+
+
+def _step(stop: Stop, path: str | None, measured: _Measured, names: Iterable[str]) -> Step:
+    values, update, size = measured.values, _norm(measured.update), _norm(measured.before)
+    return Step(
+        stop.file,
+        stop.step,
+        path,
+        norm=_norm(values),
+        update=update,
+        ratio=update / size if update is not None and size else None,
+        grad=_norm(measured.stored.get("grad")),
+        moments={name: _norm(measured.stored.get(name)) for name in names},
+        mean=float(values.mean) if values.finite else None,
+        std=values.std,
+        nan=values.nan,
+        inf=values.inf,
+    )
+
+
+def _norm(moments: Moments | None) -> float | None:
+    return moments.l2 if moments is not None and moments.finite else None
+
+
+class _Pair:
+    """Measures one checkpoint beside the one before it."""
+
+    def __init__(self, picked: Picked, before: Picked | None, watch: Watch) -> None:
+        self._picked, self._before = picked, before
+        self._unread: dict[str, str] = {}
+        self._reshaped: list[str] = []
+        self._odd: dict[str, int] = {}
+        checkpoint = picked.checkpoint
+        observations = [one.at for stored in picked.stored.values() for one in stored]
+        alone = [i for path, i in picked.once.items() if before is None or path not in before.at]
+        self._scans = (
+            Scan(checkpoint, watch, sum(checkpoint.params[i].nbytes for i in picked.once.values())),
+            Scan(before.checkpoint) if before is not None else None,
+        )
+        self._summaries = Summaries(checkpoint, [*observations, *alone], watch=watch)
+
+    def measured(self, path: str) -> _Measured:
+        """The figures of the param of that path."""
+        at = self._picked.once[path]
+        stored: dict[str, Moments] = {}
+        for one in self._picked.stored[at]:
+            found = self._summarised(one.at, f"{one.name} of {path}")
+            stored[one.name] = stored.get(one.name, NONE) + found
+            self._odd[one.name] = self._odd.get(one.name, 0) + found.nan + found.inf
+        compared = self._compared(path, at)
+        if compared is None:
+            return _Measured(self._summarised(at, path), stored=stored)
+        return compared._replace(stored=stored)
+
+    def _summarised(self, at: int, name: str) -> Moments:
+        """The moments of a param alone."""
+        with blamed(self._picked.checkpoint):
+            summary = self._summaries.of(at)
+        if summary.why:
+            self._unread[name] = summary.why
+        return summary.moments
+
+    def _compared(self, path: str, at: int) -> _Measured | None:
+        """What a param and its difference from before measure; None where there is nothing to compare it with."""
+        other = None if self._before is None else self._before.at.get(path)
+        if self._before is None or other is None:
+            return None
+        param, old = self._picked.checkpoint.params[at], self._before.checkpoint.params[other]
+        if param.shape != old.shape:
+            self._reshaped.append(path)
+            return None
+        try:
+            return self._read(param, old)
+        except (UsageError, Unsupported) as error:
+            self._unread[path] = error.what
+            return None
+
+    def _read(self, param: Param, old: Param) -> _Measured:
+        """Read a param and what it was, side by side."""
+        import numpy as np
+
+        param, old, times = _once(param, old)
+        values, update, before = Running(), Running(), Running()
+        for x, y in _side_by_side(self._numbers(0, param), self._numbers(1, old)):
+            with np.errstate(all="ignore"):
+                apart = x - y
+            for running, numbers in ((values, x), (before, y), (update, apart)):
+                _add(running, magnitudes(numbers) if numbers.dtype.kind == "c" else numbers)
+        now, moved, then = (running.moments.times(times) for running in (values, update, before))
+        return _Measured(now, moved, then)
+
+    def _numbers(self, side: int, param: Param) -> Iterator[Array]:
+        """The values of a param in C order."""
+        picked, scan = (self._picked, self._before)[side], self._scans[side]
+        assert picked is not None and scan is not None
+        if param.dtype.category == "bits" or param.layout.startswith("sparse"):
+            raise Unsupported(f"a {param.layout} tensor of {param.dtype.name} is not compared")
+        with blamed(picked.checkpoint):
+            yield from scan.values(param)
+
+    def remarks(self) -> Iterator[str]:
+        """What to know about the figures: what is not in both checkpoints, and what could not be read."""
+        if self._before is not None:
+            new = [path for path in self._picked.once if path not in self._before.at]
+            gone = [path for path in self._before.once if path not in self._picked.at]
+            apart = {"new": new, "missing": gone, "of another shape": self._reshaped}
+            for what, paths in apart.items():
+                if paths:
+                    yield f"{what}: {some(paths)}; the update is of the others"
+        for why in dict.fromkeys(self._unread.values()):
+            names = [name for name, reason in self._unread.items() if reason == why]
+            yield f"left out: {some(names)} ({why})"
+        for name, count in self._odd.items():
+            if count:
+                yield f"{count:,} values of {name} are NaN or infinite"
+
+
+def _once(a: Param, b: Param) -> tuple[Param, Param, int]:
+    """Two params of one shape without the axes that both repeat themselves along, and how often they do."""
+    axes = [[step == 0 for step in param.strides] for param in (a, b)]
+    if axes[0] != axes[1] or a.quantizer or b.quantizer:
+        return a, b, 1
+    (a, times), (b, _) = distinct(a), distinct(b)
+    return a, b, times
+
+
+def _side_by_side(one: Iterator[Array], other: Iterator[Array]) -> Iterator[tuple[Array, Array]]:
+    """Two streams of as many values, cut at the same places; each is read to its end."""
+    x: Any = ()
+    y: Any = ()
+    while True:
+        x = x if len(x) else next(one, ())
+        y = y if len(y) else next(other, ())
+        n = min(SLICE, len(x), len(y))
+        if not n:
+            return
+        yield _wide(x[:n]), _wide(y[:n])
+        x, y = x[n:], y[n:]
+
+
+def _wide(values: Array) -> Array:
+    """Values as float64, or complex128."""
+    import numpy as np
+
+    return values.astype(np.complex128 if values.dtype.kind == "c" else np.float64)
+
+
+def _add(running: Running, values: Array) -> None:
+    """Add float64 values, of which some may be NaN or infinite."""
+    import numpy as np
+
+    finite = running.without_odd(values)
+    if finite.size:
+        zeros = finite.size - int(np.count_nonzero(finite))
+        running.add(finite, float(finite.min()), float(finite.max()), zeros)
+
+
+@contextmanager
+def blamed(checkpoint: Checkpoint) -> Iterator[None]:
+    """An error inside says that it happened in the file of this checkpoint."""
+    try:
+        yield
+    except ParamctlError as error:
+        error.file = error.file or ("standard input" if checkpoint.file == STDIN else checkpoint.file)
+        raise
