@@ -106,9 +106,7 @@ def diff(
     )
 
 
-def _named(
-    checkpoint: Checkpoint, chosen: Collection[int] | None, renames: Sequence[Rename] = ()
-) -> dict[str, int]:
+def _named(checkpoint: Checkpoint, chosen: Collection[int] | None, renames: Sequence[Rename] = ()) -> dict[str, int]:
     """The path under which each param is compared → its position in `params`."""
     paths: Sequence[str] = checkpoint.labels
     if renames:

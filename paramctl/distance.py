@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-SLICE = 1 << 16  # values that are compared at a time: in float64, they stay in a processor's cache
+SLICE = 1 << 12  # values that are compared at a time: larger arrays are mapped afresh each time, page by page
 
 
 class Tolerance(NamedTuple):

@@ -102,9 +102,7 @@ class EqualBytes:
         until = self._known(one, other)
         if until:
             one, other = (clip(content, until, _nbytes(content) - until) for content in (one, other))
-        pairs = zip(
-            self._blocks(self._a, one, self._one), self._blocks(self._b, other, self._other), strict=True
-        )
+        pairs = zip(self._blocks(self._a, one, self._one), self._blocks(self._b, other, self._other), strict=True)
         for x, y in pairs:
             # Only whole bytearrays are compared at memory's speed, not views of them.
             full = len(x) == BLOCK

@@ -6,6 +6,7 @@ pairs until there is room: every count stays exact, and two histograms can be ad
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from math import floor, frexp, ldexp
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 BINS = 256  # at most; many more than are shown, so that what is shown is hardly off
 FINEST = -1020  # exponent of the narrowest bin: the width must be a normal number
+MOST = sys.float_info.max
 DIGITS = 50  # of a position, in bits: it must be exact as a float
 
 
@@ -32,7 +34,8 @@ class Histogram:
     @property
     def edges(self) -> tuple[float, ...]:
         """Where the bins begin, and where the last one ends."""
-        return tuple(ldexp(self.first + i, self.exponent) for i in range(len(self.counts) + 1)) if self.counts else ()
+        bounds = range(self.first, self.first + len(self.counts) + 1) if self.counts else ()
+        return tuple(_multiple(place, self.exponent) for place in bounds)
 
     def coarser(self, exponent: int) -> Histogram:
         """The same values in bins that are as wide or wider."""
@@ -140,13 +143,13 @@ class Binning:
         found = self.histogram
         if self._counts is None:
             span = high / 2 - low / 2  # half of it: the whole may be more than a float holds
-            low, high = low - min(span, abs(low)), high + min(span, abs(high))
+            low, high = max(low - min(span, abs(low)), -MOST), min(high + min(span, abs(high)), MOST)
         elif self._fits(low, high):
             return
         exponent = max(self._exponent if found.counts else FINEST, frexp(max(abs(low), abs(high)))[1] - DIGITS)
         while True:
             old = found.coarser(exponent)
-            first, last = (floor(ldexp(end, -exponent)) for end in (low, high))
+            first, last = _place(low, exponent), _place(high, exponent)
             if old.counts:
                 first, last = min(first, old.first), max(last, old.first + len(old.counts) - 1)
             if last - first < BINS:
@@ -157,5 +160,20 @@ class Binning:
         self._counts[old.first - first : old.first - first + len(old.counts)] = old.counts
 
     def _fits(self, low: float, high: float) -> bool:
-        first, last = (floor(ldexp(end, -self._exponent)) for end in (low, high))
+        first, last = _place(low, self._exponent), _place(high, self._exponent)
         return self._first <= first and last < self._first + BINS
+
+
+def _place(value: float, exponent: int) -> int:
+    """How often `2**exponent` goes into a value, rounded down; whole numbers do not overflow."""
+    mantissa, power = frexp(value)
+    whole, shift = int(ldexp(mantissa, 53)), power - 53 - exponent
+    return whole << shift if shift >= 0 else whole >> -shift
+
+
+def _multiple(place: int, exponent: int) -> float:
+    """`place * 2**exponent`, or the largest number there is."""
+    try:
+        return ldexp(place, exponent)
+    except OverflowError:
+        return MOST if place > 0 else -MOST

@@ -75,7 +75,7 @@ class Widened:
             return
         even = patterns.size // 2 * 2  # two at a time, in numbers of their own width, take half as long
         if even:
-            pairs = patterns[:even].view(np.uint32)
+            pairs = np.ascontiguousarray(patterns[:even]).view(np.uint32)
             if len(self._words) < len(pairs):
                 self._words = np.empty(len(pairs), np.uint32)
             words = self._words[: len(pairs)]
@@ -90,7 +90,8 @@ class Widened:
         if len(self._values) < len(values):
             self._values = np.empty(len(values))
         made = self._values[: len(values)]
-        np.copyto(made, values)
+        with np.errstate(invalid="ignore"):  # signalling NaNs
+            np.copyto(made, values)
         return made
 
 

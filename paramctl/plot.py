@@ -118,16 +118,17 @@ def _padded(found: Histogram, first: int, last: int) -> Histogram:
 def _bars(name: str, summary: Summary, drawn: Histogram) -> Bars:
     moments = summary.moments
     odd = [f"{n:,} {what}" for n, what in ((moments.nan, "NaN"), (moments.inf, "infinite")) if n]
-    note = summary.why or (f"without {' and '.join(odd)}" if odd else "")
+    if not moments.finite:
+        return Bars(name, (), (), summary.why or (f"only {' and '.join(odd)}" if odd else "no values"))
+    note = f"without {' and '.join(odd)}" if odd else ""
     if drawn.counts:
         return Bars(name, drawn.counts, drawn.edges, note)
-    if not moments.finite:
-        return Bars(name, (), (), note or "no values")
     size = max(abs(moments.low), abs(moments.high))
     if size > LARGEST:
         return Bars(name, (), (), f"values up to {size:.3g}, too large to draw")
     around, value = size / 64 if size > 1 / LARGEST else 0.5, float(moments.mean)
-    note = ", ".join(filter(None, (f"all are {value:.6g}", note)))
+    about = "" if moments.low == moments.high else "about "
+    note = ", ".join(filter(None, (f"all are {about}{value:.6g}", note)))
     edges = tuple(value + i * around for i in (-3, -1, 1, 3))  # with room on both sides, so that a bar is seen
     return Bars(name, (0, moments.finite, 0), edges, note)
 
@@ -216,7 +217,8 @@ def form_of(path: Path) -> str:
 def check_matplotlib() -> None:
     """Raise UsageError where matplotlib is not installed."""
     try:
-        import matplotlib  # noqa: F401
+        with _quiet():
+            import matplotlib  # noqa: F401
     except ImportError:
         hint = "pip install 'paramctl[plot]', or leave out -o to draw in the terminal"
         raise UsageError("matplotlib, which draws pictures, is not installed", hint=hint) from None
@@ -304,8 +306,8 @@ def _draw_panels(figure: Figure, chart: Chart, histograms: Sequence[Bars]) -> No
 
 def _one_panel(figure: Figure, chart: Chart, parts: int) -> Axes:
     figure.set_size_inches(ALONE[0] + (LEGEND if parts > 1 else 0), max(ALONE[1], 0.2 * parts + 1))
-    figure.suptitle(_fitted(chart.title, figure.get_figwidth() - 0.4, 11), fontsize=11)
     axes = figure.add_subplot()
+    axes.set_title(_fitted(chart.title, ALONE[0] - 1, 11), fontsize=11)
     axes.set_xlabel(chart.x)
     axes.set_ylabel(chart.y)
     return axes
@@ -380,13 +382,17 @@ def _fitted(text: str, inches: float, size: float) -> str:
 
     font = get_font(findfont(FontProperties(family=FAMILY)))
     font.set_size(size, POINTS)
-    text = "".join(c if font.get_char_index(ord(c)) else f"\\u{ord(c):04x}" for c in text)
+    text = "".join(c if font.get_char_index(ord(c)) else _spelled(ord(c)) for c in text)
     room, kept = inches * POINTS, len(text)
     shown = text
     while kept > 1 and _points(font, shown) > room:
         kept -= 1
         shown = f"{text[: kept // 2]}…{text[len(text) - (kept - kept // 2 - 1) :]}"
     return shown
+
+
+def _spelled(code: int) -> str:
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def _points(font: Any, text: str) -> float:

@@ -60,9 +60,7 @@ def renamed(paths: Sequence[str], renames: Iterable[Rename]) -> list[str]:
     return out
 
 
-def suggestion(
-    removed: Mapping[str, object], added: Mapping[str, object], kept: Iterable[str]
-) -> Suggestion | None:
+def suggestion(removed: Mapping[str, object], added: Mapping[str, object], kept: Iterable[str]) -> Suggestion | None:
     """The renaming that pairs most of what is only in A with what is only in B, more than half of the fewer.
 
     Both map a path to what else must agree, such as the shape; `kept` are paths that no other may take.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -28,6 +29,7 @@ Open = Callable[[str], Checkpoint]
 
 WORDS = ("step", "global_step", "iteration", "iter_num", "epoch")  # what a checkpoint calls its own place in the run
 SLICE = 1 << 16  # values compared at a time: as float64 they stay in a processor's cache
+SAID = 5  # params of a checkpoint of which it is said why they are left out
 WHOLE = ("int", "bool")  # counts and indices, which would drown the weights beside them
 
 
@@ -384,12 +386,13 @@ class _Pair:
             for what, paths in apart.items():
                 if paths:
                     yield f"{what}: {some(paths)}; the update is of the others"
-        for why in dict.fromkeys(self._unread.values()):
-            names = [name for name, reason in self._unread.items() if reason == why]
-            yield f"left out: {some(names)} ({why})"
+        for name, why in islice(self._unread.items(), SAID):
+            yield f"left out: {name} ({why})"
+        if len(self._unread) > SAID:
+            yield f"left out: {len(self._unread) - SAID:,} more"
         for name, count in self._odd.items():
             if count:
-                yield f"{count:,} values of {name} are NaN or infinite"
+                yield f"NaN or infinite in {name}: {count:,}"
 
 
 def _once(a: Param, b: Param) -> tuple[Param, Param, int]:

@@ -259,7 +259,12 @@ def test_views_that_repeat_themselves_are_compared_once(tmp_path: Path) -> None:
 
 
 def test_big_endian(tmp_path: Path) -> None:
-    made = {"h": torch.tensor([1, 2, 3], dtype=torch.int16), "f": torch.randn(4), "z": torch.randn(2) * 1j, "b": torch.tensor([True])}
+    made = {
+        "h": torch.tensor([1, 2, 3], dtype=torch.int16),
+        "f": torch.randn(4),
+        "z": torch.randn(2) * 1j,
+        "b": torch.tensor([True]),
+    }
     path = saved(tmp_path, made, "a.pt")
     held = records(path)
     order = {"data/0": "h", "data/1": "i", "data/2": "i", "data/3": "b"}

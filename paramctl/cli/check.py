@@ -48,7 +48,8 @@ def check(
     Examples:
       paramctl check model.pt
       paramctl check model.safetensors.index.json
-      paramctl check model.pt --only safety --json | jq -r '.safety[].globals[].name'
+      paramctl check model.pt --only safety
+      paramctl check model.pt --json | jq -r '.safety[].globals[].name'
     """
     one_of({"--json": as_json, "--sarif": sarif})
     groups = _groups(only)

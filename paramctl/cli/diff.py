@@ -268,9 +268,7 @@ def _page(found: Difference) -> Iterator[Line]:
     yield from _table(("metadata", ""), _before_after(found.metadata), "<<", ("", ""))
 
 
-def _table(
-    header: Sequence[str], rows: Iterable[tuple[str, ...]], align: str, styles: Sequence[str]
-) -> Iterator[Line]:
+def _table(header: Sequence[str], rows: Iterable[tuple[str, ...]], align: str, styles: Sequence[str]) -> Iterator[Line]:
     """An empty line, the header, and the rows, the first cell of each a path; nothing without rows."""
     shown = [(_shown(row[0]), *row[1:]) for row in rows]
     if not shown:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -96,6 +97,7 @@ def _target(out: str, force: bool, named: list[str]) -> NewFile:
 
     target = NewFile(Path(out), force)
     form_of(target.path)
+    os.environ["MPLBACKEND"] = "agg"  # no display is asked for, and no name that matplotlib would refuse
     check_matplotlib()
     real, _ = destination(target)
     if any(file != STDIN and Path(file).resolve() == real for file in named):
@@ -140,7 +142,8 @@ def _curves(
     name = " ".join(map(output.escape, selections)) or "all parameters"
     parts = curves(run, tracked, of, lambda path: name if path is None else output.escape(path) or ".")
     ends = dict.fromkeys(output.escape(called(stop.file)) for stop in (run.stops[0], run.stops[-1]))
-    title = f"{output.escape(of)}: {' … '.join(ends)}"
+    what = f"{output.escape(of)} of {parts[0].name}" if len(parts) == 1 else output.escape(of)
+    title = f"{what}: {' … '.join(ends)}"
     x = {"name": "checkpoint, in the order of names", "given": "checkpoint, as given"}.get(run.order, run.order)
     return Chart(title, x, FIGURES.get(of, f"‖{output.escape(of)}‖"), parts, log)
 

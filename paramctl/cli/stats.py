@@ -73,7 +73,7 @@ def stats(
     Examples:
       paramctl stats model.pt
       paramctl stats model.pt --layer '**.weight' --sort std
-      paramctl stats model.pt --by layer --json | jq '.layers[] | select(.nan > 0).path'
+      paramctl stats model.pt --by layer --jsonl | jq 'select(.nan > 0).path'
       paramctl stats model.pt --spectral --layer 0.weight
     """
     one_of({"--tsv": as_tsv, "--json": as_json, "--jsonl": as_json_lines})

@@ -12,7 +12,7 @@ from math import prod
 from typing import Any, NamedTuple, Protocol
 
 from paramctl.checkpoint import Kind, Param, Quantizer, Storage, contiguous, span
-from paramctl.dtypes import BY_NAME, BY_STORAGE, DType
+from paramctl.dtypes import BY_NAME, DType
 from paramctl.errors import FormatError, Unsupported
 from paramctl.formats.pickle_nodes import Call, Dict, Global, Persistent, PyString
 from paramctl.segments import read
@@ -224,7 +224,7 @@ def _composite(
 
 def _quantized(args: tuple[object, ...], at: Place, storages: Storages) -> Param:
     pid, offset, size, stride, quantizer, requires_grad, *_ = args
-    stored = storages.find(_counted(pid))
+    stored = storages.find(pid)
     if stored.dtype is None or not isinstance(quantizer, tuple):
         raise FormatError(f"quantized tensor '{at.path}' has no quantizer or no dtype")
     param = _strided(at, stored, stored.dtype, offset, size, stride, requires_grad)
@@ -237,15 +237,6 @@ def _quantized(args: tuple[object, ...], at: Place, storages: Storages) -> Param
     return param._replace(
         layout="quantized", components=components, quantizer=_quantizer(quantizer, param, components)
     )
-
-
-def _counted(pid: object) -> object:
-    """The id of a storage with its elements counted: of those smaller than a byte torch counts the bytes."""
-    match pid:
-        case Persistent(pid=(tag, Global(name="QUInt4x2Storage" | "QUInt2x4Storage") as word, key, device, int(n))):
-            return Persistent((tag, word, key, device, n * 8 // BY_STORAGE[word.name].bits))
-        case _:
-            return pid
 
 
 def _quantizer(args: tuple[object, ...], param: Param, components: tuple[Param, ...]) -> Quantizer | None:
@@ -359,7 +350,8 @@ _ORDERED = Global("collections", "OrderedDict")
 def storage_id(key: str, dtype: DType, nbytes: int, device: str) -> Persistent:
     """The pickled id of a storage, as torch.save writes it."""
     if dtype.storage:
-        word, numel = Global("torch", dtype.storage), nbytes * 8 // dtype.bits
+        # Of elements smaller than a byte torch counts the bytes.
+        word, numel = Global("torch", dtype.storage), nbytes * 8 // max(dtype.bits, 8)
     else:
         word, numel = Global("torch.storage", "UntypedStorage"), nbytes
     return Persistent(("storage", word, key, device, numel))

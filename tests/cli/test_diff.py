@@ -288,7 +288,11 @@ def test_one_may_be_standard_input(spawn: Spawn, here: Path) -> None:
         done = spawn("diff", "-", "a.pt", stdin=file)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"same: 12 tensors\n")
     done = subprocess.run(
-        f"cat a.pt | {sys.executable} -m paramctl diff a.pt -", shell=True, capture_output=True, check=False, env=plain()
+        f"cat a.pt | {sys.executable} -m paramctl diff a.pt -",
+        shell=True,
+        capture_output=True,
+        check=False,
+        env=plain(),
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"same: 12 tensors\n")
 

@@ -47,7 +47,7 @@ def long(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("args", "line"),
     [
-        (["schem", "x"], "no such command 'schem'. Did you mean 'schemes'?; see 'paramctl --help'"),
+        (["schem", "x"], "no such command 'schem'. Did you mean 'schemes', 'check'?; see 'paramctl --help'"),
         (["tree", "x", "y"], "got unexpected extra argument(s) (y); see 'paramctl tree --help'"),
         (["tree", "--dep", "1"], "no such option: --dep (Possible options: --depth, --debug, --help)"),
         (
@@ -372,7 +372,7 @@ def complete(spawn: Spawn, line: str) -> list[str]:
 
 
 def test_the_shell_completes_commands_and_options(spawn: Spawn) -> None:
-    assert complete(spawn, "paramctl tr") == ["tree"]
+    assert complete(spawn, "paramctl tre") == ["tree"]
     assert "--layer" in complete(spawn, "paramctl tree --l")
 
 
