@@ -1,17 +1,20 @@
-"""Params that hold the same values without being tied: found by a checksum, and certain byte by byte."""
+"""Params that hold the same values without being tied, found by a digest of their bytes."""
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from paramctl.changes import group_of
 from paramctl.checkpoint import Checkpoint, Param
-from paramctl.distance import aligned
 from paramctl.scan import Scan
 from paramctl.values import narrow
 from paramctl.watch import Watch, nobody
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
 
 PEEK = 256  # values at the front that tell most params apart
 
@@ -27,6 +30,13 @@ class Equals(NamedTuple):
     constant: bool
 
 
+class Digest(NamedTuple):
+    """What the values of a param come to: equal ones have an equal `sha256`, and no others can be made to."""
+
+    sha256: bytes
+    constant: bool
+
+
 def equals(checkpoint: Checkpoint, indices: Iterable[int], watch: Watch = nobody) -> tuple[Equals, ...]:
     """Groups among the params at `indices` that hold the same values bit for bit, in dtype and shape alike.
 
@@ -36,22 +46,35 @@ def equals(checkpoint: Checkpoint, indices: Iterable[int], watch: Watch = nobody
     params = checkpoint.params
     leaders = dict.fromkeys(checkpoint.tied_to.get(i, i) for i in indices)
     fit = [i for i in leaders if params[i].is_plain and params[i].numel > 1 and not params[i].repeats_itself]
-    alike = _split([fit], lambda i: (params[i].dtype.name, params[i].shape))
+    alike = _split([fit], lambda i: (params[i].dtype.name, params[i].shape, params[i].flags))
     alike = _split(alike, lambda i: _first_values(checkpoint, params[i]))
-    total = sum(params[i].nbytes for group in alike for i in group)
-    scan = Scan(checkpoint, watch, 2 * total)
-    alike = _split(alike, lambda i: _checksum(scan, params[i]))
-    found = [group for one in alike for group in _surely(checkpoint, scan, one)]
+    scan = Scan(checkpoint, watch, sum(params[i].nbytes for group in alike for i in group))
+    digests = {i: digest(scan, params[i]) for group in alike for i in group}
+    found = sorted(_split(alike, digests.__getitem__))
     return tuple(
-        Equals(tuple(group), (len(group) - 1) * params[group[0]].nbytes, _is_constant(scan, params[group[0]]))
-        for group in sorted(found)
+        Equals(tuple(group), (len(group) - 1) * params[group[0]].nbytes, digests[group[0]].constant) for group in found
     )
 
 
-def same_values(checkpoint: Checkpoint, a: int, b: int) -> bool:
-    """Whether two params of one dtype and shape hold the same values bit for bit."""
-    one, two = Scan(checkpoint), Scan(checkpoint)
-    return _same(one, two, checkpoint.params[a], checkpoint.params[b])
+def digest(scan: Scan, param: Param) -> Digest:
+    """The digest of a param's stored elements in C order. Raises as `Scan.stored` does."""
+    import hashlib  # which loads a library of 4 MiB, and checking a file must not always pay for it
+
+    found = hashlib.sha256()
+    first: Array | None = None
+    constant = True
+    for block in scan.stored(param):
+        first = block[:1].copy() if first is None else first
+        constant = constant and is_repeated(block, first)
+        found.update(block.tobytes())
+    return Digest(found.digest(), constant and first is not None)
+
+
+def is_repeated(block: Array, first: Array) -> bool:
+    """Whether every stored element of a block is the one in `first`, bit for bit."""
+    if block.dtype.kind == "c":  # two zeros of different sign are equal, and NaN never is
+        block, first = block.view("u8").reshape(-1, 2), first.view("u8")
+    return bool((block == first).all())
 
 
 def command(checkpoint: Checkpoint, found: Equals, out: str) -> list[str]:
@@ -80,36 +103,3 @@ def _first_values(checkpoint: Checkpoint, param: Param) -> bytes:
         return b""
     front = tuple(slice(0, 1) for _ in param.shape[:-1])
     return stored(storage_of(checkpoint, param), narrow(param, (*front, slice(0, PEEK)))).tobytes()
-
-
-def _checksum(scan: Scan, param: Param) -> int:
-    value = 0
-    for block in scan.stored(param):
-        value = zlib.crc32(block.data, value)
-    return value
-
-
-def _surely(checkpoint: Checkpoint, scan: Scan, group: Sequence[int]) -> Iterator[list[int]]:
-    """The members that are equal byte by byte: a checksum may be the same by chance, or by design."""
-    left = list(group)
-    other = Scan(checkpoint)
-    while len(left) > 1:
-        first, *rest = left
-        same = [i for i in rest if _same(scan, other, checkpoint.params[first], checkpoint.params[i])]
-        if same:
-            yield [first, *same]
-        left = [i for i in rest if i not in same]
-
-
-def _same(one: Scan, two: Scan, a: Param, b: Param) -> bool:
-    return all(x.tobytes() == y.tobytes() for x, y in aligned(one.stored(a), two.stored(b)))
-
-
-def _is_constant(scan: Scan, param: Param) -> bool:
-    """Whether all values are the first."""
-    first = None
-    for block in scan.stored(param):
-        first = block[0] if first is None else first
-        if not (block == first).all():
-            return False
-    return True

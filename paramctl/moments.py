@@ -123,10 +123,10 @@ class Running:
 
         if not self._n:
             return self._others
-        apart = self._sum / self._n
-        squares = max(self._squares - self._sum * apart, 0.0)
-        mean = np.longdouble(self._pivot or 0.0) + apart
-        added = Moments(self._n, self._n, mean, np.longdouble(squares), self._low, self._high, self._zeros)
+        apart = np.longdouble(self._sum) / self._n
+        squares = max(self._squares - self._sum * apart, np.longdouble(0))
+        mean = (self._pivot or 0.0) + apart
+        added = Moments(self._n, self._n, mean, squares, self._low, self._high, self._zeros)
         return self._others + added
 
 

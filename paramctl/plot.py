@@ -289,8 +289,8 @@ def _draw_panels(figure: Figure, chart: Chart, histograms: Sequence[Bars]) -> No
     width, height = ALONE if len(histograms) == 1 else (across * INCHES[0], down * INCHES[1] + 0.4)
     figure.set_size_inches(width, height)
     figure.suptitle(_fitted(chart.title, width - 0.4, 11), fontsize=11)
-    figure.supxlabel(chart.x, fontsize=9)
-    figure.supylabel(chart.y, fontsize=9)
+    figure.supxlabel(_fitted(chart.x, width - 0.4, 9), fontsize=9)
+    figure.supylabel(_fitted(chart.y, height - 0.4, 9), fontsize=9)
     for i, one in enumerate(histograms, 1):
         axes = figure.add_subplot(down, across, i)
         axes.set_title(_fitted(one.name, width / across - 0.5, 9))
@@ -308,8 +308,8 @@ def _one_panel(figure: Figure, chart: Chart, parts: int) -> Axes:
     figure.set_size_inches(ALONE[0] + (LEGEND if parts > 1 else 0), max(ALONE[1], 0.2 * parts + 1))
     axes = figure.add_subplot()
     axes.set_title(_fitted(chart.title, ALONE[0] - 1, 11), fontsize=11)
-    axes.set_xlabel(chart.x)
-    axes.set_ylabel(chart.y)
+    axes.set_xlabel(_fitted(chart.x, ALONE[0] - 1, 9))
+    axes.set_ylabel(_fitted(chart.y, ALONE[1] - 1, 9))
     return axes
 
 

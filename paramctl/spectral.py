@@ -35,7 +35,7 @@ def spectrum(checkpoint: Checkpoint, param: Param) -> Spectrum | None:
     """
     from paramctl.values import read_values
 
-    real = param.dtype.category in ("float", "int") and param.is_plain
+    real = param.dtype.category in ("float", "int") and param.is_plain and not param.repeats_itself
     if not real or len(param.shape) < 2 or not param.numel:
         return None
     import numpy as np

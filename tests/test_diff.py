@@ -8,9 +8,11 @@ import struct
 import subprocess
 import sys
 import warnings
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import changed_bytes, record_of, records, refused, rezipped
@@ -21,13 +23,14 @@ from verb_files import mlp, opened, saved
 
 from paramctl import formats
 from paramctl.checkpoint import Checkpoint
-from paramctl.comparison import Changed
+from paramctl.comparison import Changed, Comparison
 from paramctl.diff import Chosen, Difference, Noted, Tie, diff
 from paramctl.distance import Figures, Tolerance, coarser
-from paramctl.dtypes import BY_NAME
-from paramctl.equal_bytes import BLOCK
+from paramctl.dtypes import BY_NAME, BY_SAFETENSORS
+from paramctl.equal_bytes import BLOCK, EqualBytes
 from paramctl.errors import FormatError, Unsupported, UsageError
 from paramctl.renames import parse
+from paramctl.values import read_values
 
 NAN, INF = math.nan, math.inf
 EXACT = Tolerance(exact=True)
@@ -338,6 +341,26 @@ def test_elements_smaller_than_a_byte(tmp_path: Path) -> None:
     pairs = torch.tensor([[0x21], [0x43]], dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
     same = diff(opened(tmp_path, {"four": pairs}), a, chosen=Chosen(None, [0]))
     assert same == Difference(1, 1)
+
+
+def test_any_two_dtypes_can_be_compared(tmp_path: Path) -> None:
+    at, header, body = 0, {}, b""
+    for name, dtype in BY_SAFETENSORS.items():
+        data = bytes(i % 2 for i in range(dtype.nbytes(8)))
+        header[dtype.name] = {"dtype": name, "shape": [8], "data_offsets": [at, at + len(data)]}
+        at, body = at + len(data), body + data
+    text = json.dumps(header).encode()
+    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + body)
+    held = formats.open(str(tmp_path / "x.safetensors"))
+    comparison = Comparison(held, held, EqualBytes(held, held))
+    numbers = {param.path: read_values(held, param) for param in held.params}
+    numbers = {path: v if v.dtype.kind in "biu" else v.astype(np.complex128) for path, v in numbers.items()}
+    for a, b in product(held.params, repeat=2):
+        rows = comparison.rows("x", a, b)
+        pairs = zip(numbers[a.path].tolist(), numbers[b.path].tolist(), strict=True)
+        assert [row.figures and row.figures.count for row in rows] == (
+            [sum(not same(x, y) for x, y in pairs)] if a is not b else []
+        )
 
 
 # --- shapes, paths, ties, the rest -----------------------------------------------------------------

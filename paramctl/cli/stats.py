@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
@@ -31,6 +31,7 @@ Key = Literal["path", "count", "mean", "std", "min", "max", "l2", "zeros", "nan"
 FIGURES: tuple[Key, ...] = ("count", "mean", "std", "min", "max", "l2", "zeros", "nan", "inf")
 BARS = 12  # characters of a histogram
 BINS = 64  # of a histogram for programs
+REASONS = 5  # of tensors without figures that are said one by one
 PATH = 16  # columns that a path keeps before other columns make room for it
 SPARED = ("tied to", "count", "zeros", "l2", "histogram", "stable rank")  # go in this order where a terminal is narrow
 
@@ -77,6 +78,7 @@ def stats(
       paramctl stats model.pt --spectral --layer 0.weight
     """
     one_of({"--tsv": as_tsv, "--json": as_json, "--jsonl": as_json_lines})
+    one_of({"--by layer": by == "layer", "--spectral": spectral})
     single_threaded()
     for_people = output.stdout_is_terminal() and not (as_tsv or as_json or as_json_lines)
     with opened(file) as checkpoint:
@@ -87,44 +89,63 @@ def stats(
             rows = stats(
                 checkpoint, positions, by_layer=by == "layer", histograms=histogram or for_people, watch=watch
             )
-            found: Iterator[Found] = (_found(checkpoint, row, spectral) for row in rows)
+            whys: list[str] = []
+            found: Iterable[Found] = (_found(checkpoint, row, spectral, whys) for row in rows)
             if sort is not None or reverse:
-                found = iter(_sorted(found, sort or "path", reverse))
+                found = _sorted(found, sort, reverse)
             if as_json_lines:
                 output.json_lines(_object(checkpoint, one, histogram, spectral) for one in found)
                 return
             if not (as_json or for_people):
                 output.lines(_line(checkpoint, one, spectral) for one in found)
+                _say(whys)
                 return
             kept = list(found)
         if as_json:
             name = "layers" if by == "layer" else "tensors"
             objects = [_object(checkpoint, one, histogram, spectral) for one in kept]
             output.json({"schema": 1, "file": checkpoint.file, name: objects})
-        else:
-            columns = _columns(checkpoint, kept, spectral)
-            left_out = _spare(columns, output.terminal_width())
-            output.listing(_table(columns), color)
-            if left_out:
-                output.note(f"the terminal is too narrow for {', '.join(left_out)}; --tsv has them")
+            return
+        if kept:
+            _show(checkpoint, kept, spectral, color)
+        _say(whys)
 
 
-def _found(checkpoint: Checkpoint, row: Row, spectral: bool) -> Found:
+def _show(checkpoint: Checkpoint, found: Sequence[Found], spectral: bool, color: output.When) -> None:
+    columns = _columns(checkpoint, found, spectral)
+    left_out = _spare(columns, output.terminal_width())
+    output.listing(_table(columns), color)
+    if left_out:
+        output.note(f"the terminal is too narrow for {', '.join(left_out)}; --tsv has them")
+
+
+def _say(whys: Sequence[str]) -> None:
+    """Say why there are no figures of some tensors."""
+    for why in whys[:REASONS]:
+        output.note(f"no figures: {output.sentence(why)}")
+    if len(whys) > REASONS:
+        output.note(f"no figures of {len(whys) - REASONS:,} more; --json says why of each")
+
+
+def _found(checkpoint: Checkpoint, row: Row, spectral: bool, whys: list[str]) -> Found:
+    """What is printed of a row; why there is nothing goes to `whys`."""
     moments = row.summary.moments
     any_finite = moments.finite > 0
     figures: dict[str, int | float | None] = {
         "count": moments.count,
         "mean": float(moments.mean) if any_finite else None,
         "std": moments.std,
-        "min": moments.low if any_finite else None,
-        "max": moments.high if any_finite else None,
+        "min": moments.low + 0 if any_finite else None,  # not -0
+        "max": moments.high + 0 if any_finite else None,
         "l2": moments.l2 if any_finite else None,
         "zeros": moments.zeros,
         "nan": moments.nan,
         "inf": moments.inf,
     }
     if row.summary.why:
-        figures = dict.fromkeys(figures)
+        whys.append(row.summary.why)
+        if not moments.count:  # a layer has those of its other tensors
+            figures = dict.fromkeys(figures)
     spectrum = None
     if spectral and row.at is not None:
         from paramctl.spectral import spectrum as spectrum_of
@@ -133,13 +154,15 @@ def _found(checkpoint: Checkpoint, row: Row, spectral: bool) -> Found:
     return Found(row, figures, spectrum)
 
 
-def _sorted(found: Iterator[Found], key: Key, reverse: bool) -> list[Found]:
-    """In the order of one figure, largest first, then those that have none; or in that of paths."""
+def _sorted(found: Iterable[Found], key: Key | None, reverse: bool) -> list[Found]:
+    """In the order of one figure, largest first, then those that have none; or in that of paths, or of the file."""
+    kept = list(found)
+    if key is None:
+        return kept[::-1]
     if key == "path":
         from paramctl.checkpoint import natural_key
 
-        return sorted(found, key=lambda one: natural_key(one.row.path), reverse=reverse)
-    kept = list(found)
+        return sorted(kept, key=lambda one: natural_key(one.row.path), reverse=reverse)
     having = [one for one in kept if one.figures[key] is not None]
     having.sort(key=lambda one: one.figures[key] or 0, reverse=not reverse)
     return [*having, *(one for one in kept if one.figures[key] is None)]
@@ -205,7 +228,8 @@ def _table(columns: dict[str, list[str]]) -> Iterator[Line]:
     styles = [_STYLES.get(key, "") for key in columns]
     header, *lines = output.aligned(rows, align, styles, output.terminal_width())
     yield Line(header.cells, ("dim",) * len(header.cells))
-    yield from lines
+    for cells, own in lines:  # no NaN is no alarm
+        yield Line(cells, tuple("dim" if cell.strip() == "0" else style for cell, style in zip(cells, own, strict=True)))
 
 
 _STYLES = {
@@ -243,8 +267,6 @@ def _tie(checkpoint: Checkpoint, row: Row) -> str:
 
 
 def _bars(found: Found) -> str:
-    if found.row.summary.why:
-        return f"({output.sentence(found.row.summary.why)})"
     moments = found.row.summary.moments
     if not moments.finite:
         return ""
