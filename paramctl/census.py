@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from paramctl.checkpoint import Param
 from paramctl.dtypes import DType
+from paramctl.equal import is_repeated
 from paramctl.scan import Scan
 
 if TYPE_CHECKING:
@@ -58,14 +59,15 @@ class _Tally:
         if not block.size:
             return
         if self._first is None:
-            self._first = block[0]
-        self._constant = self._constant and bool((block == self._first).all())
+            self._first = block[:1].copy()
+        self._constant = self._constant and is_repeated(block, self._first)
         found = (block.size, *_odd(block, dtype))
         self._counts = [count + more for count, more in zip(self._counts, found, strict=True)]
 
     @property
     def census(self) -> Census:
-        return Census(*self._counts, constant=self._constant and self._first is not None)
+        count, nan, inf, zeros, denormal = self._counts
+        return Census(count, nan, inf, zeros, denormal, self._constant and self._first is not None)
 
 
 def _odd(block: Array, dtype: DType) -> tuple[int, int, int, int]:
@@ -101,11 +103,28 @@ def _odd_floats(block: Array, dtype: DType) -> tuple[int, int, int, int]:
 def _odd_complex(block: Array, dtype: DType) -> tuple[int, int, int, int]:
     import numpy as np
 
-    part = {128: np.float64, 64: np.float32, 32: np.float16}[dtype.bits]
-    parts = block.view(part).reshape(-1, 2)
+    parts = _parts(block, dtype)
     nan = np.isnan(parts).any(axis=1)
     inf = np.isinf(parts).any(axis=1) & ~nan
-    return int(nan.sum()), int(inf.sum()), int((parts == 0).all(axis=1).sum()), 0
+    return int(nan.sum()), int(inf.sum()), int(is_zero(block, dtype).sum()), 0
+
+
+def is_zero(block: Array, dtype: DType) -> Array:
+    """Which stored elements are zero, of either sign."""
+    if dtype.category == "complex":
+        zero: Array = (_parts(block, dtype) == 0).all(axis=1)
+        return zero
+    if dtype.name in MANTISSA:
+        magnitude: Array = block & block.dtype.type((1 << (dtype.bits - 1)) - 1)
+        return magnitude == 0
+    small: Array = _kinds(dtype)[2][block]
+    return small
+
+
+def _parts(block: Array, dtype: DType) -> Array:
+    """Real and imaginary part of each complex element."""
+    parts: Array = block.view({128: "f8", 64: "f4", 32: "f2"}[dtype.bits]).reshape(-1, 2)
+    return parts
 
 
 @lru_cache

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from math import prod
-from typing import TYPE_CHECKING, Any
 
-from paramctl.census import Census, census
+from paramctl.census import Census, census, is_zero
 from paramctl.checkpoint import Checkpoint, Param
 from paramctl.errors import FormatError, Unsupported, UsageError
 from paramctl.findings import Finding, Level
@@ -14,16 +13,13 @@ from paramctl.observations import gradient_owners
 from paramctl.scan import Scan, distinct
 from paramctl.watch import Watch, nobody
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array = NDArray[Any]
-
 DENORMAL = 0.1  # share of denormal values, of those that are not zero, that is hardly ever meant
 ROWS = 3  # row numbers that a message names
 FILTERS = 0.01  # share of filters that are zero in a kernel, from which on that is odd: a Fourier basis has two
 WEIGHTS = ("weight", "kernel", "embed")  # names of what is trained and has two or more axes
 FRESH = "lora_B"  # begins as zeros
+
+Odd = tuple[Level, str, str]  # with the rule it falls under, and what is odd
 
 
 def health(
@@ -41,69 +37,92 @@ def health(
         for part in (param, *param.components):
             if part.storage is None or part.storage in damaged or part.dtype.category not in ("float", "complex"):
                 continue
+            learnt = part is param and i not in gradients and param.kind != "optimizer"
             try:
-                view, times = distinct(part)
-                found = census(scan, view)
+                for level, rule, what in _odd(checkpoint, scan, part, learnt):
+                    yield Finding(level, "health", rule, part.path, what)
             except FormatError as error:
                 yield Finding("error", "integrity", "checksum", part.path, error.what)
-                continue
             except (UsageError, Unsupported) as error:
-                yield Finding("note", "health", "unreadable", part.path, f"was not looked into: {error.what}")
-                continue
-            yield from _values(part, found, times)
-            if part is param and _is_weight(param) and i not in gradients:
-                yield from _weights(scan, param, found)
+                yield Finding("note", "health", "unread", part.path, f"was not looked into: {error.what}")
 
 
-def _values(param: Param, found: Census, times: int) -> Iterator[Finding]:
+def _odd(checkpoint: Checkpoint, scan: Scan, param: Param, learnt: bool) -> Iterator[Odd]:
+    """What is odd about a param. Of what is not `learnt`, such as moments, less is asked."""
+    view, times = distinct(param)
+    found = census(scan, view)
+    is_weight = learnt and _is_weight(param)
+    yield from _values(param, found, times, is_weight)
+    if learnt and (is_weight or param.dtype.name != "float16"):  # in which biases are as small as that
+        yield from _denormal(param, found, times)
+    if is_weight and not found.nan and not found.inf:
+        yield from _weights(checkpoint, scan, param, found)
+
+
+def _values(param: Param, found: Census, times: int, is_weight: bool) -> Iterator[Odd]:
     """What no tensor should hold."""
-
-    def odd(level: Level, rule: str, count: int, what: str) -> Finding:
-        return Finding(level, "health", rule, param.path, f"{count * times:,} of {param.numel:,} values {what}")
-
     if found.nan:
-        yield odd("warning", "nan", found.nan, "are NaN" if found.nan * times > 1 else "is NaN")
-    if found.inf:
-        level: Level = "note" if found.is_mask else "warning"
-        why = ", and all others are zero: a mask?" if found.is_mask else ""
-        yield odd(level, "infinite", found.inf, f"{'are' if found.inf * times > 1 else 'is'} infinite{why}")
-    others = found.count - found.zeros
-    if others and found.denormal > DENORMAL * others:
-        what = f"are denormal: too small for the precision of {param.dtype.name}"
-        yield odd("warning", "denormal", found.denormal, what)
+        yield "warning", "nan", f"{_share(param, found.nan * times)} NaN"
+    if found.inf and found.inf == found.count == 1:
+        yield "note", "infinite", "is infinite, as a best score is before the first"
+    elif found.inf and found.is_mask and not is_weight:
+        yield "note", "infinite", f"{_share(param, found.inf * times)} infinite, and all others are zero: a mask?"
+    elif found.inf:
+        yield "warning", "infinite", f"{_share(param, found.inf * times)} infinite"
+
+
+def _denormal(param: Param, found: Census, times: int) -> Iterator[Odd]:
+    if found.denormal > DENORMAL * (found.count - found.zeros):
+        precision = f"too small for the whole precision of {param.dtype.name}"
+        yield "warning", "denormal", f"{_share(param, found.denormal * times)} denormal: {precision}"
+
+
+def _share(param: Param, count: int) -> str:
+    """`3 of 100 values are`."""
+    return f"{count:,} of {param.numel:,} {'values' if param.numel > 1 else 'value'} {'is' if count == 1 else 'are'}"
 
 
 def _is_weight(param: Param) -> bool:
     """Whether a param is a matrix or kernel that somebody trains; where the file does not say, its name does."""
     learnt = param.kind == "parameter" or (param.kind == "tensor" and any(word in _name(param) for word in WEIGHTS))
-    return learnt and param.is_plain and not param.repeats_itself and len(param.shape) > 1 and prod(param.shape) > 1
+    return learnt and param.is_plain and not param.repeats_itself and len(param.shape) > 1 and param.numel > 1
 
 
-def _weights(scan: Scan, param: Param, found: Census) -> Iterator[Finding]:
+def _weights(checkpoint: Checkpoint, scan: Scan, param: Param, found: Census) -> Iterator[Odd]:
     """What hardly any trained matrix is."""
-    if found.nan or found.inf:
-        return
-
-    def odd(level: Level, rule: str, what: str) -> Finding:
-        return Finding(level, "health", rule, param.path, what)
-
     if found.zeros == found.count:
         fresh = FRESH in param.path
         why = ", as those of a LoRA that was never trained" if fresh else ""
-        yield odd("note" if fresh else "warning", "all-zero", f"all {found.count:,} weights are zero{why}")
+        yield "note" if fresh else "warning", "all-zero", f"all {found.count:,} weights are zero{why}"
     elif found.constant:
         is_matrix = sum(n > 1 for n in param.shape) > 1 or _name(param) == "weight"
-        yield odd("warning" if is_matrix else "note", "constant", f"all {found.count:,} weights are the same")
+        level: Level = "warning" if is_matrix and not _is_scale(checkpoint, param) else "note"
+        yield level, "constant", f"all {found.count:,} weights are the same"
     elif dead := _dead_rows(scan, param, found):
-        rows = param.shape[0]
-        some = ", ".join(map(str, dead[:ROWS])) + (", …" if len(dead) > ROWS else "")
-        what = f"{len(dead):,} of {rows:,} rows {'are' if len(dead) > 1 else 'is'} all zero ({some})"
-        if len(dead) == 1 and "emb" in param.path.lower():
-            yield odd("note", "dead-rows", f"{what}: a padding row?")
-        elif len(param.shape) > 2 and len(dead) < FILTERS * rows:
-            yield odd("note", "dead-rows", f"{what}, as some are in fixed transforms")
-        else:
-            yield odd("warning", "dead-rows", what)
+        yield _judged(param, dead)
+
+
+def _is_scale(checkpoint: Checkpoint, param: Param) -> bool:
+    """Whether a weight is the scale of a normalisation over several axes, which begins as ones."""
+    layer = param.path.rpartition(".")[0]
+    module = checkpoint.modules.get(layer)
+    if "norm" in layer.lower() or (module is not None and "norm" in module.type.lower()):
+        return True
+    siblings = (checkpoint.params[i] for i in checkpoint.own_params.get(layer, ()))
+    return any(_name(other) == "bias" and other.shape == param.shape for other in siblings)
+
+
+def _judged(param: Param, dead: Sequence[int]) -> Odd:
+    """How odd it is that these rows of a weight are all zero."""
+    rows = param.shape[0]
+    numbers = ", ".join(map(str, dead[:ROWS])) + (", …" if len(dead) > ROWS else "")
+    what = f"{len(dead):,} of {rows:,} rows {'are' if len(dead) > 1 else 'is'} all zero ({numbers})"
+    at_end = rows - dead[0] == len(dead) < rows / 2
+    if "emb" in param.path.lower() and (len(dead) == 1 or at_end):
+        return "note", "dead-rows", f"{what}: padding?"
+    if len(param.shape) > 2 and len(dead) < FILTERS * rows:
+        return "note", "dead-rows", f"{what}, as some are in fixed transforms"
+    return "warning", "dead-rows", what
 
 
 def _name(param: Param) -> str:
@@ -120,15 +139,7 @@ def _dead_rows(scan: Scan, param: Param, found: Census) -> list[int]:
     alive = np.zeros(rows, np.bool_)
     at = 0
     for block in scan.stored(param):
-        alive[(np.flatnonzero(_magnitudes(block, param)) + at) // length] = True
+        alive[(np.flatnonzero(~is_zero(block, param.dtype)) + at) // length] = True
         at += block.size
     dead: list[int] = np.flatnonzero(~alive).tolist()
     return dead
-
-
-def _magnitudes(block: Array, param: Param) -> Array:
-    """Stored elements without their sign: 0 for both zeros, something else for all others."""
-    if block.dtype.kind == "c":
-        return block
-    magnitudes: Array = block & block.dtype.type((1 << (param.dtype.bits - 1)) - 1)
-    return magnitudes

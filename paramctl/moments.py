@@ -51,12 +51,12 @@ class Moments:
         """The numbers of both."""
         n = self.finite + other.finite
         delta = other.mean - self.mean
-        share = other.finite / n if n else 0.0
+        shift = delta * other.finite / max(n, 1)
         return Moments(
             self.count + other.count,
             n,
-            self.mean + delta * share,
-            self.squares + other.squares + delta * delta * (self.finite * share),
+            self.mean + shift,
+            self.squares + other.squares + delta * shift * self.finite,
             min(self.low, other.low),
             max(self.high, other.high),
             self.zeros + other.zeros,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import logging
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -83,8 +84,9 @@ def histograms(
     reader = Summaries(checkpoint, indices, histograms=True, watch=watch)
     summaries = [reader.of(i) for i in indices]
     drawn = [_drawable(summary) for summary in summaries]
-    if together:
-        drawn = _alike(drawn)
+    if together and any(one.counts for one in drawn):
+        pairs = zip(drawn, summaries, strict=True)
+        drawn = _alike([one if one.counts else _fine(summary) for one, summary in pairs])
     return tuple(_bars(*one) for one in zip(names, summaries, drawn, strict=True))
 
 
@@ -95,6 +97,12 @@ def _drawable(summary: Summary) -> Histogram:
     if not moments.finite or size > LARGEST or moments.high - moments.low <= max(CLOSE * size, 1 / LARGEST):
         return Histogram()
     return summary.histogram.within(min(max(ceil(2 * moments.finite ** (1 / 3)), FEW), BINS))
+
+
+def _fine(summary: Summary) -> Histogram:
+    """The histogram of values that lie too close together to be drawn alone; none of too large ones."""
+    large = max(abs(summary.moments.low), abs(summary.moments.high)) > LARGEST
+    return Histogram() if large else summary.histogram
 
 
 def _alike(found: Sequence[Histogram]) -> list[Histogram]:
@@ -383,12 +391,16 @@ def _fitted(text: str, inches: float, size: float) -> str:
     font = get_font(findfont(FontProperties(family=FAMILY)))
     font.set_size(size, POINTS)
     text = "".join(c if font.get_char_index(ord(c)) else _spelled(ord(c)) for c in text)
-    room, kept = inches * POINTS, len(text)
-    shown = text
-    while kept > 1 and _points(font, shown) > room:
-        kept -= 1
-        shown = f"{text[: kept // 2]}…{text[len(text) - (kept - kept // 2 - 1) :]}"
-    return shown
+    room = inches * POINTS
+    lengths = range(len(text))
+    kept = bisect_left(lengths, True, key=lambda n: _points(font, _elided(text, n + 1)) > room)
+    return _elided(text, max(kept, 1))
+
+
+def _elided(text: str, kept: int) -> str:
+    """`text` without its middle, so that so many characters remain."""
+    head = kept // 2
+    return text if kept >= len(text) else f"{text[:head]}…{text[len(text) - (kept - head - 1) :]}"
 
 
 def _spelled(code: int) -> str:

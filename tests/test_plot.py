@@ -59,7 +59,7 @@ def test_what_cannot_be_drawn_says_why(tmp_path: Path) -> None:
         odd=torch.tensor([nan, inf, inf]),
         some=torch.tensor([1.0, nan]),
         same=torch.full((3,), -2.0),
-        close=torch.tensor([1.0, 1 + 1e-15], dtype=torch.float64),
+        close=torch.tensor([1 - 1e-15, 1 + 1e-15], dtype=torch.float64),
         huge=torch.tensor([1e301, 1.0], dtype=torch.float64),
         tiny=torch.tensor([1e-310, 2e-310], dtype=torch.float64),
         meta=torch.empty(2, device="meta"),
@@ -80,8 +80,14 @@ def test_together_all_have_the_same_bins(tmp_path: Path) -> None:
     wide, narrow, same = bars(
         tmp_path, together=True, wide=torch.randn(1000), narrow=torch.rand(50) / 10, same=torch.ones(2)
     )
-    assert wide.edges == narrow.edges
-    assert (sum(wide.counts), sum(narrow.counts), same.counts) == (1000, 50, (0, 2, 0))
+    assert wide.edges == narrow.edges == same.edges
+    assert (sum(wide.counts), sum(narrow.counts), sum(same.counts)) == (1000, 50, 2)
+    assert same.counts[same.edges.index(1.0)] == 2
+
+
+def test_together_without_anything_to_compare_is_as_alone(tmp_path: Path) -> None:
+    tensors = {"same": torch.ones(2), "nothing": torch.zeros(0)}
+    assert bars(tmp_path, together=True, **tensors) == bars(tmp_path, **tensors)
 
 
 def test_together_bins_stay_few_however_far_apart_params_lie(tmp_path: Path) -> None:

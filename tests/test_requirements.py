@@ -218,6 +218,31 @@ def test_row_15_tie_by_path(here: Path) -> None:
     assert made["4.bias"].data_ptr() == made["2.bias"].data_ptr()
 
 
+def test_row_17_the_gradients_of_tied_layers(here: Path) -> None:
+    """One gradient for both, which is the sum of what each use gives: seen by show, stats, diff and track."""
+    saved = load(here / "tied_mlp_step1.pt")
+    assert torch.equal(saved["grad"]["2.weight"], saved["grad"]["4.weight"])
+    shown = json.loads(shell(here, "paramctl show tied_mlp_step1.pt model.4.weight --json"))["tensors"][0]
+    assert (shown["tied_to"], shown["grad"]) == ("model.2.weight", "grad.4.weight")
+    (found,) = json.loads(shell(here, "paramctl stats tied_mlp_step1.pt --layer grad.4.weight --json"))["tensors"]
+    assert found["l2"] == pytest.approx(float(saved["grad"]["4.weight"].norm()), rel=1e-6)
+    steps = json.loads(shell(here, "paramctl track tied_mlp_step*.pt --layer 4.weight --json"))["steps"]
+    after = load(here / "tied_mlp_step2.pt")["model"]["4.weight"]
+    before = saved["model"]["4.weight"]
+    assert [step["step"] for step in steps] == [0, 1, 2]
+    assert steps[1]["grad"] == pytest.approx(found["l2"])
+    assert steps[2]["ratio"] == pytest.approx(float((after - before).norm() / before.norm()), rel=1e-6)
+    lines = shell(here, "paramctl diff tied_mlp_step1.pt tied_mlp_step2.pt --layer grad.4.weight; test $? = 1")
+    assert lines.startswith("values\tgrad.4.weight\t")
+
+
+def test_row_18_parameters_and_gradients_of_each_layer(here: Path) -> None:
+    rows = shell(here, "paramctl track tied_mlp_step*.pt --layer 0 --layer 2 --each --tsv").splitlines()
+    assert len(rows) == 3 * 4
+    layers = json.loads(shell(here, "paramctl stats tied_mlp_step2.pt --layer model --by layer --json"))["layers"]
+    assert [layer["path"] for layer in layers] == ["model.0", "model.2", "model.4", "model.6"]
+
+
 def test_row_18_every_scheme_explains_itself(here: Path) -> None:
     schemes = json.loads(shell(here, "paramctl schemes --json"))["schemes"]
     assert len(schemes) >= 24

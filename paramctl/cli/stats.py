@@ -228,8 +228,9 @@ def _table(columns: dict[str, list[str]]) -> Iterator[Line]:
     styles = [_STYLES.get(key, "") for key in columns]
     header, *lines = output.aligned(rows, align, styles, output.terminal_width())
     yield Line(header.cells, ("dim",) * len(header.cells))
-    for cells, own in lines:  # no NaN is no alarm
-        yield Line(cells, tuple("dim" if cell.strip() == "0" else style for cell, style in zip(cells, own, strict=True)))
+    for cells, own in lines:
+        quiet = (cell.strip() == "0" for cell in cells)  # no NaN is no alarm
+        yield Line(cells, tuple("dim" if zero else style for zero, style in zip(quiet, own, strict=True)))
 
 
 _STYLES = {
@@ -252,7 +253,7 @@ def _spare(columns: dict[str, list[str]], width: int | None) -> list[str]:
             break
         if columns.pop(key, None) is not None:
             left_out.append(key)
-    return [key for key in left_out if key not in ("histogram", "tied to")]
+    return [_title(key) for key in left_out if _title(key)]
 
 
 def _number(value: float | None) -> str:

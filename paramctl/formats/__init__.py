@@ -6,7 +6,7 @@ A format is a module that meets `Format`. A new one is one file and one name in 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -33,7 +33,7 @@ class Format(Protocol):
     where the file would hold tensors beside its params that an edit took away from all of them. `verify`
     opens a file that was just written with the format's own library, where that is cheap and could open
     the source. `audit` says what is wrong with a file that can be read, every byte of it looked at; `code`
-    are the pickles in a file that its own library might run, each with the name of the part it is in.
+    are the pickles in a file that its own library might run, each with the name of the part it is in and what reads it.
     """
 
     NAME: str
@@ -46,7 +46,7 @@ class Format(Protocol):
     def left(self, checkpoint: Checkpoint) -> list[str]: ...
     def verify(self, path: Path, meant: Checkpoint) -> None: ...
     def audit(self, checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]: ...
-    def code(self, source: Source) -> Iterator[tuple[str, bytes]]: ...
+    def code(self, source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]: ...
 
 
 FORMATS: tuple[Format, ...] = (torch_zip, safetensors)

@@ -16,7 +16,7 @@ TIED_BY_DEFAULT = ("bart", "bert", "bloom", "distilbert", "gpt2", "gpt_neo", "op
 
 def ties_embeddings(source: Source) -> bool:
     """Whether a configuration beside the file says that input and output embeddings are one tensor."""
-    return source.path is not None and says_tied(source.path.parent)
+    return source.path is not None and says_tied(Path(source.name).absolute().parent)
 
 
 def says_tied(folder: Path) -> bool:

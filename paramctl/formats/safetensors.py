@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
@@ -183,7 +183,7 @@ def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
             yield Finding("error", "integrity", "dangling-alias", key, what)
 
 
-def code(source: Source) -> Iterator[tuple[str, bytes]]:
+def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """None: loading this file runs nothing."""
     yield from ()
 

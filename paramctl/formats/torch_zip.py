@@ -6,8 +6,9 @@ Reference: torch/serialization.py and caffe2/serialize/inline_container.cc.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -139,12 +140,12 @@ def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
         yield Finding("note", "integrity", "unused-storage", None, what)
 
 
-def code(source: Source) -> Iterator[tuple[str, bytes]]:
+def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """The pickles that loading this file would run, each with the name of its record."""
     archive = zips.read(source)
     for name, record in archive.records.items():
         if name.endswith(".pkl"):
-            yield name, archive.read(record, _pickle_limit(record))
+            yield name, partial(archive.read, record, _pickle_limit(record))
 
 
 def _pickle_limit(record: Record) -> int:

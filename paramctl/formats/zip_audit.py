@@ -7,75 +7,97 @@ import zlib
 from collections.abc import Iterator
 
 from paramctl.errors import FormatError
-from paramctl.findings import Finding
+from paramctl.findings import Finding, Level
 from paramctl.formats.zips import HAS_DESCRIPTOR, LOCAL, MAX32, Archive, Record
-from paramctl.segments import Extent, chunks
+from paramctl.segments import chunks
 from paramctl.watch import Watch, nobody
 
 MAX_RATIO = 64  # inflated bytes for one in the file, so that work is bounded by the file's size
-FREE = 1 << 24  # inflated bytes that are looked into in any case
+FREE = 1 << 24  # inflated bytes beyond that, of all records together
+SIGNATURE = b"PK\x07\x08"  # of a descriptor, where it has one
+DESCRIPTORS = tuple(map(struct.Struct, ("<4sIQQ", "<4sIII", "<IQQ", "<III")))
+SHORTEST, LONGEST = 12, 24  # bytes of a descriptor
 
 
 def audit(archive: Archive, watch: Watch = nobody) -> Iterator[tuple[str, Finding]]:
     """What is wrong with each record, by its name: every byte is read, and both of its headers."""
-    done, total = 0, archive.source.size
+    auditor = _Auditor(archive, watch)
     for record in sorted(archive.records.values(), key=lambda record: record.header):
-        value = 0
-        if record.nbytes > MAX_RATIO * record.packed + FREE:
-            what = f"record {record.name!r} was not looked into: {record.packed:,} bytes claim to be {record.nbytes:,}"
-            yield record.name, Finding("warning", "integrity", "bomb", None, what)
-            continue
-        try:
-            payload = archive.payload(record)
-            for chunk in chunks((archive.content(record),)):
-                value = zlib.crc32(chunk, value)
-                done += len(chunk)
-                watch("checking", done, max(done, total))
-        except FormatError as error:
-            yield record.name, Finding("error", "integrity", "record", None, error.what)
-            continue
-        if record.has_crc and value != record.crc32:
-            what = f"record {record.name!r} is corrupt: its bytes do not match their CRC-32"
-            yield record.name, Finding("error", "integrity", "checksum", None, what)
-        if contradiction := _contradiction(archive, record, payload):
-            yield record.name, Finding("warning", "integrity", "record", None, contradiction)
-    if gaps := _gaps(archive):
-        what = f"{gaps:,} bytes belong to no record, as an edit that appends leaves them"
+        for level, rule, what in auditor.look_into(record):
+            yield record.name, Finding(level, "integrity", rule, None, f"record {record.name!r} {what}")
+    if auditor.gaps:
+        what = f"{auditor.gaps:,} bytes belong to no record, as an edit that appends leaves them"
         yield "", Finding("note", "integrity", "gap", None, what)
     if archive.records and not any(record.has_crc for record in archive.records.values() if record.nbytes):
         what = "was written without checksums: damage to its values cannot be seen"
         yield "", Finding("note", "integrity", "no-checksums", None, what)
 
 
-def _contradiction(archive: Archive, record: Record, payload: Extent) -> str:
-    """What a record's local header or its descriptor says against the directory; empty if nothing."""
-    local = LOCAL.unpack(archive.source.read(record.header, LOCAL.size))
-    crc, packed, nbytes = local[6:9]
-    if (crc or record.crc32) != record.crc32:
-        return f"record {record.name!r} has another CRC-32 in its local header than in the directory"
-    for found, expected in ((packed, record.packed), (nbytes, record.nbytes)):
-        if found not in (0, MAX32, expected):
-            return f"record {record.name!r} has another size in its local header than in the directory"
-    end = payload.offset + payload.nbytes
-    room = archive.ends[record.header] - end
-    if record.flags & HAS_DESCRIPTOR and room >= 16 and archive.source.read(end, 4) == b"PK\x07\x08":
-        (said,) = struct.unpack("<I", archive.source.read(end + 4, 4))
-        if (said or record.crc32) != record.crc32:
-            return f"record {record.name!r} has another CRC-32 behind it than in the directory"
-    return ""
+class _Auditor:
+    """Looks into records in the order in which they lie; `gaps` counts bytes that belong to none."""
 
+    def __init__(self, archive: Archive, watch: Watch) -> None:
+        self._archive = archive
+        self._watch = watch
+        self._done = 0
+        self._free = FREE
+        self._at = 0
+        self.gaps = 0
 
-def _gaps(archive: Archive) -> int:
-    """Bytes between records that are neither theirs nor a descriptor's."""
-    at = gaps = 0
-    for record in sorted(archive.records.values(), key=lambda record: record.header):
-        gaps += record.header - at
-        at = archive.ends[record.header]
+    def look_into(self, record: Record) -> Iterator[tuple[Level, str, str]]:
+        """Level, rule and what is wrong."""
+        self.gaps += record.header - self._at
+        self._at = self._archive.ends[record.header]
+        beyond = max(record.nbytes - MAX_RATIO * record.packed, 0)
+        if beyond > self._free:
+            claim = f"{record.packed:,} bytes claim to be {record.nbytes:,}"
+            yield "warning", "bomb", f"was not looked into: {claim}, and many who read it run out of memory"
+            return
+        self._free -= beyond
         try:
-            payload = archive.payload(record)
-        except FormatError:
-            continue
-        room = at - payload.offset - payload.nbytes
-        described = record.flags & HAS_DESCRIPTOR and room >= 12
-        gaps += max(room - 24, 0) if described else room
-    return gaps
+            payload = self._archive.payload(record)
+            value = self._crc32(record)
+        except FormatError as error:
+            yield "error", "record", error.what.removeprefix(f"record {record.name!r} ")
+            return
+        if record.has_crc and value != record.crc32:
+            yield "error", "checksum", "is corrupt: its bytes do not match their CRC-32"
+        yield from self._headers(record, payload.offset + payload.nbytes)
+
+    def _crc32(self, record: Record) -> int:
+        value, total = 0, self._archive.source.size
+        for chunk in chunks((self._archive.content(record),)):
+            value = zlib.crc32(chunk, value)
+            self._done += len(chunk)
+            self._watch("checking", self._done, max(self._done, total))
+        return value
+
+    def _headers(self, record: Record, end: int) -> Iterator[tuple[Level, str, str]]:
+        """What a record's local header, or the descriptor at its end, says against the directory."""
+        local = LOCAL.unpack(self._archive.source.read(record.header, LOCAL.size))
+        if _contradicts(record, local[6], (0, MAX32), *local[7:9]):
+            yield "warning", "record", "has another CRC-32 or size in its local header than in the zip directory"
+        room = self._at - end
+        if record.flags & HAS_DESCRIPTOR and room >= SHORTEST:
+            behind = self._archive.source.read(end, min(room, LONGEST))
+            size = _descriptor(record, behind)
+            if not size:
+                yield "warning", "record", "has another CRC-32 or size behind it than in the zip directory"
+            room -= size or min(room, len(behind))
+        self.gaps += room
+
+
+def _descriptor(record: Record, behind: bytes) -> int:
+    """Bytes of the descriptor that follows a record's own, if it agrees with the directory; else 0."""
+    for form in DESCRIPTORS:
+        if form.size <= len(behind):
+            *signature, crc, packed, nbytes = form.unpack_from(behind)
+            if signature in ([], [SIGNATURE]) and not _contradicts(record, crc, (), packed, nbytes):
+                return form.size
+    return 0
+
+
+def _contradicts(record: Record, crc: int, unknown: tuple[int, ...], packed: int, nbytes: int) -> bool:
+    """Whether sums and sizes are not those of the directory; a CRC-32 of 0 says nothing."""
+    pairs = ((packed, record.packed), (nbytes, record.nbytes))
+    return (crc or record.crc32) != record.crc32 or any(said not in (real, *unknown) for said, real in pairs)

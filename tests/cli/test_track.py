@@ -141,7 +141,7 @@ def test_what_is_odd_gets_columns_and_remarks(odd: list[str]) -> None:
         file       norm  update  ratio  mean     std  NaN
         run2.pt       2                    1       0    0
         run10.pt  4.123       2      1   1.8  0.4472    1
-                    ▁█       ▄      ▄    ▁█      ▁█
+                     ▁█       ▅      ▅    ▁█      ▁█
         """)
 
 
