@@ -17,6 +17,10 @@ from paramctl.tree import Node, Scalar, Tensor, build
 if TYPE_CHECKING:
     import torch
 
+    from paramctl.check import Report
+    from paramctl.diff import Difference
+    from paramctl.distance import Tolerance
+    from paramctl.stats import Figures
     from paramctl.values import Array
 
 
@@ -190,6 +194,31 @@ class Model(Layer):
     def seed(self) -> int | None:
         """What the params of the last `init` were drawn with, together with their paths."""
         return self._edit.seed if self._edit else None
+
+    def stats(self, layer: str | Sequence[str] = (), *, by_layer: bool = False) -> dict[str, Figures]:
+        """What the values of each parameter, or of each layer, are like, by path; see `paramctl stats`.
+
+        Raises FormatError where the file is corrupt.
+        """
+        from paramctl.paths import select
+        from paramctl.stats import stats
+
+        chosen = select(self._checkpoint, _texts(layer), alike=True).indices if layer else None
+        rows = stats(self._checkpoint, chosen, by_layer=by_layer)
+        labels = self._checkpoint.labels
+        return {row.path if row.at is None else labels[row.at]: row.summary.figures for row in rows}
+
+    def diff(self, other: Model, *, tolerance: Tolerance | None = None) -> Difference:
+        """What differs from this to `other`; false if nothing does; see `paramctl diff`."""
+        from paramctl.diff import diff
+
+        return diff(self._checkpoint, other._checkpoint, tolerance=tolerance)
+
+    def check(self) -> Report:
+        """Whether the file it was opened from is sound, its values plausible and loading it harmless."""
+        from paramctl.check import check_source
+
+        return check_source(self._checkpoint.sources[0])
 
     def init(
         self,

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 # Mantissa bits of the floats whose patterns have sign, exponent and mantissa, in that order, as IEEE 754 has them.
 MANTISSA = {"float64": 52, "float32": 23, "float16": 10, "bfloat16": 7}
-SMALL = 8  # bits of an element up to which it is cheaper to count each pattern
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +110,14 @@ def _odd_complex(block: Array, dtype: DType) -> tuple[int, int, int, int]:
 
 def is_zero(block: Array, dtype: DType) -> Array:
     """Which stored elements are zero, of either sign."""
+    zero: Array
     if dtype.category == "complex":
-        zero: Array = (_parts(block, dtype) == 0).all(axis=1)
-        return zero
-    if dtype.name in MANTISSA:
-        magnitude: Array = block & block.dtype.type((1 << (dtype.bits - 1)) - 1)
-        return magnitude == 0
-    small: Array = _kinds(dtype)[2][block]
-    return small
+        zero = (_parts(block, dtype) == 0).all(axis=1)
+    elif dtype.name in MANTISSA:
+        zero = block & block.dtype.type((1 << (dtype.bits - 1)) - 1) == 0
+    else:
+        zero = _kinds(dtype)[2][block]
+    return zero
 
 
 def _parts(block: Array, dtype: DType) -> Array:

@@ -49,13 +49,17 @@ def check(name: str, only: Collection[Group] = GROUPS, watch: Watch = nobody) ->
     if name != STDIN and Path(name).is_dir():
         name = str(shard_index.inside(Path(name)))
     formats.recover(name, watch)
-    source = open_source(name, watch)
+    return check_source(open_source(name, watch), only, watch)
+
+
+def check_source(source: Source, only: Collection[Group] = GROUPS, watch: Watch = nobody) -> Report:
+    """Check a file that is open, or the index of a set. Raises as `check` does."""
     if shard_index.recognises(source):
         report = _check_set(source, only, watch)
     else:
         found = _check_one(source, only, watch)
         tensors = len(found.checkpoint.params) if found.checkpoint else 0
-        report = Report(name, tuple(found.findings), tuple(found.safety), tensors, 1)
+        report = Report(source.name, tuple(found.findings), tuple(found.safety), tensors, 1)
     _unchanged(source)
     return report
 

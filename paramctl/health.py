@@ -11,12 +11,14 @@ from paramctl.errors import FormatError, Unsupported, UsageError
 from paramctl.findings import Finding, Level
 from paramctl.observations import gradient_owners
 from paramctl.scan import Scan, distinct
+from paramctl.values import read_index
 from paramctl.watch import Watch, nobody
 
 DENORMAL = 0.1  # share of denormal values, of those that are not zero, that is hardly ever meant
 ROWS = 3  # row numbers that a message names
 FILTERS = 0.01  # share of filters that are zero in a kernel, from which on that is odd: a Fourier basis has two
 WEIGHTS = ("weight", "kernel", "embed")  # names of what is trained and has two or more axes
+BIASES = ("bias", "beta")  # begin as zeros, whatever their shape
 FRESH = "lora_B"  # begins as zeros
 
 Odd = tuple[Level, str, str]  # with the rule it falls under, and what is odd
@@ -84,7 +86,9 @@ def _share(param: Param, count: int) -> str:
 
 def _is_weight(param: Param) -> bool:
     """Whether a param is a matrix or kernel that somebody trains; where the file does not say, its name does."""
-    learnt = param.kind == "parameter" or (param.kind == "tensor" and any(word in _name(param) for word in WEIGHTS))
+    name = _name(param)
+    learnt = param.kind == "parameter" or (param.kind == "tensor" and any(word in name for word in WEIGHTS))
+    learnt = learnt and not any(word in name for word in BIASES)
     return learnt and param.is_plain and not param.repeats_itself and len(param.shape) > 1 and param.numel > 1
 
 
@@ -95,34 +99,46 @@ def _weights(checkpoint: Checkpoint, scan: Scan, param: Param, found: Census) ->
         why = ", as those of a LoRA that was never trained" if fresh else ""
         yield "note" if fresh else "warning", "all-zero", f"all {found.count:,} weights are zero{why}"
     elif found.constant:
+        if _is_ones(checkpoint, param):
+            yield "note", "constant", f"all {found.count:,} weights are 1, as a scale begins"
+            return
         is_matrix = sum(n > 1 for n in param.shape) > 1 or _name(param) == "weight"
-        level: Level = "warning" if is_matrix and not _is_scale(checkpoint, param) else "note"
-        yield level, "constant", f"all {found.count:,} weights are the same"
+        yield "warning" if is_matrix else "note", "constant", f"all {found.count:,} weights are the same"
     elif dead := _dead_rows(scan, param, found):
-        yield _judged(param, dead)
+        yield _judged(param, dead, _is_embedding(checkpoint, param))
 
 
-def _is_scale(checkpoint: Checkpoint, param: Param) -> bool:
-    """Whether a weight is the scale of a normalisation over several axes, which begins as ones."""
-    layer = param.path.rpartition(".")[0]
-    module = checkpoint.modules.get(layer)
-    if "norm" in layer.lower() or (module is not None and "norm" in module.type.lower()):
-        return True
-    siblings = (checkpoint.params[i] for i in checkpoint.own_params.get(layer, ()))
-    return any(_name(other) == "bias" and other.shape == param.shape for other in siblings)
+def _is_ones(checkpoint: Checkpoint, param: Param) -> bool:
+    """Whether the first value is one, as where the scale of a normalisation begins."""
+    return bool(read_index(checkpoint, param, (0,) * len(param.shape)) == 1)
 
 
-def _judged(param: Param, dead: Sequence[int]) -> Odd:
+def _judged(param: Param, dead: Sequence[int], is_embedding: bool) -> Odd:
     """How odd it is that these rows of a weight are all zero."""
     rows = param.shape[0]
     numbers = ", ".join(map(str, dead[:ROWS])) + (", …" if len(dead) > ROWS else "")
     what = f"{len(dead):,} of {rows:,} rows {'are' if len(dead) > 1 else 'is'} all zero ({numbers})"
     at_end = rows - dead[0] == len(dead) < rows / 2
-    if "emb" in param.path.lower() and (len(dead) == 1 or at_end):
+    if is_embedding and (len(dead) == 1 or at_end):
         return "note", "dead-rows", f"{what}: padding?"
     if len(param.shape) > 2 and len(dead) < FILTERS * rows:
         return "note", "dead-rows", f"{what}, as some are in fixed transforms"
     return "warning", "dead-rows", what
+
+
+def _is_embedding(checkpoint: Checkpoint, param: Param) -> bool:
+    """Whether a weight may be an embedding, of which a row stands for padding: its class says so, or its name.
+
+    Where neither says anything, as in a state_dict of a Sequential, one without a bias may be.
+    """
+    layer = param.path.rpartition(".")[0]
+    module = checkpoint.modules.get(layer)
+    if "emb" in param.path.lower() or (module is not None and "embedding" in module.type.lower()):
+        return True
+    if module is None and (layer.rpartition(".")[2].isdigit() or not layer):
+        own = checkpoint.own_params.get(layer, ())
+        return len(param.shape) == 2 and not any(_name(checkpoint.params[i]) == "bias" for i in own)
+    return False
 
 
 def _name(param: Param) -> str:

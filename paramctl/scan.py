@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from paramctl.blocks import block_indices
 from paramctl.checkpoint import Checkpoint, Param, Storage
 from paramctl.errors import Unsupported
-from paramctl.segments import clip, filled
-from paramctl.values import cells, decoded, fills_bytes, in_machine_order, narrow, storage_of, stored
+from paramctl.segments import Computed, Literal, clip, filled, read
+from paramctl.values import cells, decoded, in_machine_order, narrow, storage_of, stored
 from paramctl.watch import Watch, nobody
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 BLOCK = 3 << 17  # bytes: whole elements of every size, and few enough to stay in a processor's cache
-TILE = 1 << 25  # bytes of a view whose elements lie apart that are gathered at a time
+TILE = 1 << 25  # bytes of a view whose elements lie apart that are gathered at a time, in C order
+PIECE = 1 << 22  # the same where the order does not matter, and no byte is read twice for it
 OFTEN = 64  # times that each byte of a storage is read for params that share it; a model has no more
 FREE = 1 << 24  # bytes that may be read of a storage, however small it is
 
@@ -55,7 +56,7 @@ class Scan:
             return
         from paramctl.quantized import dequantized
 
-        storage = self._admitted(param)
+        storage = _at_hand(self._admitted(param), param)
         for index in block_indices(param.shape, max(BLOCK // max(param.dtype.itemsize, 1), 1)):
             part = narrow(param, index)
             integers = decoded(stored(storage, part), part)
@@ -69,16 +70,16 @@ class Scan:
         (meta and composite tensors), Unsupported where too many params share a storage.
         """
         view = param if in_order else _as_it_lies(param)
-        if view.is_contiguous and fills_bytes(view):
+        if view.is_contiguous and view.offset * view.dtype.bits % 8 == 0:
             yield from self._streamed(view)
             return
-        storage = self._admitted(view)
+        storage = _at_hand(self._admitted(view), view)
         if view.dtype.bits % 8:
             if view.span * view.dtype.bits // 8 > TILE:
                 raise Unsupported(f"{param.path} ({param.dtype.name}) has packed elements that are not contiguous")
             yield stored(storage, view).reshape(-1)
             return
-        for index in block_indices(view.shape, TILE // view.dtype.itemsize):
+        for index in block_indices(view.shape, (TILE if in_order else PIECE) // view.dtype.itemsize):
             part = narrow(view, index)
             yield stored(storage, part).reshape(-1)
             self._tell(part.nbytes)
@@ -88,11 +89,12 @@ class Scan:
         whole = param.nbytes == storage_of(self._checkpoint, param).nbytes
         storage = self._admitted(param, check=not whole)
         checked = whole and not self._trust and storage.crc32 is not None
-        value = 0
+        value, left = 0, param.numel
         for data in filled(clip(storage.content, param.start, param.nbytes), self._buffer):
             if checked:
                 value = zlib.crc32(data, value)
-            block = cells(data, param.dtype)
+            block = cells(data, param.dtype)[:left]  # the last byte may hold more
+            left -= block.size
             yield in_machine_order(block, param.dtype, storage.byteorder)
             self._tell(len(data))
         if checked:
@@ -102,8 +104,9 @@ class Scan:
     def _admitted(self, param: Param, check: bool = True) -> Storage:
         """The storage of a param, the whole of it checked, unless it was read too often already."""
         storage, key = storage_of(self._checkpoint, param), str(param.storage)
-        read = self._read[key] = self._read.get(key, 0) + param.nbytes
-        if read > OFTEN * storage.nbytes + FREE:
+        cost = storage.nbytes if _is_made(storage) else param.nbytes
+        done = self._read[key] = self._read.get(key, 0) + cost
+        if done > OFTEN * storage.nbytes + FREE:
             what = f"{param.path or '.'} lies in a storage that was read {OFTEN} times over for others"
             raise Unsupported(what, hint="name it alone")
         if check and not self._trust and storage.crc32 is not None and key not in self._checked:
@@ -114,6 +117,20 @@ class Scan:
     def _tell(self, nbytes: int) -> None:
         self._done += nbytes
         self._watch("reading", self._done, self._total)
+
+
+def _is_made(storage: Storage) -> bool:
+    """Whether a storage is not read but made, or inflated, from its first byte on, whatever of it is asked for."""
+    return any(isinstance(part, Computed) for part in storage.content)
+
+
+def _at_hand(storage: Storage, param: Param) -> Storage:
+    """A storage of which many parts are read: one that is made from its first byte on each time is held."""
+    if not _is_made(storage):
+        return storage
+    if storage.nbytes > TILE:
+        raise Unsupported(f"{param.path or '.'} lies here and there in a storage that is compressed")
+    return storage._replace(content=(Literal(bytes(read(storage.content, 0, storage.nbytes))),))
 
 
 def _as_it_lies(param: Param) -> Param:

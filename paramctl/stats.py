@@ -35,9 +35,38 @@ class Summary:
     histogram: Histogram = EMPTY
     why: str = ""
 
+    @property
+    def figures(self) -> Figures:
+        """What is printed of it."""
+        moments = self.moments
+        if self.why and not moments.count:  # a layer has those of its other tensors
+            return Figures(*[None] * 9)
+        mean = low = high = l2 = None
+        if moments.finite:
+            low, high = moments.low + 0, moments.high + 0  # not -0
+            mean, l2 = float(moments.mean), moments.l2
+        return Figures(moments.count, mean, moments.std, low, high, l2, moments.zeros, moments.nan, moments.inf)
+
     def __add__(self, other: Summary) -> Summary:
         """The values of both."""
         return Summary(self.moments + other.moments, self.histogram + other.histogram, self.why or other.why)
+
+
+class Figures(NamedTuple):
+    """The figures of many values; None where there is none. All but `count` are of the finite values.
+
+    `std` is the sample's (n − 1), `l2` the Euclidean norm.
+    """
+
+    count: int | None
+    mean: float | None
+    std: float | None
+    min: float | None
+    max: float | None
+    l2: float | None
+    zeros: int | None
+    nan: int | None
+    inf: int | None
 
 
 class Row(NamedTuple):
@@ -103,10 +132,13 @@ class Summaries:
     def _read(self, param: Param) -> Summary:
         held = _held(param)
         if held.dtype.category == "bits" and held.dtype.name != PAIR:
-            raise Unsupported(f"{held.dtype.name} says nothing of what its bits mean")
+            raise Unsupported(f"{param.path or '.'} is {held.dtype.name}, which says nothing of what its bits mean")
+        if held.dtype.category == "quantized" and held.quantizer is None:
+            raise Unsupported(f"{param.path or '.'} is {held.dtype.name} of a kind that is not known")
         view, times = distinct(held)
         moments, histogram = self._moments(view)
-        moments, histogram = moments.times(times), histogram.times(times)
+        if times > 1:
+            moments, histogram = moments.times(times), histogram.times(times)
         if implied := max(prod(param.shape) - held.numel, 0) if param.layout.startswith("sparse") else 0:
             moments += Moments(implied, implied, low=0, high=0, zeros=implied)
             histogram += _zeros(implied) if self._histograms else EMPTY

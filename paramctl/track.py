@@ -351,7 +351,7 @@ class _Pair:
         try:
             return self._read(param, old)
         except (UsageError, Unsupported) as error:
-            self._unread[path] = error.what
+            self._unread[f"the update of {path}"] = error.what
             return None
 
     def _read(self, param: Param, old: Param) -> _Measured:

@@ -23,7 +23,7 @@ Index = tuple[int | slice | EllipsisType, ...]
 
 NEAR = 1 << 16  # bytes that are read at once, whatever of them is asked for
 SPARSE = 4  # times as many bytes as are asked for are read at once
-AT_ONCE = 1 << 26  # bytes that are read at once where elements lie near one another
+AT_ONCE = 1 << 24  # bytes that are read at once where elements lie near one another
 
 
 def read_values(checkpoint: Checkpoint, param: Param) -> Array:
@@ -218,7 +218,8 @@ def stored(storage: Storage, param: Param) -> Array:
     if param.numel == 0:
         return np.empty(param.shape, raw_dtype(param.dtype))
     if parts := _apart(param):
-        return np.concatenate([stored(storage, part) for part in parts], axis=_widest(param))
+        # Copies, which do not keep what was read between the elements.
+        return np.concatenate([np.ascontiguousarray(stored(storage, part)) for part in parts], axis=_widest(param))
     data = cells(read(storage.content, *bytes_under(param)), param.dtype)
     return in_machine_order(_strided(data, param), param.dtype, storage.byteorder)
 

@@ -139,3 +139,24 @@ def test_a_seed_is_a_whole_number(rgnet: tuple[nn.Sequential, Path]) -> None:
     ckpt = paramctl.open(rgnet[1])
     with pytest.raises(paramctl.UsageError, match=r"the seed 1\.5 is no whole number"):
         ckpt.init("0", "ones", seed=1.5)  # type: ignore[arg-type]
+
+
+def test_stats_of_params_and_layers(tmp_path: Path) -> None:
+    weight = torch.tensor([[1.0, 2.0], [3.0, float("nan")]])
+    torch.save({"a": {"weight": weight, "bias": torch.zeros(2)}, "b": torch.ones(1)}, tmp_path / "x.pt")
+    found = paramctl.open(tmp_path / "x.pt").stats("a")
+    assert list(found) == ["a.weight", "a.bias"]
+    assert found["a.weight"] == (4, 2.0, 1.0, 1.0, 3.0, 14**0.5, 0, 1, 0)
+    assert paramctl.open(tmp_path / "x.pt").stats(by_layer=True)["a"].count == 6
+
+
+def test_diff_and_check(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(2, 2), "b": torch.ones(3)}, tmp_path / "x.pt")
+    net = paramctl.open(tmp_path / "x.pt")
+    new = net.set("a[0,0] = 3")
+    assert not net.diff(net)
+    (changed,) = net.diff(new).changed
+    assert (changed.path, changed.figures and changed.figures.max_abs) == ("a", 2.0)
+    assert net.check().findings == ()
+    new.set("b = nan").save(tmp_path / "y.pt")
+    assert [finding.rule for finding in paramctl.open(tmp_path / "y.pt").check().findings] == ["nan"]

@@ -86,8 +86,9 @@ def test_together_all_have_the_same_bins(tmp_path: Path) -> None:
 
 
 def test_together_without_anything_to_compare_is_as_alone(tmp_path: Path) -> None:
-    tensors = {"same": torch.ones(2), "nothing": torch.zeros(0)}
-    assert bars(tmp_path, together=True, **tensors) == bars(tmp_path, **tensors)
+    same, nothing = torch.ones(2), torch.zeros(0)
+    alone = bars(tmp_path, same=same, nothing=nothing)
+    assert bars(tmp_path, together=True, same=same, nothing=nothing) == alone
 
 
 def test_together_bins_stay_few_however_far_apart_params_lie(tmp_path: Path) -> None:

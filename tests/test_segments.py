@@ -59,6 +59,16 @@ def test_clips_are_slices(source: Source, data: st.DataObject) -> None:
     assert segments.read(content, start, nbytes) == whole[start : start + nbytes]
 
 
+@given(data=st.data(), size=st.integers(1, 20))
+@lawful
+def test_a_buffer_is_filled_again_and_again(source: Source, data: st.DataObject, size: int) -> None:
+    content = data.draw(st.lists(part(source)))
+    filled = [bytes(piece) for piece in segments.filled(content, memoryview(bytearray(size)))]
+    assert b"".join(filled) == told(content)
+    assert [len(piece) for piece in filled[:-1]] == [size] * (len(filled) - 1)
+    assert all(filled)
+
+
 def patch(start: int, data: bytes, solid: bool) -> Patch:
     """Puts `data` at `start`; one that is not solid leaves every second byte as it is."""
 

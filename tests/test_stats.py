@@ -15,6 +15,7 @@ import torch
 from helpers import file_of, listing, records, refused, rezipped
 from numpy.typing import NDArray
 from safetensors.torch import save_file
+from test_values import checkpoint, param, storage
 
 from paramctl.checkpoint import Checkpoint
 from paramctl.errors import FormatError
@@ -136,8 +137,8 @@ def test_floats_of_every_width(tmp_path: Path, dtype: torch.dtype) -> None:
     wanted = {path: wide(tensor) for path, tensor in made.items()}
     assert_figures(saved(tmp_path, made), wanted)
     save_file(made, tmp_path / "x.safetensors")
-    checkpoint = listing(tmp_path / "x.safetensors")
-    assert_figures(checkpoint, {param.path: wanted[param.path] for param in checkpoint.params})
+    source = listing(tmp_path / "x.safetensors")
+    assert_figures(source, {one.path: wanted[one.path] for one in source.params})
 
 
 @pytest.mark.parametrize(
@@ -153,8 +154,8 @@ def test_every_pattern_of_a_small_float(tmp_path: Path, dtype: torch.dtype) -> N
 def test_patterns_of_larger_floats(tmp_path: Path) -> None:
     patterns = torch.randint(-(2**31), 2**31, (70_001,), generator=torch.Generator().manual_seed(1)).to(torch.int32)
     made = patterns.view(torch.float32)
-    checkpoint = saved(tmp_path, {"all": made})
-    (row,) = stats(checkpoint, histograms=True)
+    source = saved(tmp_path, {"all": made})
+    (row,) = stats(source, histograms=True)
     with np.errstate(invalid="ignore"):
         assert_close(told(row.summary.moments), expected(made.numpy()))
     assert sum(row.summary.histogram.counts) == row.summary.moments.finite
@@ -164,9 +165,9 @@ def test_patterns_of_larger_floats(tmp_path: Path) -> None:
 def test_integers_keep_their_extremes(tmp_path: Path, dtype: torch.dtype) -> None:
     low, high = torch.iinfo(dtype).min, torch.iinfo(dtype).max
     made = {"ends": torch.tensor([low, high, 0, 5], dtype=dtype), "few": torch.tensor([3, 1, 2], dtype=dtype)}
-    checkpoint = saved(tmp_path, made)
-    assert_figures(checkpoint, {path: wide(tensor) for path, tensor in made.items()})
-    moments = rows_of(checkpoint)["ends"].summary.moments
+    source = saved(tmp_path, made)
+    assert_figures(source, {path: wide(tensor) for path, tensor in made.items()})
+    moments = rows_of(source)["ends"].summary.moments
     assert [(value, type(value)) for value in (moments.low, moments.high)] == [(low, int), (high, int)]
 
 
@@ -223,15 +224,15 @@ def test_six_bits_a_value(tmp_path: Path, dtype: str, exponent: int, mantissa: i
 
     codes = [*range(64), 1, 2, 3, 63]
     whole = sum(code << 6 * i for i, code in enumerate(codes))
-    checkpoint = tensors_file(tmp_path, dtype, len(codes), whole.to_bytes(len(codes) * 6 // 8, "little"))
-    assert_figures(checkpoint, {"w": [value(code) for code in codes]})
+    source = tensors_file(tmp_path, dtype, len(codes), whole.to_bytes(len(codes) * 6 // 8, "little"))
+    assert_figures(source, {"w": [value(code) for code in codes]})
 
 
 @pytest.mark.parametrize("name", ["bits8", "bits16", "bits1x8"])
 def test_bits_mean_nothing(tmp_path: Path, name: str) -> None:
     made = torch.arange(4, dtype=torch.uint8).view(getattr(torch, name))
     (row,) = stats(saved(tmp_path, {"a": made}))
-    assert (told(row.summary.moments), row.summary.why) == (told(Moments()), f"{name} says nothing of what its bits mean")
+    assert (told(row.summary.moments), row.summary.why) == (told(Moments()), f"a is {name}, which says nothing of what its bits mean")
 
 
 # --- views ---------------------------------------------------------------------------------------
@@ -259,8 +260,8 @@ def views(base: torch.Tensor) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.int8, torch.int32, torch.float16, torch.complex64], ids=str)
 def test_views(tmp_path: Path, dtype: torch.dtype) -> None:
     made = views((torch.arange(24.0) - 7).to(dtype).reshape(4, 6))
-    checkpoint = saved(tmp_path, made)
-    assert_figures(checkpoint, {path: wide(tensor) for path, tensor in made.items()})
+    source = saved(tmp_path, made)
+    assert_figures(source, {path: wide(tensor) for path, tensor in made.items()})
 
 
 def test_views_that_are_still_to_be_conjugated_or_negated(tmp_path: Path) -> None:
@@ -331,9 +332,9 @@ def test_corrupt_values_are_never_summed_up(tmp_path: Path, part: slice) -> None
     at = data.index(torch.arange(100.0).numpy().tobytes())
     data[at + 399] ^= 1
     (tmp_path / "x.pt").write_bytes(data)
-    checkpoint = listing(tmp_path / "x.pt")
+    source = listing(tmp_path / "x.pt")
     message = "storage 0 is corrupt: its bytes do not match their CRC-32"
-    assert refused(FormatError, list, stats(checkpoint)) == message
+    assert refused(FormatError, list, stats(source)) == message
 
 
 # --- composite tensors ---------------------------------------------------------------------------
@@ -379,6 +380,12 @@ def test_two_quantized_values_in_a_byte(tmp_path: Path) -> None:
     values = torch.linspace(-1, 1, 30).reshape(5, 6)
     made = torch.quantize_per_channel(values, torch.full((5,), 0.1), torch.zeros(5), 0, torch.quint4x2)
     assert_figures(saved(tmp_path, {"x": made}), {"x": wide(made.dequantize())})
+
+
+def test_integers_of_which_nobody_says_what_they_stand_for() -> None:
+    made = param("qint8", (3,))
+    (row,) = stats(checkpoint(made, storage(bytes(3))))
+    assert (row.summary.moments.count, row.summary.why) == (0, "w is qint8 of a kind that is not known")
 
 
 def test_nested_and_meta_tensors(tmp_path: Path) -> None:
@@ -470,8 +477,8 @@ def test_one_tensor_costs_one(tmp_path: Path) -> None:
 def test_tied_params_have_the_same_figures_and_are_read_once(tmp_path: Path) -> None:
     weight = torch.arange(6.0)
     heard: list[tuple[int, int | None]] = []
-    checkpoint = saved(tmp_path, {"a": {"w": weight, "b": torch.ones(2)}, "c": weight})
-    found = list(stats(checkpoint, watch=lambda _, done, total: heard.append((done, total))))
+    source = saved(tmp_path, {"a": {"w": weight, "b": torch.ones(2)}, "c": weight})
+    found = list(stats(source, watch=lambda _, done, total: heard.append((done, total))))
     assert [(row.path, row.at, row.tensors) for row in found] == [("a.w", 0, 1), ("a.b", 1, 1), ("c", 2, 1)]
     assert found[0].summary is found[2].summary
     assert heard == [(24, 32), (32, 32)]

@@ -261,6 +261,21 @@ def test_two_checkpoints_are_open_at_a_time() -> None:
     assert max(seen) - min(seen) <= 2
 
 
+def test_sparse_tensors_have_norms_but_are_not_compared() -> None:
+    files = saved(a={"s": torch.eye(3).to_sparse(), "x": torch.ones(4)}, b={"s": torch.eye(3).to_sparse(), "x": torch.ones(4)})
+    found = steps(files)
+    assert [step.norm for step in found] == pytest.approx([7**0.5] * 2)
+    assert (found[1].update, found[1].mean) == (0.0, pytest.approx(7 / 13))
+    assert remarks(files)[1] == ("left out: the update of s (a sparse_coo tensor of float32 is not compared)",)
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+def test_quantized_values_are_what_their_integers_stand_for() -> None:
+    a, b = (torch.quantize_per_tensor(torch.tensor([3.0, value]), 0.5, 0, torch.qint8) for value in (4.0, 0.0))
+    found = steps(saved(a={"q": a}, b={"q": b}))
+    assert (found[0].norm, found[1].norm, found[1].update, found[1].ratio) == (5.0, 3.0, 4.0, 0.8)
+
+
 def test_only_some_are_named_of_many_that_are_left_out() -> None:
     files = saved(a={"x": torch.ones(4), **{f"m{i}": torch.empty(2, device="meta") for i in range(7)}})
     assert [remark.partition(" (")[0] for remark in remarks(files)[0]] == [

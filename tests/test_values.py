@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from functools import partial
 from math import prod
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,14 +17,17 @@ from hypothesis import strategies as st
 from paramctl.checkpoint import Checkpoint, Param, Storage, contiguous
 from paramctl.dtypes import BY_NAME
 from paramctl.errors import FormatError, Unsupported, UsageError
+from paramctl.segments import Extent, read
 from paramctl.segments import Literal as Bytes
-from paramctl.segments import read
+from paramctl.sources import open_source
 from paramctl.values import (
     NewValues,
     cast,
+    cells,
     content_of,
     contiguous_copy,
     encode,
+    in_machine_order,
     narrow,
     read_index,
     read_values,
@@ -288,3 +293,43 @@ def test_composite_tensors_have_no_values_of_their_own() -> None:
     view = Param("w", "tensor", BY_NAME["float32"], (3,), (1,), None, layout="sparse_coo", components=(part,))
     message = "w is sparse_coo: its values are in w.values"
     assert refused(UsageError, read_values, checkpoint(view, storage(b"")), view) == message
+
+
+# --- elements that lie apart ---------------------------------------------------------------------
+
+
+def test_a_column_does_not_keep_what_lies_between_its_elements(tmp_path: Path) -> None:
+    """The bytes that numpy allocates at most, for ten columns of a matrix of 64 MiB."""
+    with (tmp_path / "x.bin").open("wb") as file:
+        file.truncate(1 << 26)
+        file.seek(5)
+        file.write(b"\x07")
+    held = Storage((Extent(open_source(str(tmp_path / "x.bin")), 0, 1 << 26),), 1 << 26)
+    view = param("uint8", (1 << 11, 10), (1 << 15, 1), 3)
+    tracemalloc.start()
+    values = read_values(checkpoint(view, held), view)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (values.sum(), values[0, 2]) == (7, 7)
+    assert most < 1 << 25
+    small = view._replace(shape=(1 << 11, 10), strides=(1, 1 << 15))
+    assert read_values(checkpoint(small, held), small)[2, 0] == 7
+
+
+@pytest.mark.parametrize("dtype, numel, wanted", [("float4_e2m1fn", 3, 4), ("float6_e2m3fn", 5, 5), ("quint2x4", 3, 4), ("int16", 3, 3)])
+def test_cells_are_one_number_for_each_element(dtype: str, numel: int, wanted: int) -> None:
+    whole = sum((i + 1) << BY_NAME[dtype].bits * i for i in range(numel))
+    found = cells(whole.to_bytes(BY_NAME[dtype].nbytes(numel), "little"), BY_NAME[dtype])
+    assert found[:numel].tolist() == [(i + 1) % (1 << BY_NAME[dtype].bits) for i in range(numel)]
+    assert len(found) == wanted
+
+
+@pytest.mark.parametrize("dtype", ["complex128", "complex64", "complex32", "float64", "bfloat16", "uint8", "bool"])
+def test_elements_of_a_big_endian_machine_are_turned_round(dtype: str) -> None:
+    """A complex element part by part."""
+    size = BY_NAME[dtype].itemsize // (2 if BY_NAME[dtype].category == "complex" else 1)
+    data = bytes(range(1, 1 + 3 * BY_NAME[dtype].itemsize))
+    turned = b"".join(data[i : i + size][::-1] for i in range(0, len(data), size))
+    found = in_machine_order(cells(turned, BY_NAME[dtype]), BY_NAME[dtype], "big")
+    assert found.tobytes() == data
+    assert in_machine_order(cells(data, BY_NAME[dtype]), BY_NAME[dtype], "little").tobytes() == data

@@ -68,7 +68,7 @@ def check(
     if as_json:
         output.json(_document(file, report))
     elif sarif:
-        output.json(_sarif(file, report))
+        output.json(_sarif(report))
     elif output.stdout_is_terminal():
         output.listing(_listing(report), color)
     else:
@@ -140,16 +140,17 @@ def _document(file: str, report: Report) -> dict[str, object]:
     }
 
 
-def _sarif(file: str, report: Report) -> dict[str, Any]:
+def _sarif(report: Report) -> dict[str, Any]:
     """Reference: https://docs.oasis-open.org/sarif/sarif/v2.1.0/."""
     from paramctl.findings import RULES
 
     rules = [{"id": rule, "shortDescription": {"text": text}} for rule, text in RULES.items()]
     driver = {"name": "paramctl", "version": __version__, "rules": rules}
+    results = [_result(report.file, finding) for finding in _sorted(report)]
     return {
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
         "version": "2.1.0",
-        "runs": [{"tool": {"driver": driver}, "results": [_result(file, finding) for finding in _sorted(report)]}],
+        "runs": [{"tool": {"driver": driver}, "results": results}],
     }
 
 
@@ -158,7 +159,8 @@ def _result(file: str, finding: Finding) -> dict[str, Any]:
     from urllib.parse import quote
 
     path = Path(file).parent / finding.file if finding.file else Path(file)
-    place: dict[str, Any] = {"physicalLocation": {"artifactLocation": {"uri": quote(path.as_posix())}}}
+    uri = quote(path.as_posix().encode("utf-8", "surrogatepass"))  # a name need not be text
+    place: dict[str, Any] = {"physicalLocation": {"artifactLocation": {"uri": uri}}}
     if finding.path is not None:
         place["logicalLocations"] = [{"fullyQualifiedName": finding.path, "kind": "member"}]
     return {

@@ -129,29 +129,14 @@ def _say(whys: Sequence[str]) -> None:
 
 def _found(checkpoint: Checkpoint, row: Row, spectral: bool, whys: list[str]) -> Found:
     """What is printed of a row; why there is nothing goes to `whys`."""
-    moments = row.summary.moments
-    any_finite = moments.finite > 0
-    figures: dict[str, int | float | None] = {
-        "count": moments.count,
-        "mean": float(moments.mean) if any_finite else None,
-        "std": moments.std,
-        "min": moments.low + 0 if any_finite else None,  # not -0
-        "max": moments.high + 0 if any_finite else None,
-        "l2": moments.l2 if any_finite else None,
-        "zeros": moments.zeros,
-        "nan": moments.nan,
-        "inf": moments.inf,
-    }
     if row.summary.why:
         whys.append(row.summary.why)
-        if not moments.count:  # a layer has those of its other tensors
-            figures = dict.fromkeys(figures)
     spectrum = None
     if spectral and row.at is not None:
         from paramctl.spectral import spectrum as spectrum_of
 
         spectrum = spectrum_of(checkpoint, checkpoint.params[row.at])
-    return Found(row, figures, spectrum)
+    return Found(row, row.summary.figures._asdict(), spectrum)
 
 
 def _sorted(found: Iterable[Found], key: Key | None, reverse: bool) -> list[Found]:
