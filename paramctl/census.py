@@ -34,7 +34,7 @@ class Census:
     @property
     def is_mask(self) -> bool:
         """Whether all finite values are zero beside infinities, as in a mask that is added to attention scores."""
-        return self.inf > 0 and not self.nan and self.zeros + self.inf == self.count
+        return self.inf > 0 and self.zeros > 0 and self.zeros + self.inf == self.count
 
 
 def census(scan: Scan, param: Param) -> Census:

@@ -142,10 +142,10 @@ def _pivot(values: Array, low: float, high: float) -> float:
 def _sums(values: Array) -> tuple[float, float]:
     """The sum of float64 values, and that of their squares."""
     whole = values.size // ROW * ROW
-    total = float((values[:whole].reshape(-1, ROW) @ _ones()).sum()) if whole else 0.0
+    total = float(values[:whole].reshape(-1, ROW).dot(_ones()).sum()) if whole else 0.0
     if whole < values.size:
         total += float(values[whole:].sum())
-    return total, float(values @ values)
+    return total, float(values.dot(values))
 
 
 @cache

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-BLOCK = 3 << 17  # bytes: whole elements of every size, and few enough to stay in a processor's cache
+BLOCK = 3 << 18  # bytes: whole elements of every size, and few enough to stay in a processor's cache
 TILE = 1 << 25  # bytes of a view whose elements lie apart that are gathered at a time, in C order
 PIECE = 1 << 22  # the same where the order does not matter, and no byte is read twice for it
 OFTEN = 64  # times that each byte of a storage is read for params that share it; a model has no more

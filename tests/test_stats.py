@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from helpers import file_of, listing, records, refused, rezipped
-from numpy.typing import NDArray
 from safetensors.torch import save_file
 from test_values import checkpoint, param, storage
 
@@ -21,8 +20,6 @@ from paramctl.checkpoint import Checkpoint
 from paramctl.errors import FormatError
 from paramctl.moments import Moments
 from paramctl.stats import Row, stats
-
-Floats = NDArray[np.float64]
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Sparse:UserWarning"),
@@ -40,10 +37,10 @@ def expected(values: Any) -> dict[str, Any]:
     flat = np.asarray(values, np.float64).reshape(-1)
     finite = flat[np.isfinite(flat)].astype(np.longdouble)
     n = finite.size
-    mean = finite.mean() if n else None
+    mean = finite.sum() / max(n, 1)
     return {
         "count": flat.size,
-        "mean": None if mean is None else float(mean),
+        "mean": float(mean) if n else None,
         "std": float(np.sqrt(((finite - mean) ** 2).sum() / (n - 1))) if n > 1 else None,
         "min": float(finite.min()) if n else None,
         "max": float(finite.max()) if n else None,
@@ -105,7 +102,7 @@ def saved(folder: Path, made: Any, name: str = "x.pt") -> Checkpoint:
     return listing(folder / name)
 
 
-def wide(tensor: torch.Tensor) -> Floats:
+def wide(tensor: torch.Tensor) -> Any:
     """The values of any tensor as float64, magnitudes where they are complex."""
     plain = tensor.detach().resolve_conj().resolve_neg()
     if plain.is_complex():
@@ -450,7 +447,7 @@ def test_equal_values_do_not_spread_at_all(tmp_path: Path, value: float) -> None
             assert float(moments.mean) == float(made[0])
 
 
-SIZES = [1, 2, 3, 4095, 4096, 4097, 8191, 8193, 98_303, 98_304, 98_305, 196_607, 196_608, 196_609, 393_217]
+SIZES = [1, 2, 3, 4095, 4096, 4097, 8191, 8193, 98_303, 98_304, 98_305, 196_607, 196_608, 196_609, 393_215, 393_217]
 
 
 @pytest.mark.parametrize("size", SIZES)

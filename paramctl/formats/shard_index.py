@@ -57,8 +57,9 @@ def read(source: Source) -> Index:
         raise FormatError("index has no weight_map of names to files")
     metadata = found.get("metadata")
     total = metadata.get("total_size") if isinstance(metadata, dict) else None
-    is_count = type(total) is int or (isinstance(total, float) and total.is_integer())
-    return Index(Path(source.name).absolute().parent, weight_map, int(total) if is_count else None)
+    if isinstance(total, float) and total.is_integer():
+        total = int(total)
+    return Index(Path(source.name).absolute().parent, weight_map, total if type(total) is int else None)
 
 
 def why_unsafe(name: str) -> str:
