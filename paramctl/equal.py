@@ -41,7 +41,7 @@ def equals(checkpoint: Checkpoint, indices: Iterable[int], watch: Watch = nobody
     """Groups among the params at `indices` that hold the same values bit for bit, in dtype and shape alike.
 
     Those of fewer than two values are left out, and those already tied count as one. Raises FormatError
-    where a checksum is wrong.
+    where a checksum of one that is read to its end is wrong.
     """
     params = checkpoint.params
     leaders = dict.fromkeys(checkpoint.tied_to.get(i, i) for i in indices)

@@ -7,7 +7,7 @@ from math import prod
 
 from paramctl.census import Census, census, is_zero
 from paramctl.checkpoint import Checkpoint, Param
-from paramctl.errors import FormatError, Unsupported, UsageError
+from paramctl.errors import FormatError, Unsupported
 from paramctl.findings import Finding, Level
 from paramctl.observations import gradient_owners
 from paramctl.scan import Scan, distinct
@@ -45,8 +45,8 @@ def health(
                     yield Finding(level, "health", rule, part.path, what)
             except FormatError as error:
                 yield Finding("error", "integrity", "checksum", part.path, error.what)
-            except (UsageError, Unsupported) as error:
-                yield Finding("note", "health", "unread", part.path, f"was not looked into: {error.what}")
+            except Unsupported as error:
+                yield Finding("warning", "health", "unread", part.path, f"was not looked into: {error.what}")
 
 
 def _odd(checkpoint: Checkpoint, scan: Scan, param: Param, learnt: bool) -> Iterator[Odd]:

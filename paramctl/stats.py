@@ -140,7 +140,8 @@ class Summaries:
         if times > 1:
             moments, histogram = moments.times(times), histogram.times(times)
         if implied := max(prod(param.shape) - held.numel, 0) if param.layout.startswith("sparse") else 0:
-            moments += Moments(implied, implied, low=0, high=0, zeros=implied)
+            zero = 0 if held.dtype.category in ("int", "bool") else 0.0
+            moments += Moments(implied, implied, low=zero, high=zero, zeros=implied)
             histogram += _zeros(implied) if self._histograms else EMPTY
         return Summary(moments, histogram)
 

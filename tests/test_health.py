@@ -345,5 +345,5 @@ def test_a_storage_that_is_read_too_often(found: Found) -> None:
     line = spread(1 << 17)
     findings = found({f"{i}.weight": line[i : i + (1 << 16)] for i in range(600)})
     what = "was not looked into: {} lies in a storage that was read 64 times over for others"
-    assert findings[0] == odd("unread", findings[0].path or "", what.format(findings[0].path), "note")
+    assert findings[0] == odd("unread", findings[0].path or "", what.format(findings[0].path))
     assert {finding.rule for finding in findings} == {"unread"}

@@ -359,6 +359,12 @@ def test_what_a_sparse_tensor_does_not_store_is_zero(tmp_path: Path, make: Calla
     assert_figures(saved(tmp_path, {"x": made}), {"x": wide(made.to_dense())})
 
 
+def test_zeros_that_are_not_stored_are_of_the_same_kind(tmp_path: Path) -> None:
+    made = {"f": torch.tensor([0.0, 2.0]).to_sparse(), "i": torch.tensor([0, 2]).to_sparse()}
+    lows = [row.summary.moments.low for row in stats(saved(tmp_path, made))]
+    assert [(low, type(low)) for low in lows] == [(0.0, float), (0, int)]
+
+
 @pytest.mark.parametrize("dtype", [torch.qint8, torch.quint8, torch.qint32], ids=str)
 def test_quantized_values_are_what_they_stand_for(tmp_path: Path, dtype: torch.dtype) -> None:
     values = torch.linspace(-2, 3, 24).reshape(4, 6)

@@ -37,7 +37,7 @@ def make(directory: Path, dtype: str) -> None:
 def main(directory: Path) -> None:
     """Make the files of one dtype after the other, measure, print."""
     print("2 GB; floor: cat")
-    for dtype in ("bfloat16", "float32", "float16"):
+    for dtype in ("bfloat16", "float32"):
         subprocess.run([sys.executable, __file__, dtype, str(directory)], check=True)
         for suffix in (".safetensors", ".pt"):
             path = directory / f"{dtype}{suffix}"
