@@ -9,15 +9,16 @@ from __future__ import annotations
 import re
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from math import prod
 from typing import Literal, NamedTuple, TypeVar, cast
 
 from paramctl.dtypes import DType
-from paramctl.errors import FormatError
+from paramctl.errors import FormatError, ParamctlError
 from paramctl.segments import Content, crc32
-from paramctl.sources import Source
+from paramctl.sources import STDIN, Source
 
 Kind = Literal["parameter", "buffer", "optimizer", "tensor"]
 T = TypeVar("T")
@@ -281,6 +282,16 @@ class Checkpoint:
 
 # Cached properties that stay true where only storages change: a verb may change those many times.
 _OF_ENTRIES = ("params", "tied_to", "labels", "own_params", "groups_by_first", "_derived")
+
+
+@contextmanager
+def blamed(checkpoint: Checkpoint) -> Iterator[None]:
+    """An error inside says that it happened in the file of this checkpoint."""
+    try:
+        yield
+    except ParamctlError as error:
+        error.file = error.file or ("standard input" if checkpoint.file == STDIN else checkpoint.file)
+        raise
 
 
 def dims(shape: Iterable[int]) -> str:

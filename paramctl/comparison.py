@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from paramctl.checkpoint import Checkpoint, Param
+from paramctl.checkpoint import Checkpoint, Param, blamed
 from paramctl.dtypes import BY_NAME
-from paramctl.equal_bytes import EqualBytes, blamed
+from paramctl.equal_bytes import EqualBytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -76,7 +76,8 @@ class Comparison:
 
     def _measured(self, a: Param, b: Param, equal: int) -> tuple[Figures, str]:
         """As `_apart`, of params whose first elements are known to be `equal`."""
-        from paramctl.distance import Tally, Tolerance, agree, aligned, coarser
+        from paramctl.distance import Tally, Tolerance, agree, coarser
+        from paramctl.scan import aligned
         from paramctl.values import numpy_dtype
 
         a, b, times = _once(a, b)

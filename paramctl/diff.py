@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from paramctl.checkpoint import Checkpoint, Leaf, Param
+from paramctl.checkpoint import Checkpoint, Leaf, Param, blamed
 from paramctl.comparison import Changed, Comparison
-from paramctl.equal_bytes import EqualBytes, blamed
+from paramctl.equal_bytes import EqualBytes
 from paramctl.renames import Rename, Suggestion, renamed, suggestion
 from paramctl.watch import Watch, nobody
 

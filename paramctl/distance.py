@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-SLICE = 1 << 12  # values that are compared at a time: larger arrays are mapped afresh each time, page by page
 
 
 class Tolerance(NamedTuple):
@@ -85,18 +83,6 @@ class Tally:
         of, count, nonfinite = (n * self._times for n in (self._of, self._count, self._nonfinite))
         mean = self._sum * self._times / (of - nonfinite) if of > nonfinite else 0.0
         return Figures(self._max_abs, mean, self._max_rel, count, of, nonfinite)
-
-
-def aligned(*streams: Iterator[Array]) -> Iterator[tuple[Array, ...]]:
-    """Streams of as many values, cut at the same places; each is read to its end."""
-    held: list[Any] = [()] * len(streams)
-    while True:
-        held = [part if len(part) else next(stream, ()) for part, stream in zip(held, streams, strict=True)]
-        n = min(SLICE, *map(len, held))
-        if not n:
-            return
-        yield tuple(part[:n] for part in held)
-        held = [part[n:] for part in held]
 
 
 def coarser(one: DType, other: DType) -> DType | None:

@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 
-from paramctl.checkpoint import Checkpoint, Param, Storage
-from paramctl.errors import ParamctlError, Unsupported
+from paramctl.checkpoint import Checkpoint, Param, Storage, blamed
+from paramctl.errors import Unsupported
 from paramctl.scan import FREE, OFTEN
 from paramctl.segments import Content, Extent, clip, filled
-from paramctl.sources import STDIN, Source
+from paramctl.sources import Source
 from paramctl.values import bytes_under, fills_bytes
 from paramctl.watch import Watch, nobody
 
 BLOCK = 1 << 18  # bytes of each file that are compared at a time, in a processor's cache
-
-
-@contextmanager
-def blamed(checkpoint: Checkpoint) -> Iterator[None]:
-    """An error inside says that it happened in the file of this checkpoint."""
-    try:
-        yield
-    except ParamctlError as error:
-        error.file = error.file or ("standard input" if checkpoint.file == STDIN else checkpoint.file)
-        raise
 
 
 class EqualBytes:

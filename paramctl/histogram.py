@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 BINS = 256  # at most; many more than are shown, so that what is shown is hardly off
 FINEST = -1020  # exponent of the narrowest bin: the width must be a normal number
 MOST = sys.float_info.max
+WHOLE = 2.0**52
+PIECE = 1 << 15  # values whose bins are found at a time, in a processor's cache
 DIGITS = 50  # of a position, in bits: it must be exact as a float
 
 
@@ -112,13 +114,28 @@ class Binning:
         self._make_room(low, high)
         counts = self._counts
         assert counts is not None
-        places = np.empty(values.shape, np.intp)
-        scaled = values * ldexp(1.0, -self._exponent) if self._plain else np.ldexp(values, -self._exponent)
-        np.subtract(np.floor(scaled, out=scaled), self._first, out=places, casting="unsafe")
-        if weights is None:
-            counts += np.bincount(places, minlength=len(counts))
+        if weights is not None:
+            np.add.at(counts, self._places(values, np.empty(len(values))), weights)
+            return
+        room = np.empty(min(len(values), PIECE))
+        for start in range(0, len(values), PIECE):
+            part = values[start : start + PIECE]
+            counts += np.bincount(self._places(part, room[: len(part)]), minlength=len(counts))
+
+    def _places(self, values: Array, room: Array) -> Array:
+        """In which bin each value lies; made in `room`, which has a float64 for each."""
+        import numpy as np
+
+        if self._plain:
+            np.multiply(values, ldexp(1.0, -self._exponent), out=room)
         else:
-            np.add.at(counts, places, weights)
+            np.ldexp(values, -self._exponent, out=room)
+        np.floor(room, out=room)
+        # Beside 2**52 the lowest bits of a float are a whole number: several times as fast as a cast.
+        room += WHOLE - self._first
+        places = room.view(np.int64)
+        places &= (1 << 52) - 1
+        return places
 
     @property
     def _plain(self) -> bool:

@@ -23,6 +23,7 @@ BLOCK = 3 << 18  # bytes: whole elements of every size, and few enough to stay i
 TILE = 1 << 25  # bytes of a view whose elements lie apart that are gathered at a time, in C order
 PIECE = 1 << 22  # the same where the order does not matter, and no byte is read twice for it
 OFTEN = 64  # times that each byte of a storage is read for params that share it; a model has no more
+SLICE = 1 << 12  # values that are compared at a time: larger arrays are mapped afresh each time, page by page
 FREE = 1 << 24  # bytes that may be read of a storage, however small it is
 
 
@@ -152,3 +153,15 @@ def distinct(param: Param) -> tuple[Param, int]:
     if view.numel > OFTEN * view.span:
         raise Unsupported(f"{param.path or '.'} repeats a few values over its shape")
     return view, times
+
+
+def aligned(*streams: Iterator[Array]) -> Iterator[tuple[Array, ...]]:
+    """Streams of as many values, cut at the same places; each is read to its end."""
+    held: list[Any] = [()] * len(streams)
+    while True:
+        held = [part if len(part) else next(stream, ()) for part, stream in zip(held, streams, strict=True)]
+        n = min(SLICE, *map(len, held))
+        if not n:
+            return
+        yield tuple(part[:n] for part in held)
+        held = [part[n:] for part in held]

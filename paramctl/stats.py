@@ -58,7 +58,7 @@ class Figures(NamedTuple):
     `std` is the sample's (n − 1), `l2` the Euclidean norm.
     """
 
-    count: int | None
+    count: int | None  # type: ignore[assignment]  # the figure of that name, not how often a tuple holds something
     mean: float | None
     std: float | None
     min: float | None

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from paramctl.checkpoint import Checkpoint, Leaf, Param, natural_key
-from paramctl.errors import NoMatch, ParamctlError, Unsupported, UsageError, some
+from paramctl.checkpoint import Checkpoint, Leaf, Param, blamed, natural_key
+from paramctl.errors import NoMatch, Unsupported, UsageError, some
 from paramctl.moments import NONE, Moments, Running
 from paramctl.observations import Observed, model_inside, observed
 from paramctl.paths import model_params, select
-from paramctl.scan import Scan, distinct
-from paramctl.sources import STDIN
+from paramctl.scan import Scan, aligned, distinct
 from paramctl.stats import Summaries, magnitudes
 from paramctl.watch import Watch, nobody
 
@@ -28,7 +26,6 @@ Order = Literal["auto", "step", "name", "given"]
 Open = Callable[[str], Checkpoint]
 
 WORDS = ("step", "global_step", "iteration", "iter_num", "epoch")  # what a checkpoint calls its own place in the run
-SLICE = 1 << 16  # values compared at a time: as float64 they stay in a processor's cache
 SAID = 5  # params of a checkpoint of which it is said why they are left out
 WHOLE = ("int", "bool")  # counts and indices, which would drown the weights beside them
 
@@ -360,7 +357,7 @@ class _Pair:
 
         param, old, times = _once(param, old)
         values, update, before = Running(), Running(), Running()
-        for x, y in _side_by_side(self._numbers(0, param), self._numbers(1, old)):
+        for x, y in map(_wide, aligned(self._numbers(0, param), self._numbers(1, old))):
             with np.errstate(all="ignore"):
                 apart = x - y
             for running, numbers in ((values, x), (before, y), (update, apart)):
@@ -404,25 +401,11 @@ def _once(a: Param, b: Param) -> tuple[Param, Param, int]:
     return a, b, times
 
 
-def _side_by_side(one: Iterator[Array], other: Iterator[Array]) -> Iterator[tuple[Array, Array]]:
-    """Two streams of as many values, cut at the same places; each is read to its end."""
-    x: Any = ()
-    y: Any = ()
-    while True:
-        x = x if len(x) else next(one, ())
-        y = y if len(y) else next(other, ())
-        n = min(SLICE, len(x), len(y))
-        if not n:
-            return
-        yield _wide(x[:n]), _wide(y[:n])
-        x, y = x[n:], y[n:]
-
-
-def _wide(values: Array) -> Array:
+def _wide(parts: Iterable[Array]) -> Iterator[Array]:
     """Values as float64, or complex128."""
     import numpy as np
 
-    return values.astype(np.complex128 if values.dtype.kind == "c" else np.float64)
+    return (part.astype(np.complex128 if part.dtype.kind == "c" else np.float64) for part in parts)
 
 
 def _add(running: Running, values: Array) -> None:
@@ -433,13 +416,3 @@ def _add(running: Running, values: Array) -> None:
     if finite.size:
         zeros = finite.size - int(np.count_nonzero(finite))
         running.add(finite, float(finite.min()), float(finite.max()), zeros)
-
-
-@contextmanager
-def blamed(checkpoint: Checkpoint) -> Iterator[None]:
-    """An error inside says that it happened in the file of this checkpoint."""
-    try:
-        yield
-    except ParamctlError as error:
-        error.file = error.file or ("standard input" if checkpoint.file == STDIN else checkpoint.file)
-        raise
