@@ -155,12 +155,12 @@ def distinct(param: Param) -> tuple[Param, int]:
     return view, times
 
 
-def aligned(*streams: Iterator[Array]) -> Iterator[tuple[Array, ...]]:
-    """Streams of as many values, cut at the same places; each is read to its end."""
+def aligned(*streams: Iterator[Array], most: int = SLICE) -> Iterator[tuple[Array, ...]]:
+    """Streams of as many values, cut at the same places, `most` values at a time; each is read to its end."""
     held: list[Any] = [()] * len(streams)
     while True:
         held = [part if len(part) else next(stream, ()) for part, stream in zip(held, streams, strict=True)]
-        n = min(SLICE, *map(len, held))
+        n = min(most, *map(len, held))
         if not n:
             return
         yield tuple(part[:n] for part in held)
