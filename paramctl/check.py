@@ -123,8 +123,10 @@ def _check_set(source: Source, only: Collection[Group], watch: Watch) -> Report:
             shard = open_source(str(index.folder / name))
             found = _check_one(shard, only, watch, is_shard=True)
         except FileError as error:
-            rule = "unreadable" if isinstance(error, FormatError) else "shard-missing"
-            findings.append(Finding("error", "integrity", rule, None, error.what, name))
+            is_there = isinstance(error, FormatError)
+            rule = "unreadable" if is_there else "shard-missing"
+            what = error.what if is_there else f"{error.what}, though the index names it"
+            findings.append(Finding("error", "integrity", rule, None, what, name))
             continue
         _unchanged(shard)
         findings += (finding._replace(file=name) for finding in found.findings)

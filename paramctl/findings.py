@@ -32,6 +32,8 @@ RULES: dict[str, str] = {
     "bomb": "a compressed record that claims to be much more than it is",
     "no-checksums": "an archive without checksums, in which damage cannot be seen",
     "gap": "bytes that belong to nothing",
+    "outside": "records of a torch archive that are not in its folder",
+    "unused-record": "records of a torch archive that torch does not read",
     "unused-storage": "stored values that no tensor uses",
     "trailing": "bytes behind the end of a pickle",
     "dangling-alias": "a tied name whose tensor is not there",

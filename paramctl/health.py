@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from math import prod
+from math import isfinite, prod
 
 from paramctl.census import Census, census, is_zero
 from paramctl.checkpoint import Checkpoint, Param
@@ -19,6 +19,7 @@ ROWS = 3  # row numbers that a message names
 FILTERS = 0.01  # share of filters that are zero in a kernel, from which on that is odd: a Fourier basis has two
 WEIGHTS = ("weight", "kernel", "embed")  # names of what is trained and has two or more axes
 BIASES = ("bias", "beta")  # begin as zeros, whatever their shape
+TOKENS = ("emb", "lm_head")  # parts of the names of what has a row for each token
 FRESH = "lora_B"  # begins as zeros
 
 Odd = tuple[Level, str, str]  # with the rule it falls under, and what is odd
@@ -36,6 +37,7 @@ def health(
     scan = Scan(checkpoint, watch, sum(checkpoint.params[i].nbytes for i in leaders), trust=trust)
     for i in leaders:
         param = checkpoint.params[i]
+        yield from _scale(param)
         for part in (param, *param.components):
             if part.storage is None or part.storage in damaged or part.dtype.category not in ("float", "complex"):
                 continue
@@ -47,6 +49,14 @@ def health(
                 yield Finding("error", "integrity", "checksum", part.path, error.what)
             except Unsupported as error:
                 yield Finding("warning", "health", "unread", part.path, f"was not looked into: {error.what}")
+
+
+def _scale(param: Param) -> Iterator[Finding]:
+    """A quantised tensor whose one scale makes none of its integers a number."""
+    scale = param.quantizer.scale if param.quantizer else None
+    if scale is not None and not isfinite(scale):
+        what = f"has the scale {scale}, so that its values are no numbers"
+        yield Finding("warning", "health", "nan", param.path, what)
 
 
 def _odd(checkpoint: Checkpoint, scan: Scan, param: Param, learnt: bool) -> Iterator[Odd]:
@@ -81,7 +91,9 @@ def _denormal(param: Param, found: Census, times: int) -> Iterator[Odd]:
 
 def _share(param: Param, count: int) -> str:
     """`3 of 100 values are`."""
-    return f"{count:,} of {param.numel:,} {'values' if param.numel > 1 else 'value'} {'is' if count == 1 else 'are'}"
+    if param.numel == 1:
+        return "is"
+    return f"{count:,} of {param.numel:,} values {'is' if count == 1 else 'are'}"
 
 
 def _is_weight(param: Param) -> bool:
@@ -127,13 +139,15 @@ def _judged(param: Param, dead: Sequence[int], is_embedding: bool) -> Odd:
 
 
 def _is_embedding(checkpoint: Checkpoint, param: Param) -> bool:
-    """Whether a weight may be an embedding, of which a row stands for padding: its class says so, or its name.
+    """Whether a weight may have rows that stand for padding, as an embedding has: its class says so, or its name.
 
     Where neither says anything, as in a state_dict of a Sequential, one without a bias may be.
     """
     layer = param.path.rpartition(".")[0]
     module = checkpoint.modules.get(layer)
-    if "emb" in param.path.lower() or (module is not None and "embedding" in module.type.lower()):
+    if any(word in param.path.lower() for word in TOKENS):
+        return True
+    if module is not None and "embedding" in module.type.lower():
         return True
     if module is None and (layer.rpartition(".")[2].isdigit() or not layer):
         own = checkpoint.own_params.get(layer, ())

@@ -57,8 +57,8 @@ def findings(safety: Safety) -> Iterator[Finding]:
     for use in safety.uses:
         alike.setdefault((*_weighed(use), use.does), []).append(use.name)
     for (level, rule, does), names in alike.items():
-        each = "each " if len(names) > 1 else ""
-        yield Finding(level, "safety", rule, None, f"the pickle names {', '.join(names)}; {each}{does}")
+        link = "; each " if len(names) > 1 else ", which " if level == "error" else "; "
+        yield Finding(level, "safety", rule, None, f"the pickle names {', '.join(names)}{link}{does}")
     if safety.refusal:
         what = f"torch.load(weights_only=True) refuses it: {safety.refusal}"
         yield Finding("note", "safety", "weights-only", None, what)

@@ -20,12 +20,13 @@ class Shard(NamedTuple):
     """What is to be remembered of a shard: its paths, and those of them that are not tied to another in it.
 
     `nbytes` counts the bytes of tied params once, `all_nbytes` as often as they are named. `is_sound` says that
-    it can be read.
+    its bytes are right as far as that can be seen.
     """
 
     file: str
     paths: frozenset[str] = frozenset()
     own: frozenset[str] = frozenset()
+    is_readable: bool = False
     tensors: int = 0
     nbytes: int = 0
     all_nbytes: int = 0
@@ -41,6 +42,7 @@ class Shard(NamedTuple):
             file,
             frozenset(param.path for param in checkpoint.params),
             frozenset(param.path for param in own),
+            True,
             len(checkpoint.params),
             sum(param.nbytes for param in own),
             sum(param.nbytes for param in checkpoint.params),
@@ -55,7 +57,7 @@ def against(index: Index, shards: Sequence[Shard]) -> Iterator[Finding]:
     named: dict[str, set[str]] = {}
     for path, file in index.weight_map.items():
         named.setdefault(file, set()).add(path)
-    readable = [shard for shard in shards if shard.tensors or shard.is_sound]
+    readable = [shard for shard in shards if shard.is_readable]
     for shard in readable:
         for paths, what in (
             (named[shard.file] - shard.paths, "lacks {}, which the index says it holds"),

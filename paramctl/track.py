@@ -29,7 +29,6 @@ WORDS = ("step", "global_step", "iteration", "iter_num", "epoch")  # what a chec
 SAID = 5  # params of a checkpoint of which it is said why they are left out
 WHOLE = ("int", "bool")  # counts and indices, which would drown the weights beside them
 
-
 SLICE = 1 << 16  # values compared at a time: as float64 they stay in a processor's cache
 
 

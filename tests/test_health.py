@@ -98,7 +98,7 @@ def test_a_causal_mask_is_worth_a_note(found: Found) -> None:
 def test_a_best_score_before_the_first(found: Found) -> None:
     what = "is infinite, as a best score is before the first"
     assert found({"best": torch.tensor(INF)}) == [odd("infinite", "best", what, "note")]
-    assert found({"best": torch.tensor(NAN)}) == [odd("nan", "best", "1 of 1 value is NaN")]
+    assert found({"best": torch.tensor(NAN)}) == [odd("nan", "best", "is NaN")]
 
 
 def test_expanded_values_count_each_time(found: Found) -> None:
@@ -281,6 +281,19 @@ def test_a_quantised_model(found: Found) -> None:
     assert found({"a.weight": weight, "b.weight": plain}) == []
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+def test_scales_that_are_no_numbers(found: Found) -> None:
+    whole = torch.quantize_per_tensor(torch.zeros(3), 1.0, 0, torch.qint8)
+    scales = torch.tensor([1.0, NAN, 1.0], dtype=torch.float64)
+    channels = torch.quantize_per_channel(spread(3, 4), torch.ones(3), torch.zeros(3), 0, torch.qint8)
+    odd_one = torch._make_per_tensor_quantized_tensor(whole.int_repr(), INF, 0)
+    odd_ones = torch._make_per_channel_quantized_tensor(channels.int_repr(), scales, torch.zeros(3, dtype=torch.int64), 0)
+    assert found({"a": odd_one, "b": odd_ones}) == [
+        odd("nan", "a", "has the scale inf, so that its values are no numbers"),
+        odd("nan", "b.scales", "1 of 3 values is NaN"),
+    ]
+
+
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "AdaptiveLogSoftmaxWithLoss": (8, 20, [5, 10]),
     "Bilinear": (3, 4, 5),
@@ -335,7 +348,7 @@ def test_a_wrong_checksum_is_found_while_reading(tmp_path: Path) -> None:
     data[spot.payload] ^= 1
     path = file_of(tmp_path, bytes(data), "y.pt")
     what = "storage 0 is corrupt: its bytes do not match their CRC-32"
-    nan = odd("nan", "v", "1 of 1 value is NaN")
+    nan = odd("nan", "v", "is NaN")
     assert list(health(listing(path))) == [Finding("error", "integrity", "checksum", "w", what), nan]
     assert list(health(listing(path), damaged={"0"})) == [nan]
     assert list(health(listing(path), trust=True)) == [nan]

@@ -75,7 +75,7 @@ def check(
         output.lines(_lines(report))
     failed = any(strict or finding.level != "note" for finding in report.findings)
     if not quiet:
-        output.note(f"{output.escape(called(file))}: {_summary(report, groups)}")
+        output.note(f"{output.escape(called(report.file))}: {_summary(report, groups)}")
     raise typer.Exit(1 if failed else 0)
 
 

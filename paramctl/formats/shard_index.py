@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
@@ -64,8 +65,16 @@ def read(source: Source) -> Index:
 
 def why_unsafe(name: str) -> str:
     """Why a shard's name is none that may be opened; empty if it is a plain file name (R6)."""
-    if not name or name in (".", "..") or "\0" in name:
+    if not name or name in (".", "..") or "\0" in name or not _is_encodable(name):
         return "is no file name"
     if "/" in name or "\\" in name or PureWindowsPath(name).drive:
         return "leads out of the folder of the index"
-    return "is the index itself" if name.endswith(ENDINGS) else ""
+    return "is an index itself" if name.endswith(ENDINGS) else ""
+
+
+def _is_encodable(name: str) -> bool:
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return True

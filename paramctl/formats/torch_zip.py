@@ -36,6 +36,7 @@ SUFFIXES: tuple[str, ...] = (".pt", ".pth", ".bin", ".ckpt")
 MAX_PICKLE = 256 << 20  # bytes of data.pkl, inflated
 MAX_RATIO = 64  # inflated bytes of data.pkl for one in the file, so that work is bounded by the file's size
 MAX_HELPER = 64 << 10  # bytes of version, byteorder, …
+KNOWN = ("data.pkl", "version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id")
 VERSIONS = range(1, 11)  # of the archive; torch 2.13 reads 1 to 10 and writes 3
 ALIGNMENT = 64  # bytes, unless the archive says otherwise
 MAX_ALIGNMENT = 1 << 15  # the padding must fit an extra field, whose length has 16 bits
@@ -132,12 +133,34 @@ def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
     if record.nbytes > document.pickle.end:
         what = f"{record.nbytes - document.pickle.end:,} bytes follow the end of the pickle (record data.pkl)"
         yield Finding("warning", "integrity", "trailing", None, what)
-    used = _keys(document.pickle)
-    unused = [name for name in archive.records if name.startswith(folder) and name.removeprefix(folder) not in used]
-    if nbytes := sum(archive.records[name].nbytes for name in unused):
-        names = some([name.removeprefix(folder) for name in unused])
-        what = f"no tensor uses {nbytes:,} bytes of stored values (storages {names})"
-        yield Finding("note", "integrity", "unused-storage", None, what)
+    outside, unread, unused = _strays(document)
+    if outside:
+        names = some(list(map(repr, outside)))
+        what = f"records lie outside of one folder, and torch.load refuses the file for that: {names}"
+        yield Finding("warning", "integrity", "outside", None, what)
+    for rule, found, what in (
+        ("unused-record", unread, "torch never reads {0:,} bytes of the archive (records {1})"),
+        ("unused-storage", unused, "no tensor uses {0:,} bytes of stored values (storages {1})"),
+    ):
+        if nbytes := sum(archive.records[name].nbytes for name in found):
+            names = some([name.removeprefix(folder) for name in found])
+            yield Finding("note", "integrity", rule, None, what.format(nbytes, names))
+
+
+def _strays(document: Document) -> tuple[list[str], list[str], list[str]]:
+    """Names of records outside of the archive's folder, of those that torch does not know, and of unused storages."""
+    prefix, used = document.prefix, _keys(document.pickle)
+    outside, unread, unused = [], [], []
+    for name, record in document.archive.records.items():
+        inner = name.removeprefix(prefix)
+        if not prefix or inner == name:
+            outside.append(name)
+        elif inner.startswith("data/"):
+            if inner.removeprefix("data/") not in used:
+                unused.append(name)
+        elif inner not in KNOWN and record.nbytes:
+            unread.append(name)
+    return outside, unread, unused
 
 
 def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
