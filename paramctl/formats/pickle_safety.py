@@ -12,9 +12,9 @@ from paramctl.formats import pickle_trace, weights_only
 from paramctl.formats.pickle_names import Danger, is_plain, judge
 from paramctl.formats.pickle_trace import Name, Trace, is_class
 
-_OBJECT = "makes an object of this class: its module is imported and its code runs"
-_FUNCTION = "calls this function: its module is imported and its code runs"
-_NAMED = "is looked up and not called: its module is imported, and its code runs"
+_OBJECT = "would be imported, and its own code would make an object of it"
+_FUNCTION = "would be imported and called"
+_NAMED = "would be imported, and not called"
 
 
 class Use(NamedTuple):

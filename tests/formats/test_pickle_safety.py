@@ -27,9 +27,9 @@ from paramctl.errors import FormatError
 from paramctl.formats import weights_only
 from paramctl.formats.pickle_safety import Safety, Use, inspect
 
-OBJECT = "makes an object of this class: its module is imported and its code runs"
-FUNCTION = "calls this function: its module is imported and its code runs"
-NAMED = "is looked up and not called: its module is imported, and its code runs"
+OBJECT = "would be imported, and its own code would make an object of it"
+FUNCTION = "would be imported and called"
+NAMED = "would be imported, and not called"
 LAYER = "makes a part of a torch model or optimizer, without calling it"
 SHELL = "runs a shell command"
 PROGRAM = "runs another program"
