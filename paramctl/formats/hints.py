@@ -10,7 +10,6 @@ _KINDS = (
     (b"\xfd7zXZ\x00", "is compressed with xz", "unpack it with 'unxz' first"),
     (b"\x28\xb5\x2f\xfd", "is compressed with zstd", "unpack it with 'unzstd' first"),
     (b"7z\xbc\xaf\x27\x1c", "is a 7z archive", "unpack it first"),
-    (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19", "is a torch file from before 1.6", _LATER),
     (b"GGUF", "is a GGUF file", _LATER),
     (b"\x89HDF\r\n\x1a\n", "is an HDF5 (Keras) file", _LATER),
     (b"\x93NUMPY", "is a NumPy .npy file", _LATER),
@@ -23,7 +22,7 @@ _PAGES = (b"<!doctype", b"<html", b"<?xml")
 def kind_of(head: bytes) -> tuple[str, str] | None:
     """What these first bytes are, and what to do about it; None where they tell nothing."""
     if head[257:262] == b"ustar":
-        return "is a tar archive", f"torch wrote such before 0.1.10, and {_LATER}"
+        return "is a tar archive, and none that torch wrote", "unpack it, and name a file in it"
     if head.lstrip().lower().startswith(_PAGES):
         return "is a web page, not a checkpoint", "the download saved an error page: fetch it again"
     return next(((what, hint) for magic, what, hint in _KINDS if head.startswith(magic)), None)
