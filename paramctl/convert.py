@@ -2,45 +2,105 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 from paramctl.changes import Edit
 from paramctl.checkpoint import Checkpoint, Loss, Param
 from paramctl.errors import UsageError, some
-from paramctl.formats import Format
+from paramctl.formats import FORMATS, AnyFormat, named, sharded
+from paramctl.formats.sharded import Division
 from paramctl.paths import layer_members
 from paramctl.ties import overlaps
 
 
-def convert(checkpoint: Checkpoint, form: Format, *, layer: str | None = None, lossy: bool = False) -> Edit:
+def convert(
+    checkpoint: Checkpoint,
+    form: AnyFormat,
+    *,
+    layer: str | None = None,
+    lossy: bool = False,
+    division: Division | None = None,
+) -> Edit:
     """The checkpoint as `form` can hold it; with `layer`, that subtree with its names from there on.
 
-    Raises UsageError that lists what `form` has no place for, unless `lossy` accepts its loss.
+    `division` says how it becomes a set of shards. Raises UsageError that lists what `form` has no place
+    for, unless `lossy` accepts its loss.
     """
     part, notes = (checkpoint, ()) if layer is None else subtree(checkpoint, layer)
-    if checkpoint.format != form.NAME or layer is not None:
-        part = replace(part, document=None)
+    if checkpoint.format != form.NAME or layer is not None or division is not None:
+        part = replace(part, document=division)
     lost = form.losses(part)
     if lost and not lossy:
         raise UsageError(
             f"{form.NAME} cannot hold {some([loss.text for loss in lost])}",
             hint="accept the loss with --lossy, or take one part with --layer",
         )
-    kept = replace(_without(part, lost) if lost else part, format=form.NAME)
+    kept = replace(_without(part, lost, division) if lost else part, format=form.NAME)
     unique = len(kept.params) - len(kept.tied_to)
     count = f"{len(kept.params):,} tensor{'s' * (len(kept.params) != 1)}"
     count += f" ({unique:,} unique)" if kept.tied_to else ""
     texts = [f"{name} (metadata)" for name in checkpoint.metadata if name != "format"]
-    dropped = [[loss.text for loss in lost], texts if checkpoint.format != form.NAME else []]
+    dropped = [[loss.text for loss in lost], [] if _keeps_texts(checkpoint, form, division) else texts]
     left = tuple(f"left out {some(what)}" for what in dropped if what)
-    return Edit(kept, (), notes=(*notes, f"{count} as {form.NAME}", *_parted(kept), *left))
+    return Edit(kept, (), notes=(*notes, f"{count} {_as(kept, form, division)}", *_parted(kept), *left))
+
+
+def _as(kept: Checkpoint, form: AnyFormat, division: Division | None) -> str:
+    if division is None:
+        return f"as {form.NAME}"
+    n = len(kept.derived(sharded.divided).shards)
+    return f"in {n:,} {division.form} file{'s' * (n != 1)} and an index"
+
+
+def _keeps_texts(checkpoint: Checkpoint, form: AnyFormat, division: Division | None) -> bool:
+    """Whether what is written holds the file's own notes: only safetensors files have a place for them."""
+    made = division.form if division else form.NAME
+    return checkpoint.format == made or (checkpoint.format, made) == (sharded.NAME, sharded.SAFETENSORS)
+
+
+def shard_size(text: str) -> int:
+    """The bytes that a size such as `5GB`, `500MB` or `1GiB` stands for. Raises UsageError for any other text."""
+    found = _SIZE.fullmatch(text.strip())
+    unit = found and _UNITS.get(found[2])
+    nbytes = int(float(found[1]) * unit) if found and unit else 0
+    if nbytes < 1:
+        raise UsageError(f"'{text}' is no size of a shard", hint="say it like 5GB, 500MB or 1GiB")
+    return nbytes
+
+
+_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([A-Za-z]*)")
+_UNITS = {"": 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+          "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}  # fmt: skip
+
+
+def division_for(output: str, to: str | None, size: str | None) -> Division | None:
+    """How what is written to `output` is divided into shards; None where it becomes one file.
+
+    Raises UsageError where the name of the output, the format and the size contradict one another.
+    """
+    index = next((ending for ending in sharded.SUFFIXES if output.endswith(ending)), None)
+    suffix = Path(output).suffix.lower()
+    if index is None and not output.endswith("/") and size is None and to != sharded.NAME:
+        return None
+    if index is None and any(suffix in form.SUFFIXES for form in FORMATS):
+        hint = "name a directory, or an index such as model.safetensors.index.json"
+        raise UsageError("is one file, and shards are several", hint=hint, file=output)
+    kind = sharded.TORCH if index == ".bin.index.json" else sharded.SAFETENSORS
+    asked = kind if to in (None, sharded.NAME) else named(str(to)).NAME
+    if asked not in sharded.STEMS:
+        raise UsageError(f"there are no shards in {asked}", hint=f"name one of {', '.join(sharded.STEMS)}")
+    if index is not None and asked != kind:
+        raise UsageError(f"is the index of {kind} shards, not of {asked}", hint=f"say --to {kind}", file=output)
+    return Division(asked, sharded.LIMIT if size is None else shard_size(size))
 
 
 def _parted(checkpoint: Checkpoint) -> Iterator[str]:
     """A note where params that share only some of their bytes are written one after the other."""
     sharing = [checkpoint.labels[i] for group in overlaps(checkpoint) for i in group]
-    if sharing and checkpoint.document is None:
+    if sharing and (checkpoint.document is None or isinstance(checkpoint.document, Division)):
         yield f"{some(sharing)} overlapped, and have bytes of their own now"
 
 
@@ -71,7 +131,7 @@ def subtree(checkpoint: Checkpoint, layer: str) -> tuple[Checkpoint, tuple[str, 
     return replace(checkpoint, entries=entries, modules=modules, document=None), notes
 
 
-def _without(checkpoint: Checkpoint, lost: Iterable[Loss]) -> Checkpoint:
+def _without(checkpoint: Checkpoint, lost: Iterable[Loss], division: Division | None) -> Checkpoint:
     """The checkpoint without what is lost, and so without what only fits the whole of it."""
     gone = {id(loss.entry) for loss in lost}
-    return replace(checkpoint, entries=tuple(e for e in checkpoint.entries if id(e) not in gone), document=None)
+    return replace(checkpoint, entries=tuple(e for e in checkpoint.entries if id(e) not in gone), document=division)

@@ -12,7 +12,7 @@ from paramctl.cli.options import STDIN, DryRun, FileArgument, Force, Json, Outpu
 from paramctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from paramctl.formats import Format
+    from paramctl.formats import AnyFormat
 
 
 def convert(
@@ -35,6 +35,15 @@ def convert(
             help="Take this layer only, and count its names from there.",
         ),
     ] = None,
+    max_shard_size: Annotated[
+        str | None,
+        typer.Option(
+            "--max-shard-size",
+            metavar="SIZE",
+            show_default=False,
+            help="Write a set of shards of at most this size each: 5GB, 500MB, 1GiB.",
+        ),
+    ] = None,
     lossy: Annotated[bool, typer.Option("--lossy", help="Leave out what the format cannot hold.")] = False,
     force: Force = False,
     dry_run: DryRun = False,
@@ -45,28 +54,33 @@ def convert(
 
     The format, .pt or .safetensors, is told by the suffix or --to. Ties survive. What the other format has
     no place for (scalars, optimizer settings, objects) is listed and refused, unless --lossy accepts the
-    loss.
+    loss. A directory (ending in /), an index or --max-shard-size makes a set of shards, as transformers does.
 
     \b
     Examples:
       paramctl convert net.pt -o net.safetensors
       paramctl convert run.ckpt --layer model -o model.safetensors
       paramctl convert --to safetensors < net.pt > net.safetensors
+      paramctl convert net.pt -o shards/ --max-shard-size 5GB
+      paramctl convert shards/ -o net.safetensors
     """
     from paramctl.convert import convert as verb
+    from paramctl.convert import division_for
+    from paramctl.formats import sharded
 
     if len(layer or ()) > 1:
         raise UsageError("one --layer becomes the whole file, and several were given", hint="name the layer above them")
-    form = _form(output, to)
+    division = division_for(output or "", to, max_shard_size)
+    form = _form(output, sharded.NAME if division else to)
     edit(
         file,
         Asked(output, False, force, dry_run, json, quiet),
-        lambda checkpoint: verb(checkpoint, form, layer=layer[0] if layer else None, lossy=lossy),
+        lambda checkpoint: verb(checkpoint, form, layer=layer[0] if layer else None, lossy=lossy, division=division),
         form,
     )
 
 
-def _form(output: str | None, to: str | None) -> Format:
+def _form(output: str | None, to: str | None) -> AnyFormat:
     from paramctl import formats
 
     if to is not None:

@@ -6,10 +6,10 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from paramctl.checkpoint import natural_key
-from paramctl.errors import FormatError, UsageError
+from paramctl.errors import FormatError
 from paramctl.sources import Source
 
 ENDINGS = (".safetensors.index.json", ".bin.index.json")
@@ -17,11 +17,17 @@ MAX_INDEX = 64 << 20  # bytes; of a model with 140,000 tensors it takes 13 milli
 
 
 class Index(NamedTuple):
-    """`weight_map` says for each tensor in which file it is; `total_size` counts bytes, where the index says."""
+    """`weight_map` says for each tensor in which file it is; `total_size` counts bytes, where the index says.
+
+    `aliases` are names that the index gives to tensors of others, as huggingface_hub writes ties; `document`
+    is all it says.
+    """
 
     folder: Path
     weight_map: Mapping[str, str]
     total_size: int | None
+    aliases: Mapping[str, str]
+    document: Mapping[str, Any]
 
     @property
     def shards(self) -> tuple[str, ...]:
@@ -29,18 +35,10 @@ class Index(NamedTuple):
         return tuple(sorted(set(self.weight_map.values()), key=natural_key))
 
 
-def recognises(source: Source) -> bool:
-    """Whether a file is called as an index is."""
-    return source.path is not None and source.name.endswith(ENDINGS)
-
-
-def inside(folder: Path) -> Path:
-    """The one index in a folder. Raises UsageError unless there is just one."""
-    found = sorted(path for path in folder.iterdir() if path.name.endswith(ENDINGS))
-    if len(found) == 1:
-        return found[0]
-    what = "is a directory without an index of shards" if not found else "is a directory with several indexes"
-    raise UsageError(what, hint="name a file in it", file=str(folder))
+def recognises(head: bytes, source: Source) -> bool:
+    """Whether a file says that it is an index, or is called as one is; a pipe has no files beside it."""
+    says = head.lstrip().startswith(b"{") and b'"weight_map"' in head
+    return source.path is not None and (says or source.name.endswith(ENDINGS))
 
 
 def read(source: Source) -> Index:
@@ -48,7 +46,7 @@ def read(source: Source) -> Index:
     if source.size > MAX_INDEX:
         raise FormatError(f"is an index of {source.size:,} bytes, over the limit of {MAX_INDEX:,}")
     try:
-        found = json.loads(source.read(0, source.size))
+        found = json.loads(source.read(0, source.size), object_pairs_hook=_unique)
     except RecursionError:
         raise FormatError("index is nested too deep") from None
     except ValueError as error:
@@ -57,10 +55,27 @@ def read(source: Source) -> Index:
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise FormatError("index has no weight_map of names to files")
     metadata = found.get("metadata")
-    total = metadata.get("total_size") if isinstance(metadata, dict) else None
+    metadata = metadata if isinstance(metadata, dict) else {}
+    total = metadata.get("total_size")
     if isinstance(total, float) and total.is_integer():
         total = int(total)
-    return Index(Path(source.name).absolute().parent, weight_map, total if type(total) is int else None)
+    aliases = {
+        key: text
+        for key, text in metadata.items()
+        if isinstance(text, str) and text in weight_map and key not in weight_map
+    }
+    folder = Path(source.name).absolute().parent
+    return Index(folder, weight_map, total if type(total) is int else None, aliases, found)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object's pairs; where it names a key twice, readers disagree which one counts."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise FormatError(f"index names {twice!r} twice")
+    return found
 
 
 def why_unsafe(name: str) -> str:
