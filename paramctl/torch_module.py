@@ -1,17 +1,24 @@
-"""The one place where torch is imported: to draw random numbers, and to hand out a tensor that was asked for."""
+"""The one place where torch is imported: to draw random numbers, to hand out a tensor, to write what only it writes."""
 
 from __future__ import annotations
 
 import signal
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from paramctl.dtypes import DType
+from paramctl.errors import FileError
 from paramctl.segments import Buffer
+from paramctl.sources import Source, open_source
 
 if TYPE_CHECKING:
     import torch
+    from torch.distributed.checkpoint.api import CheckpointException
 
 
 @cache
@@ -36,3 +43,86 @@ def tensor_of(data: Buffer, dtype: DType, shape: tuple[int, ...]) -> torch.Tenso
     if not data:
         return torch.empty(shape, dtype=element)  # type: ignore[no-any-return]
     return torch.frombuffer(bytearray(data), dtype=torch.uint8).view(element).reshape(shape)  # type: ignore[no-any-return]
+
+
+class Saved(NamedTuple):
+    """A tensor that is to be saved; `chunks` makes its values, little-endian in C order, when they are needed."""
+
+    dtype: DType
+    shape: tuple[int, ...]
+    chunks: Callable[[], Iterable[Buffer]]
+
+
+def save_distributed(items: Mapping[str, Saved | object]) -> dict[str, Source]:
+    """The files that torch.distributed.checkpoint makes of tensors and plain values, by their names.
+
+    They lie in the directory for temporary files and have lost their names there, so that they are gone
+    when nobody reads them any more. Of the tensors one is in memory at a time.
+    """
+    with TemporaryDirectory(prefix="paramctl-") as folder:
+        _save_distributed(items, folder)
+        return {path.name: open_source(str(path)) for path in Path(folder).iterdir()}
+
+
+def _save_distributed(items: Mapping[str, Saved | object], folder: str) -> None:
+    """Write with torch's own writer, which is told nothing that differs from one run to the next."""
+    torch = import_torch()
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
+    from torch.distributed.checkpoint.filesystem import FileSystemWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
+
+    last: list[Any] = []  # the tensor that was read last
+
+    class Planner(DefaultSavePlanner):
+        """Reads a tensor when its turn comes, and takes the memory of the one before, which the writer still holds."""
+
+        def lookup_object(self, index: object) -> object:
+            saved = items[index.fqn]  # type: ignore[attr-defined]
+            if not isinstance(saved, Saved):
+                return saved
+            for tensor in last:
+                tensor.untyped_storage().resize_(0)
+            last[:] = [_tensor_of_its_own(saved)]
+            return last[0]
+
+    class Writer(FileSystemWriter):
+        def storage_meta(self) -> None:
+            return None
+
+    described = {
+        name: torch.empty(item.shape, dtype=getattr(torch, item.dtype.name), device="meta")
+        if isinstance(item, Saved)
+        else item
+        for name, item in items.items()
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says that there is one process, which is what is meant
+        try:
+            save(described, storage_writer=Writer(folder, sync_files=False), planner=Planner(), no_dist=True)
+        except CheckpointException as error:
+            raise _reason(error) from None
+
+
+def _reason(error: CheckpointException) -> BaseException:
+    """What went wrong in the one process there is."""
+    found = error.failures[0][0]
+    if not isinstance(found, OSError):
+        return found
+    hint = "make room in the directory for temporary files, or set TMPDIR to a larger place"
+    return FileError(f"cannot write: {found.strerror}", hint=hint)
+
+
+def _tensor_of_its_own(saved: Saved) -> torch.Tensor:
+    """A tensor whose memory torch can take back."""
+    import ctypes
+
+    torch = import_torch()
+    made = torch.empty(saved.shape, dtype=getattr(torch, saved.dtype.name))
+    # An array of numpy's over the same memory would keep torch from giving it back.
+    memory = (ctypes.c_ubyte * made.nbytes).from_address(made.data_ptr()) if made.nbytes else b""
+    view, at = memoryview(memory).cast("B"), 0
+    for chunk in saved.chunks():
+        view[at : at + len(chunk)] = chunk
+        at += len(chunk)
+    return made  # type: ignore[no-any-return]
