@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from paramctl.checkpoint import Checkpoint, Leaf, Param
+from paramctl.checkpoint import Checkpoint, Param
 from paramctl.errors import UsageError
-from paramctl.observations import gradient_owners
 from paramctl.ties import Outside
 
 
@@ -84,8 +83,20 @@ def check_editable(
 def check_plain(param: Param) -> None:
     """Raise UsageError unless a param is one view of saved bytes in which every element can differ."""
     if why := why_fixed(param):
-        hint = "save it from your program after .clone()" if param.is_plain else ""
-        raise UsageError(f"{param.path or '.'} cannot be changed: it {why}", hint=hint)
+        raise UsageError(f"{param.path or '.'} cannot be changed: it {why}", hint=_how_to_loosen(param))
+
+
+def _how_to_loosen(param: Param) -> str:
+    """What a person's own program can do about a param that cannot be changed here."""
+    if param.is_plain:
+        return "save it from your program after .clone()"
+    if param.layout == "meta":
+        return "save it from your program after .to_empty() or with values"
+    if param.layout == "quantized":
+        return "save it from your program after .dequantize()"
+    if param.layout.startswith("sparse"):
+        return "save it from your program after .to_dense()"
+    return "save what it is made of from your program"
 
 
 def why_fixed(param: Param) -> str:
@@ -96,14 +107,3 @@ def why_fixed(param: Param) -> str:
     if param.repeats_itself:
         return "repeats fewer values over its shape (stride 0), so its elements cannot differ"
     return ""
-
-
-def stale_moments(checkpoint: Checkpoint, changed: Iterable[int]) -> tuple[str, ...]:
-    """A note, where a model's params changed and an optimizer's memory of the old values lies beside them."""
-    objects = (entry for entry in checkpoint.entries if isinstance(entry, Leaf))
-    if not any(param.kind == "optimizer" for param in checkpoint.params) and not any(leaf.moments for leaf in objects):
-        return ()
-    values = {i for i in changed if checkpoint.params[i].kind != "optimizer"}
-    if not values.difference(gradient_owners(checkpoint)):
-        return ()
-    return ("the optimizer state in this file still belongs to the old values",)

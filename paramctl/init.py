@@ -8,10 +8,11 @@ from functools import partial
 from typing import NamedTuple
 
 from paramctl import schemes
-from paramctl.changes import Change, Edit, Kept, check_editable, stale_moments, why_fixed, with_tied
+from paramctl.changes import Change, Edit, Kept, check_editable, check_plain, why_fixed, with_tied
 from paramctl.checkpoint import Checkpoint, Param, Storage
 from paramctl.errors import UsageError
 from paramctl.paths import Selection, model_params, select
+from paramctl.reset import settle
 from paramctl.schemes import Role, Spec, Target, UserFunction
 from paramctl.segments import Buffer, read
 from paramctl.sources import Spool
@@ -47,13 +48,15 @@ def init(
     *,
     seed: int | None = None,
     bias: str | None = None,
+    reset_optimizer: bool = False,
 ) -> Edit:
     """Draw the params of `layers` with `scheme`: one for all of them, or one for each.
 
     Without layers the whole model is drawn. On a layer its weights (2 or more dimensions) get the
     scheme, biases become zeros (or what `bias` says: `zeros`, `keep`, `default` or a scheme), the scale of
     a normalisation becomes ones; a param named by its full path gets the scheme itself. Each param's
-    generator is seeded with `generators.seed_for(seed, path)`. Raises UsageError where a scheme cannot
+    generator is seeded with `generators.seed_for(seed, path)`. With `reset_optimizer` what an optimizer
+    remembers of them starts anew. Raises UsageError where a scheme cannot
     apply, NoMatch where a layer names nothing.
     """
     if seed is None:
@@ -80,8 +83,10 @@ def init(
     drawn = [job.at for job in jobs]
     check_editable(checkpoint, drawn, named)
     edited = checkpoint.with_storages(_drawn(checkpoint, jobs))
-    notes += [*_assumptions(jobs), *_shared(checkpoint, drawn), *stale_moments(checkpoint, drawn)]
-    return Edit(edited, _changes(checkpoint, jobs), tuple(kept), seed, tuple(dict.fromkeys(notes)))
+    edited, moments, stale = settle(checkpoint, edited, drawn, reset_optimizer)
+    notes += [*_assumptions(jobs), *_shared(checkpoint, drawn), *stale]
+    changes = (*_changes(checkpoint, jobs), *moments)
+    return Edit(edited, changes, tuple(kept), seed, tuple(dict.fromkeys(notes)))
 
 
 def _checked_bias(bias: str | None) -> str | None:
@@ -149,6 +154,7 @@ def _plan(
         if not choice.exact and (fixed := why_fixed(param)):
             kept.append(Kept(checkpoint.labels[choice.named], f"it {fixed}"))
             continue
+        check_plain(param)
         role = role_of(param)
         spec, why = _by_role(choice.spec, role, param, bias) if choice.by_role else (choice.spec, "")
         target = _target(checkpoint, at, role, seed, siblings)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from paramctl.checkpoint import Checkpoint, Leaf, Param
+from paramctl.checkpoint import Checkpoint, Leaf
+from paramctl.numbering import Signature, certain, fits, signature
 
 MODELS = ("state_dict", "model_state_dict", "model")
 OTHER_MODELS = ("module", "net", "network", "weights", "params", "ema", "generator")
 GRADIENTS = frozenset({"grad", "grads", "gradients"})
+WRAPPERS = ("module", "_orig_mod")  # DistributedDataParallel and torch.compile hold the model under these names
+WRAPPED = 4  # wrappers one in another that are looked through
+NESTED = 4  # names below a param's own under which an optimizer keeps what it remembers
+_STATE = "state."
 _STATISTICS = ("running_mean", "running_var")  # floats that no optimizer moves, whatever a file calls them
 
 
@@ -25,8 +30,9 @@ def observed(checkpoint: Checkpoint) -> Mapping[int, tuple[Observed, ...]]:
     found: dict[int, list[Observed]] = {}
     for gradient, owner in gradient_owners(checkpoint).items():
         found.setdefault(owner, []).append(Observed("grad", gradient))
-    for moment, (owner, name) in moment_owners(checkpoint).items():
-        found.setdefault(owner, []).append(Observed(name, moment))
+    for moment in moments(checkpoint):
+        if moment.owner is not None:
+            found.setdefault(moment.owner, []).append(Observed(moment.name, moment.at))
     return {owner: tuple(all_of) for owner, all_of in found.items()}
 
 
@@ -77,12 +83,41 @@ class _Lookup:
             path = checkpoint.params[i].path
             self.by_path.setdefault(path, i)
             top, _, rest = path.partition(".")
-            if top == inside:
-                self.by_rest.setdefault(rest, i)
+            if top == inside or not inside:
+                self.by_rest.setdefault(unwrapped(rest if inside else path), i)
 
     def find(self, path: str) -> int | None:
         """Position in `params`, or None."""
-        return self.by_path.get(path, self.by_rest.get(path))
+        return self.by_path.get(path, self.by_rest.get(unwrapped(path)))
+
+
+def unwrapped(path: str) -> str:
+    """A path without the names that wrappers of the whole model put before it."""
+    for _ in range(WRAPPED):
+        top, dot, rest = path.partition(".")
+        if not dot or top not in WRAPPERS:
+            break
+        path = rest
+    return path
+
+
+def wrapped_models(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """The layers under which wrappers hold the model, from the root and from the model inside: `model.module`."""
+    return checkpoint.derived(_wrapped_models)
+
+
+def _wrapped_models(checkpoint: Checkpoint) -> tuple[str, ...]:
+    inside = model_inside(checkpoint)
+    found: dict[str, None] = {}
+    for param in checkpoint.params:
+        names = param.path.split(".", WRAPPED + 1)[:-1]
+        start = 1 if inside and names and names[0] == inside else 0
+        deep = start
+        while deep < len(names) and names[deep] in WRAPPERS:
+            deep += 1
+            found[".".join(names[:deep])] = None
+    found.pop(inside, None)
+    return tuple(sorted(found, key=lambda path: path.count(".")))
 
 
 def _ungraded(path: str) -> Iterator[str]:
@@ -100,33 +135,62 @@ def _ungraded(path: str) -> Iterator[str]:
 # --- optimizers --------------------------------------------------------------------------------
 
 
-class _Optimizer(NamedTuple):
-    """One optimizer's state: what it moves, in its order, and per param what it remembers."""
+class Moment(NamedTuple):
+    """One tensor of an optimizer's state: position in `params`, its own name, and the layer it lies in.
 
-    moved: list[object]  # numbers, or names where the optimizer knew them
+    `owner` is the position of the param it is remembered of, None where that is not certain; `group` is the
+    path of the `param_groups` entry that param is in.
+    """
+
+    at: int
+    name: str
+    layer: str
+    owner: int | None
+    group: str
+
+
+class _Optimizer(NamedTuple):
+    """One optimizer's state: which params it moves, group after group, and what it remembers of each."""
+
+    groups: dict[str, list[object]]  # numbers, or names where the optimizer knew them, by the group's path
+    names: dict[str, list[object]]  # what a group calls its numbers, if it does
     moments: dict[str, list[Observed]]  # by the number or name, as it stands in the path
 
 
-def moment_owners(checkpoint: Checkpoint) -> dict[int, tuple[int, str]]:
-    """Position in `params` of each optimizer tensor → that of the param it belongs to, and its name.
+def moments(checkpoint: Checkpoint) -> tuple[Moment, ...]:
+    """Every tensor that an optimizer remembers of a param, and of which.
 
-    An optimizer knows its params by name, or by number in the order it was given them. Numbers are
-    taken for the model's order only where that is certain: as many as the model has distinct learnt
-    params, and every moment of the shape of its param.
+    An optimizer knows its params by name, or by number in the order it was given them. A number is taken
+    for a param only where that is certain (see `numbering`).
     """
-    optimizers = _optimizers(checkpoint)
+    return checkpoint.derived(_moments)
+
+
+def moment_layers(checkpoint: Checkpoint) -> Mapping[str, str]:
+    """Path of each layer that holds an optimizer's moments → path of the param they are of."""
+    params = checkpoint.params
+    return {one.layer: params[one.owner].path for one in moments(checkpoint) if one.owner is not None}
+
+
+def _moments(checkpoint: Checkpoint) -> tuple[Moment, ...]:
+    if not any(param.kind == "optimizer" for param in checkpoint.params):
+        return ()
+    optimizers = [one for one in _optimizers(checkpoint) if one.moments]
     if not optimizers:
-        return {}
+        return ()
     learnt = _learnt(checkpoint)
-    lookup = _Lookup(checkpoint, learnt)
-    owners: dict[int, tuple[int, str]] = {}
+    moved = {*learnt}
+    again = (i for i, leader in checkpoint.tied_to.items() if leader in moved)
+    lookup = _Lookup(checkpoint, sorted([*learnt, *again]))
+    found: list[Moment] = []
     for optimizer in optimizers:
         owner_of = _owner_of(checkpoint, optimizer, learnt, lookup)
-        if not _agree(checkpoint.params, optimizer, owner_of):
-            continue
-        for key, moments in optimizer.moments.items():
-            owners.update((moment.at, (owner_of[key], moment.name)) for moment in moments)
-    return owners
+        group_of = {str(key): group for group, keys in optimizer.groups.items() for key in keys}
+        for key, all_of in optimizer.moments.items():
+            for name, at in all_of:
+                layer = checkpoint.params[at].path[: -len(name) - 1]
+                found.append(Moment(at, name, layer, owner_of.get(key), group_of.get(key, "")))
+    return tuple(found)
 
 
 def _learnt(checkpoint: Checkpoint) -> list[int]:
@@ -148,50 +212,78 @@ def _learnt(checkpoint: Checkpoint) -> list[int]:
 
 def _optimizers(checkpoint: Checkpoint) -> list[_Optimizer]:
     """Every optimizer whose groups say which params it moves."""
-    moved: dict[str, list[object]] = {}
-    named: dict[str, list[object]] = {}
+    found: dict[str, _Optimizer] = {}
     for entry in checkpoint.entries:
         if isinstance(entry, Leaf) and isinstance(entry.value, list):
-            prefix, group, _ = entry.path.rpartition("param_groups.")
-            if group and entry.path.endswith(".params"):
-                moved.setdefault(prefix, []).extend(entry.value)
-            if group and entry.path.endswith(".param_names"):
-                named.setdefault(prefix, []).extend(entry.value)
-    found = {prefix: _Optimizer(keys, {}) for prefix, keys in moved.items()}
+            group, _, name = entry.path.rpartition(".")
+            prefix, number, _ = group.rpartition("param_groups.")
+            if number and name in ("params", "param_names"):
+                optimizer = found.setdefault(prefix, _Optimizer({}, {}, {}))
+                (optimizer.groups if name == "params" else optimizer.names)[group] = entry.value
+    known = {prefix: {str(key) for keys in one.groups.values() for key in keys} for prefix, one in found.items()}
     for i, param in enumerate(checkpoint.params):
-        if param.kind == "optimizer":
-            prefix, state, rest = param.path.partition("state.")
-            key, _, name = rest.rpartition(".")
-            if state and key and prefix in found:
-                found[prefix].moments.setdefault(key, []).append(Observed(name, i))
-    return [_with_names(optimizer, named.get(prefix, [])) for prefix, optimizer in found.items()]
+        start = _prefix_of(param.path, known) if param.kind == "optimizer" else None
+        if start is not None:
+            rest = param.path[len(start) + len(_STATE) :]
+            key = _key_of(rest, known[start])
+            if key and key != rest:
+                found[start].moments.setdefault(key, []).append(Observed(rest[len(key) + 1 :], i))
+    return list(found.values())
 
 
-def _with_names(optimizer: _Optimizer, names: list[object]) -> _Optimizer:
-    """The optimizer with the names its groups give to its numbers, if they do."""
-    if len(names) != len(optimizer.moved):
-        return optimizer
-    by_number = dict(zip(map(str, optimizer.moved), names, strict=True))
-    moments = {str(by_number.get(key, key)): found for key, found in optimizer.moments.items()}
-    return _Optimizer(names, moments)
+def _prefix_of(path: str, known: Collection[str]) -> str | None:
+    """The path of the optimizer in whose `state` something lies, with its dot; None if it lies in none."""
+    at = path.find(_STATE)
+    for _ in range(NESTED):
+        if at < 0 or path[:at] in known:
+            break
+        at = path.find(_STATE, at + 1)
+    return path[:at] if at >= 0 and path[:at] in known else None
+
+
+def _key_of(path: str, known: Collection[str]) -> str:
+    """The number or name that a path in an optimizer's state begins with; "" if it is none of those it moves."""
+    first = path.partition(".")[0]
+    if first in known:
+        return first
+    for _ in range(NESTED):
+        path = path.rpartition(".")[0]
+        if path in known:
+            return path
+    return ""
 
 
 def _owner_of(
     checkpoint: Checkpoint, optimizer: _Optimizer, learnt: Sequence[int], lookup: _Lookup
 ) -> dict[str, int]:
-    """Position in `params` for each key of an optimizer's state."""
-    if all(isinstance(name, str) for name in optimizer.moved):
-        found = {str(name): lookup.find(str(name)) for name in optimizer.moved}
-        return {name: index for name, index in found.items() if index is not None}
-    if len(set(map(str, optimizer.moved))) != len(learnt):
+    """Position in `params` for each key of an optimizer's state whose param is certain."""
+    shapes_of = {
+        key: signature((one.name, checkpoint.params[one.at].shape) for one in all_of)
+        for key, all_of in optimizer.moments.items()
+    }
+    groups = optimizer.groups
+    named = {group: optimizer.names.get(group, keys) for group, keys in groups.items()}
+    are_named = all(isinstance(name, str) for names in named.values() for name in names)
+    if not are_named or any(len(named[group]) != len(keys) for group, keys in groups.items()):
+        return _numbered(checkpoint, [[*map(str, keys)] for keys in groups.values()], shapes_of, learnt)
+    owners: dict[str, int] = {}
+    for group, keys in groups.items():
+        for key, name in zip(map(str, keys), map(str, named[group]), strict=True):
+            at = lookup.find(name)
+            if at is not None and fits(shapes_of.get(key, Signature()), checkpoint.params[at].shape):
+                owners[key] = checkpoint.tied_to.get(at, at)
+    return owners
+
+
+def _numbered(
+    checkpoint: Checkpoint, groups: list[list[str]], shapes_of: Mapping[str, Signature], learnt: Sequence[int]
+) -> dict[str, int]:
+    """As `_owner_of`, of an optimizer that has only numbers."""
+    count = sum(map(len, groups))
+    trained = [i for i in learnt if checkpoint.params[i].requires_grad is not False]
+    candidates = trained if len(trained) == count else learnt
+    signatures = [[shapes_of.get(key, Signature()) for key in keys] for keys in groups]
+    if all(one == Signature() for one in shapes_of.values()) or len({key for keys in groups for key in keys}) != count:
         return {}
-    return dict(zip(map(str, optimizer.moved), learnt, strict=True))
-
-
-def _agree(params: Sequence[Param], optimizer: _Optimizer, owner_of: Mapping[str, int]) -> bool:
-    """Whether every moment has the shape of its param; a step's count is a scalar."""
-    return bool(optimizer.moments) and all(
-        key in owner_of and params[moment.at].shape in ((), (1,), params[owner_of[key]].shape)
-        for key, moments in optimizer.moments.items()
-        for moment in moments
-    )
+    found = certain(signatures, [checkpoint.params[i].shape for i in candidates])
+    return {groups[group][place]: candidates[at] for (group, place), at in found.items()}

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from paramctl.checkpoint import Checkpoint, Leaf
 from paramctl.errors import FileError, NoMatch, ParamctlError, UsageError
 from paramctl.indexing import Index, split_index
-from paramctl.observations import gradient_owners, model_inside
+from paramctl.observations import gradient_owners, model_inside, wrapped_models
 from paramctl.positions import POSITION, Walk, positions
 from paramctl.sources import STDIN, open_source
 from paramctl.tree import Child, Node, Tensor, build
@@ -174,8 +174,7 @@ def nearest(checkpoint: Checkpoint, text: str, n: int = 3) -> list[str]:
 
     text = text[:LONGEST]
     pairs = {text[i : i + 2] for i in range(len(text) - 1)} or {text}
-    inside = model_inside(checkpoint)
-    skip = len(inside) + 1 if inside else 0
+    insides = [f"{layer}." for layer in (*wrapped_models(checkpoint)[::-1], model_inside(checkpoint)) if layer]
 
     def shared(name: str) -> tuple[int, int]:
         return sum(pair in name for pair in pairs), -abs(len(name) - len(text))
@@ -183,9 +182,10 @@ def nearest(checkpoint: Checkpoint, text: str, n: int = 3) -> list[str]:
     def ratio(name: str) -> float:
         matcher.set_seq1(name)
         whole = matcher.ratio()
-        if skip and name.startswith(f"{inside}."):
-            matcher.set_seq1(name[skip:])
-            return max(whole, matcher.ratio())
+        for inside in insides:
+            if name.startswith(inside):
+                matcher.set_seq1(name[len(inside) :])
+                return max(whole, matcher.ratio())
         return whole
 
     matcher = SequenceMatcher(None, "", text, autojunk=False)
@@ -225,10 +225,12 @@ def _scopes(checkpoint: Checkpoint, text: str) -> Iterator[_Names]:
     yield checkpoint.derived(_from_root)
     if inside := checkpoint.derived(_from_inside):
         yield inside
+    yield from checkpoint.derived(_from_wrapped)
     if not text.isascii():
         yield checkpoint.derived(_folded_from_root)
         if folded := checkpoint.derived(_folded_from_inside):
             yield folded
+        yield from checkpoint.derived(_folded_from_wrapped)
 
 
 def _from_root(checkpoint: Checkpoint) -> _Names:
@@ -240,6 +242,10 @@ def _from_inside(checkpoint: Checkpoint) -> _Names | None:
     return _Names(checkpoint, under) if under else None
 
 
+def _from_wrapped(checkpoint: Checkpoint) -> tuple[_Names, ...]:
+    return tuple(_Names(checkpoint, under) for under in wrapped_models(checkpoint))
+
+
 def _folded_from_root(checkpoint: Checkpoint) -> _Names:
     return _Names(checkpoint, folded=True)
 
@@ -247,6 +253,10 @@ def _folded_from_root(checkpoint: Checkpoint) -> _Names:
 def _folded_from_inside(checkpoint: Checkpoint) -> _Names | None:
     inside = checkpoint.derived(_from_inside)
     return _Names(checkpoint, inside.under, folded=True) if inside else None
+
+
+def _folded_from_wrapped(checkpoint: Checkpoint) -> tuple[_Names, ...]:
+    return tuple(_Names(checkpoint, names.under, folded=True) for names in checkpoint.derived(_from_wrapped))
 
 
 class _Names:
@@ -288,7 +298,7 @@ class _Names:
         if not POSITION.search(text):
             return []
         if self._walk is None:
-            self._walk = Walk(checkpoint.derived(build), self.under, self.fold)
+            self._walk = Walk(_layer(checkpoint.derived(build), self.under), "", self.fold)
         return [self._end(node, path) for node, path in self._walk.ends(self.fold(text))]
 
     def matching(self, pattern: re.Pattern[str]) -> list[int]:
@@ -419,6 +429,13 @@ class _Search:
             indices.update(match.indices)
             exact.update(match.exact)
         return _Match(indices, exact, names.under)
+
+
+def _layer(tree: Node, path: str) -> Node:
+    """The layer of a tree at a path of plain names, which is there; the tree itself at none."""
+    for name in path.split(".") if path else ():
+        tree = next(child for child in tree.children if isinstance(child, Node) and child.name == name)
+    return tree
 
 
 def _composed(text: str) -> str:

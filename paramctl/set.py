@@ -9,12 +9,13 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from paramctl import npy
-from paramctl.changes import Change, Edit, also_tied, check_editable, check_plain, stale_moments
+from paramctl.changes import Change, Edit, also_tied, check_editable, check_plain
 from paramctl.checkpoint import Checkpoint, Leaf, Param, Storage, dims
 from paramctl.dtypes import DType
 from paramctl.errors import NoMatch, ParamctlError, UsageError
 from paramctl.indexing import check_index, index_text
 from paramctl.paths import find_part
+from paramctl.reset import settle
 from paramctl.segments import Buffer, Computed, Content, read
 from paramctl.sources import STDIN, Spool, open_source
 from paramctl.values import Index, NewValues, cast, encode, narrow, read_index, read_values, storage_of, with_values
@@ -49,12 +50,12 @@ class Value(NamedTuple):
     part: Index = ()
 
 
-def set(checkpoint: Checkpoint, *statements: str) -> Edit:
+def set(checkpoint: Checkpoint, *statements: str, reset_optimizer: bool = False) -> Edit:
     """Apply statements `PATH[INDEX] (= | += | -= | *= | /=) VALUE` one after the other.
 
     VALUE is a number, `@file.npy`, or another PATH; its shape broadcasts as in numpy. Arithmetic is done
-    in float32 for narrower floats, as torch does it, and rounded once. Raises UsageError where a
-    statement cannot apply.
+    in float32 for narrower floats, as torch does it, and rounded once. With `reset_optimizer` what an
+    optimizer remembers of the changed params starts anew. Raises UsageError where a statement cannot apply.
     """
     if not statements:
         raise UsageError("nothing to set", hint="say for example '0.weight[0,0] = 42'")
@@ -64,11 +65,11 @@ def set(checkpoint: Checkpoint, *statements: str) -> Edit:
         check_editable(checkpoint, [at], [at], "give it bytes of its own with 'paramctl untie' first")
     also = {at: also_tied(checkpoint, at) for at in targets}
     *earlier, last = _runs(checkpoint, assignments)
-    if earlier:
-        checkpoint = _done(checkpoint, earlier)
-    checkpoint = checkpoint.with_storages(_changed(checkpoint, last))
-    changes = (Change(checkpoint.labels[step.at], step.how, also=also[step.at]) for step in assignments)
-    return Edit(checkpoint, tuple(changes), notes=stale_moments(checkpoint, targets))
+    edited = _done(checkpoint, earlier) if earlier else checkpoint
+    edited = edited.with_storages(_changed(edited, last))
+    changes = [Change(checkpoint.labels[step.at], step.how, also=also[step.at]) for step in assignments]
+    edited, moments, notes = settle(checkpoint, edited, targets, reset_optimizer)
+    return Edit(edited, (*changes, *moments), notes=notes)
 
 
 def parse(checkpoint: Checkpoint, text: str) -> Assignment:

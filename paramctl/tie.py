@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import count, islice
 
-from paramctl.changes import Change, Edit, stale_moments
+from paramctl.changes import Change, Edit, Kept
 from paramctl.checkpoint import Checkpoint, Param, Storage, dims
 from paramctl.errors import NoMatch, UsageError, some
 from paramctl.formats import BY_NAME
 from paramctl.paths import layer_members, select
+from paramctl.reset import settle
 from paramctl.ties import overlaps
 from paramctl.values import contiguous_copy
 
 NAMED = 5  # params that one line of the report names
 
 
-def tie(checkpoint: Checkpoint, first: str, *others: str) -> Edit:
+def tie(checkpoint: Checkpoint, first: str, *others: str, reset_optimizer: bool = False) -> Edit:
     """Each of `others`, a layer or a param, becomes `first`, param by param; empty ones have nothing to share.
 
-    Raises UsageError, with every mismatch at once, where names, shapes or dtypes differ; NoMatch where
-    a path names nothing.
+    With `reset_optimizer` what an optimizer remembers of the others starts anew. Raises UsageError, with
+    every mismatch at once, where names, shapes or dtypes differ; NoMatch where a path names nothing.
     """
     if not others:
         raise UsageError("tie needs at least two layers or params", hint="name the one to keep first")
@@ -41,9 +42,9 @@ def tie(checkpoint: Checkpoint, first: str, *others: str) -> Edit:
             changes.append(Change(checkpoint.labels[index], f"tied to {checkpoint.labels[leaders[name]] or '.'}"))
     if problems:
         raise UsageError("cannot tie: " + "; ".join(problems))
-    notes = stale_moments(checkpoint, changed) or (() if changes else ("they are tied already",))
-    edited = checkpoint.with_params(changed)
-    return Edit(edited, tuple(changes), notes=(*notes, *_left(edited)))
+    edited, moments, stale = settle(checkpoint, checkpoint.with_params(changed), changed, reset_optimizer)
+    notes = stale or (() if changes else ("they are tied already",))
+    return Edit(edited, (*changes, *moments), notes=(*notes, *_left(edited)))
 
 
 def untie(checkpoint: Checkpoint, *paths: str) -> Edit:
@@ -59,18 +60,20 @@ def untie(checkpoint: Checkpoint, *paths: str) -> Edit:
     params: dict[int, Param] = {}
     storages: dict[str, Storage] = {}
     changes: list[Change] = []
+    kept: list[Kept] = []
     leaving = ((i, members) for members in groups for i in chosen.intersection(members) - staying)
     for index, group in sorted(leaving):
         param = checkpoint.params[index]
         if not param.is_plain:
+            kept.append(Kept(checkpoint.labels[index], f"it is a {param.layout} tensor"))
             continue
         key = keys(param)
         byteorder = checkpoint.storages[str(param.storage)].byteorder
         params[index], storages[key] = contiguous_copy(checkpoint, param, key, byteorder)
         changes.append(Change(checkpoint.labels[index], f"untied from {_others(checkpoint, index, group)}"))
-    notes = () if changes else ("nothing there shares its bytes with anything else",)
+    notes = () if changes or kept else ("nothing there shares its bytes with anything else",)
     edited = checkpoint.with_params(params).with_storages(storages)
-    return Edit(edited, tuple(changes), notes=(*notes, *_left(edited)))
+    return Edit(edited, tuple(changes), tuple(kept), notes=(*notes, *_left(edited)))
 
 
 def _members(checkpoint: Checkpoint, text: str) -> list[tuple[str, int]]:

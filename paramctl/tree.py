@@ -9,6 +9,7 @@ from itertools import takewhile
 from typing import NamedTuple
 
 from paramctl.checkpoint import Checkpoint, Leaf, Module, Param, natural_key
+from paramctl.observations import moment_layers
 
 # Levels of nesting. A name of 3,000 dots is not a model of 3,000 levels, and a JSON document that
 # deep could not be read by most programs: what is deeper keeps its dots, as one name.
@@ -48,7 +49,8 @@ class Node:
     """A layer: its name, its class where the file says, and what is under it, in the file's order.
 
     `numel` and `nbytes` count everything under it, what is tied within it once. `below` is told of the
-    root alone: every layer under it, each after the one it lies in.
+    root alone: every layer under it, each after the one it lies in. `moments_of` is the path of the param
+    that an optimizer remembers here, where that is certain.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Node:
     numel: int = 0
     nbytes: int = 0
     below: Sequence[Node] = ()
+    moments_of: str | None = None
 
 
 Child = Node | Tensor | Scalar
@@ -121,6 +124,9 @@ def build(checkpoint: Checkpoint, chosen: Collection[int] | None = None, others:
         node.numel += form.numel
         node.nbytes += form.nbytes
     layers.add(named)
+    for path, owner in moment_layers(checkpoint).items():
+        if path in layers:
+            layers[path].moments_of = owner
     _count_ties_once(checkpoint, holders)
     root.below = tuple(layers.values())  # each was added after the one it lies in
     for node in reversed(root.below):

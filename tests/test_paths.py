@@ -193,6 +193,39 @@ def test_globs_can_be_kept_to_the_model() -> None:
     assert select(TRAINING, ["optimizer"], among=model).indices == (2,)
 
 
+@pytest.mark.parametrize(
+    ("start", "under"),
+    [
+        ("module.", "module"),
+        ("_orig_mod.", "_orig_mod"),
+        ("module._orig_mod.", "module._orig_mod"),
+        ("model.module.", "model.module"),
+        ("state_dict._orig_mod.module.", "state_dict._orig_mod.module"),
+    ],
+)
+def test_the_names_of_wrappers_need_not_be_said(start: str, under: str) -> None:
+    wrapped = checkpoint(f"{start}0.weight", f"{start}0.bias", f"{start}caf\u00e9.bias")
+    assert select(wrapped, ["0.weight"]) == Selection((0,), frozenset({0}), under)
+    assert select(wrapped, ["0"]) == Selection((0, 1), frozenset(), under)
+    assert select(wrapped, ["cafe\u0301"]) == Selection((2,), frozenset(), under)
+    assert select(wrapped, ["re:0\\..*"]).under == under
+    assert find(wrapped, "0.bias") == 1
+    assert layer_members(wrapped, "0") == [("weight", 0), ("bias", 1)]
+    assert nearest(wrapped, "0.wieght")[0] == f"{start}0.weight"
+
+
+def test_positions_within_wrappers() -> None:
+    wrapped = checkpoint("model.module.a.weight", "model.module.a.bias", "epoch")
+    assert find(wrapped, "a[1]") == 1
+    assert select(wrapped, ["a[0]"]) == Selection((0,), frozenset({0}), "model.module")
+
+
+def test_a_path_from_the_root_or_the_model_wins_over_one_within_a_wrapper() -> None:
+    assert find(checkpoint("module.0.w", "0.w"), "0.w") == 1
+    assert find(checkpoint("model.module.0.w", "model.0.w"), "0.w") == 1
+    assert find(checkpoint("module.0.w", "model.0.w"), "0.w") == 1
+
+
 # --- paths that print alike --------------------------------------------------------------------
 
 ALIKE = checkpoint("a.b", "a.b", "c")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from paramctl.cli.editing import Asked, edit
+from paramctl.cli.editing import Asked, ResetOptimizer, edit
 from paramctl.cli.options import (
     DryRun,
     FileArgument,
@@ -47,6 +47,7 @@ def init(
         ),
     ] = None,
     seed: Seed = None,
+    reset_optimizer: ResetOptimizer = False,
     output: Output = None,
     in_place: InPlaceFlag = False,
     patch: Patch = False,
@@ -72,5 +73,12 @@ def init(
     edit(
         file,
         Asked(output, in_place, force, dry_run, json, quiet, patch),
-        lambda checkpoint: verb(checkpoint, layer or (), scheme or ("default",), seed=seed, bias=bias),
+        lambda checkpoint: verb(
+            checkpoint,
+            layer or (),
+            scheme or ("default",),
+            seed=seed,
+            bias=bias,
+            reset_optimizer=reset_optimizer,
+        ),
     )

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from paramctl.cli.editing import Asked, edit
+from paramctl.cli.editing import Asked, ResetOptimizer, edit
 from paramctl.cli.options import DryRun, Force, InPlaceFlag, Json, Output, Patch, Quiet, RequiredFile
 
 
@@ -16,6 +16,7 @@ def set(
         list[str],
         typer.Argument(metavar="STATEMENT...", help="PATH[INDEX] (= | += | -= | *= | /=) VALUE, done in order."),
     ],
+    reset_optimizer: ResetOptimizer = False,
     output: Output = None,
     in_place: InPlaceFlag = False,
     patch: Patch = False,
@@ -38,4 +39,4 @@ def set(
     from paramctl.set import set as verb
 
     asked = Asked(output, in_place, force, dry_run, json, quiet, patch)
-    edit(file, asked, lambda checkpoint: verb(checkpoint, *statements))
+    edit(file, asked, lambda checkpoint: verb(checkpoint, *statements, reset_optimizer=reset_optimizer))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from paramctl.cli.editing import Asked, edit
+from paramctl.cli.editing import Asked, ResetOptimizer, edit
 from paramctl.cli.options import DryRun, Force, InPlaceFlag, Json, Output, Patch, Quiet, RequiredFile, complete_path
 
 
@@ -20,6 +20,7 @@ def tie(
             help="Layers or params: each of the others becomes the first.",
         ),
     ],
+    reset_optimizer: ResetOptimizer = False,
     output: Output = None,
     in_place: InPlaceFlag = False,
     patch: Patch = False,
@@ -41,4 +42,4 @@ def tie(
     from paramctl.tie import tie as verb
 
     asked = Asked(output, in_place, force, dry_run, json, quiet, patch)
-    edit(file, asked, lambda checkpoint: verb(checkpoint, *layers))
+    edit(file, asked, lambda checkpoint: verb(checkpoint, *layers, reset_optimizer=reset_optimizer))

@@ -142,11 +142,14 @@ def _nested(root: Node) -> dict[str, object]:
 
 def _layer_object(node: Node) -> tuple[dict[str, object], list[object]]:
     children: list[object] = []
-    return {
+    found: dict[str, object] = {
         "name": node.name,
         "type": node.module.type if node.module else None,
         "children": children,
-    }, children
+    }
+    if node.moments_of is not None:
+        found["moments_of"] = node.moments_of
+    return found, children
 
 
 def _leaf_object(leaf: Tensor | Scalar) -> dict[str, object]:
@@ -233,10 +236,16 @@ class _Rows:
                 f"{child.name} ×{child.blocks:,}",
                 self._sums(child.first),
                 _class(child.first),
-                "each",
+                self._moments(child.first, " …, each") or "each",
             )
         name = self._names.get(child.name) or self._shown(child.name)
-        return guide, name, self._sums(child), _class(child), ""
+        return guide, name, self._sums(child), _class(child), self._moments(child)
+
+    def _moments(self, node: Node, more: str = "") -> str:
+        """Of which param an optimizer keeps its moments in a layer; empty where there are none."""
+        if node.moments_of is None:
+            return ""
+        return f"moments of {output.escape(node.moments_of, self._limit) or '.'}{more}"
 
     def _sums(self, node: Node) -> tuple[str, ...]:
         sums = self._layers.get((node.numel, node.nbytes))
