@@ -141,10 +141,12 @@ def _check(checkpoint: Checkpoint, named: list[Named]) -> None:
     for entry, index in named:
         if isinstance(entry, int):
             param = checkpoint.params[entry]
-            if not (index and -1 in param.shape):
-                check_index(index, param.shape, param.path)
-                continue
-            raise UsageError(f"{param.path} is ragged (nested), and an index has no meaning for it")
+            if index and -1 in param.shape:
+                raise UsageError(f"{param.path} is ragged (nested), and an index has no meaning for it")
+            if index and param.storage is None and param.components:
+                what = f"{param.path} is {param.layout}, and an index has no meaning for its parts"
+                raise UsageError(what, hint="show it whole")
+            check_index(index, param.shape, param.path)
 
 
 # --- .npy --------------------------------------------------------------------------------------
@@ -159,6 +161,9 @@ def _save(checkpoint: Checkpoint, named: list[Named], out: str | None, force: bo
         what = f"{len(named)} entries were named" if len(named) > 1 else "a scalar was named"
         raise UsageError(f"a .npy file holds one tensor, and {what}", hint="name one tensor")
     param = checkpoint.params[entry]
+    if param.storage is None and param.components:
+        what = f"{param.path or '.'} is a {param.layout} tensor, and a .npy file holds a plain one"
+        raise UsageError(what, hint="--json has all its parts")
     target: Target
     if out in (None, "-"):
         if output.stdout_is_terminal():
@@ -215,6 +220,8 @@ def _object(
         "index": index_text(index) if index else None,
         **_json_values(checkpoint, param, index, full),
     }
+    if nnz := _stored_elements(param):
+        found["nnz"] = nnz[0]
     if param.quantizer:
         found["quantizer"] = param.quantizer._asdict()
     if param.components:
@@ -296,6 +303,8 @@ class _Page:
         yield "shape", f"{dims(param.shape)}  ({_size(param)})"
         if param.layout != "strided":
             yield "layout", output.escape(param.layout)
+        if stored := _stored_elements(param):
+            yield "nnz", stored[1]
         if param.quantizer:
             yield "quantizer", _rule(param.quantizer)
         yield "stride", ", ".join(map(str, param.strides)) or "none"
@@ -386,6 +395,19 @@ def _rule(quantizer: Quantizer) -> str:
     if quantizer.scale is None:
         return f"{quantizer.scheme}, axis {quantizer.axis}"
     return f"{quantizer.scheme}, scale {quantizer.scale!r}, zero point {quantizer.zero_point}"
+
+
+def _stored_elements(param: Param) -> tuple[int, str] | None:
+    """How many elements, rows or blocks a sparse tensor stores, as torch counts them, and in words; else None."""
+    if not param.layout.startswith("sparse_") or not param.components:
+        return None
+    values = param.components[-1].shape
+    dense = len(values) - (3 if param.layout in ("sparse_bsr", "sparse_bsc") else 1)
+    nnz = values[0] if values else 0
+    each = "" if len(values) < 2 else f" of {dims(values[1:])}"
+    if param.layout in ("sparse_bsr", "sparse_bsc"):
+        return nnz, f"{output.counted(nnz, 'block')}{each}"
+    return nnz, output.counted(nnz, "row" if dense else "value") + each
 
 
 def _what(part: Param) -> str:
