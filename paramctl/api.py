@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from paramctl import formats
 from paramctl.changes import Change, Edit
 from paramctl.checkpoint import Checkpoint, Leaf, Param
-from paramctl.dtypes import BY_NAME
-from paramctl.errors import NoMatch, UsageError
+from paramctl.errors import NoMatch
 from paramctl.paths import find
 from paramctl.tree import Node, Scalar, Tensor, build
 
@@ -71,26 +70,24 @@ class Parameter:
         return None if leader is None else self._checkpoint.labels[leader]
 
     def numpy(self) -> Array:
-        """Its values, a new array. Raises FormatError if the file is corrupt there."""
-        from paramctl.values import read_values
+        """Its values, a new array; of a quantized one, what its integers stand for, as float32.
 
-        return read_values(self._checkpoint, self._param)
+        Values that repeat (stride 0) are a view that cannot be written to. Raises FormatError if the file is
+        corrupt there, UsageError for a sparse or nested one, which `torch` gives.
+        """
+        from paramctl.tensors import array
+
+        return array(self._checkpoint, self._param)
 
     def torch(self) -> torch.Tensor:
-        """Its values, a new tensor of the dtype it was saved in. Raises FormatError as `numpy` does."""
-        from paramctl.segments import read
-        from paramctl.torch_module import tensor_of
-        from paramctl.values import content_of, storage_of
+        """Its values, a new tensor of the kind it was saved as: sparse, nested, quantized, expanded.
 
-        param, storage = self._param, storage_of(self._checkpoint, self._param)
-        if param.dtype.category == "quantized":
-            raise UsageError(f"{param.path or '.'} is quantized, and its stored numbers are not its values")
-        if param.nbytes < storage.nbytes:
-            storage.check(str(param.storage))
-        dtype, shape = param.dtype, param.shape
-        if dtype.name == "float4_e2m1fn" and shape:
-            dtype, shape = BY_NAME["float4_e2m1fn_x2"], (*shape[:-1], shape[-1] // 2)
-        return tensor_of(read(content_of(self._checkpoint, param), 0, param.nbytes), dtype, shape)
+        Where torch cannot make that kind (quantized in less than a byte), it is float32. Raises FormatError
+        as `numpy` does.
+        """
+        from paramctl.tensors import tensor
+
+        return tensor(self._checkpoint, self._param)
 
 
 class Layer:
@@ -227,23 +224,26 @@ class Model(Layer):
         *,
         seed: int | None = None,
         bias: str | None = None,
+        reset_optimizer: bool = False,
     ) -> Model:
         """Draw layers anew; see `paramctl init`. Raises UsageError where a scheme cannot apply."""
         from paramctl.init import init
 
-        return self._made(init(self._checkpoint, _texts(layer), _texts(scheme), seed=seed, bias=bias))
+        layers, schemes = _texts(layer), _texts(scheme)
+        made = init(self._checkpoint, layers, schemes, seed=seed, bias=bias, reset_optimizer=reset_optimizer)
+        return self._made(made)
 
-    def set(self, *statements: str) -> Model:
+    def set(self, *statements: str, reset_optimizer: bool = False) -> Model:
         """Set values, as in `"0.weight[0,0] = 42"`; see `paramctl set`."""
         from paramctl.set import set
 
-        return self._made(set(self._checkpoint, *statements))
+        return self._made(set(self._checkpoint, *statements, reset_optimizer=reset_optimizer))
 
-    def tie(self, first: str, *others: str) -> Model:
+    def tie(self, first: str, *others: str, reset_optimizer: bool = False) -> Model:
         """Each of `others` becomes `first`; see `paramctl tie`."""
         from paramctl.tie import tie
 
-        return self._made(tie(self._checkpoint, first, *others))
+        return self._made(tie(self._checkpoint, first, *others, reset_optimizer=reset_optimizer))
 
     def untie(self, *paths: str) -> Model:
         """Give params copies of their own; see `paramctl untie`."""
@@ -251,18 +251,27 @@ class Model(Layer):
 
         return self._made(untie(self._checkpoint, *paths))
 
-    def save(self, path: str | Path, *, force: bool = False, lossy: bool = False) -> int:
+    def save(
+        self, path: str | Path, *, force: bool = False, lossy: bool = False, max_shard_size: int | str | None = None
+    ) -> int:
         """Write it to `path`, whole or not at all, in the format of its suffix; return the bytes written.
 
+        A path that ends in a slash, an index, or a `max_shard_size` (bytes, or a text such as `5GB`) makes a
+        set of shards, unless it is one already.
         Raises UsageError if the file exists and `force` is not given, or if the format cannot hold
         everything and `lossy` is not given.
         """
-        from paramctl.convert import convert
+        from paramctl.convert import convert, division_for
 
         target = formats.NewFile(Path(path), force)
-        form = formats.by_suffix(Path(path)) or formats.named(self.format)
+        form = formats.by_suffix(Path(path), self.format) or formats.named(self.format)
         checkpoint = self._checkpoint
-        if checkpoint.format != form.NAME:
+        size = None if max_shard_size is None else str(max_shard_size)
+        division = division_for(str(path), None, size)
+        if division and (size is not None or not formats.as_set(formats.named(self.format))):
+            form = formats.named("sharded")
+            checkpoint = convert(checkpoint, form, lossy=lossy, division=division).checkpoint
+        elif checkpoint.format != form.NAME:
             checkpoint = convert(checkpoint, form, lossy=lossy).checkpoint
         return formats.save(checkpoint, target, form)
 

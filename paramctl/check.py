@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 from paramctl import formats, integrity
 from paramctl.checkpoint import Checkpoint
 from paramctl.errors import FileError, FormatError, ParamctlError
 from paramctl.findings import GROUPS, Finding, Group
-from paramctl.formats import shard_index
+from paramctl.formats import shard_index, sharded
 from paramctl.formats.pickle_safety import Safety
 from paramctl.health import health
 from paramctl.safety import looked_into
 from paramctl.shards import Shard, against, copies
-from paramctl.sources import STDIN, Source, open_source
+from paramctl.sources import Source, open_source
 from paramctl.watch import Watch, nobody
 
 
@@ -46,15 +45,14 @@ def check(name: str, only: Collection[Group] = GROUPS, watch: Watch = nobody) ->
     Every byte is read. What cannot be read because it contradicts its format is a finding like others,
     whatever `only` says. Raises FileError where there is no file, or one of a kind that is not read.
     """
-    if name != STDIN and Path(name).is_dir():
-        name = str(shard_index.inside(Path(name)))
+    name = formats.locate(name)
     formats.recover(name, watch)
     return check_source(open_source(name, watch), only, watch)
 
 
 def check_source(source: Source, only: Collection[Group] = GROUPS, watch: Watch = nobody) -> Report:
     """Check a file that is open, or the index of a set. Raises as `check` does."""
-    if shard_index.recognises(source):
+    if formats.of(source) is sharded:
         report = _check_set(source, only, watch)
     else:
         found = _check_one(source, only, watch)
@@ -135,7 +133,8 @@ def _check_set(source: Source, only: Collection[Group], watch: Watch) -> Report:
     if "integrity" in only:
         findings += against(index, shards)
         findings += copies(index.folder, shards)
-    return Report(source.name, tuple(findings), tuple(safety), sum(shard.tensors for shard in shards), len(shards))
+    tensors = sum(shard.tensors for shard in shards) + len(index.aliases)
+    return Report(source.name, tuple(findings), tuple(safety), tensors, len(shards))
 
 
 def _unchanged(source: Source) -> None:

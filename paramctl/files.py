@@ -283,10 +283,25 @@ def _differing(piece: Extent | Buffer, source: Source, at: int) -> Iterator[tupl
 def _room_for(segments: Sequence[Segment], path: Path) -> int:
     """Bytes to reserve for a file; none where it shares blocks with its source. Raises FileError if it cannot fit."""
     nbytes = sum(segment.nbytes for segment in segments)
+    needed = _needed(segments, path.parent)
+    _check_free(path, needed, nbytes)
+    return nbytes if needed == nbytes else 0
+
+
+def check_room(several: Iterable[Sequence[Segment]], directory: Path) -> None:
+    """Raise FileError unless there is room in a directory for several files."""
+    needed, free = sum(_needed(segments, directory) for segments in several), _free(directory)
+    if needed > free:
+        what = f"cannot write: it takes {needed:,} bytes, and {free:,} are free there"
+        raise FileError(what, hint=_ROOM, file=str(directory))
+
+
+def _needed(segments: Sequence[Segment], directory: Path) -> int:
+    """Bytes that a file takes there beside those it shares with its sources."""
     extents = [segment for segment in segments if isinstance(segment, Extent)]
-    shared = {source for source in {extent.source for extent in extents} if can_share(source, path.parent)}
-    _check_free(path, nbytes - sum(extent.nbytes for extent in extents if extent.source in shared), nbytes)
-    return 0 if shared else nbytes
+    shared = {source for source in {extent.source for extent in extents} if can_share(source, directory)}
+    kept = sum(extent.nbytes for extent in extents if extent.source in shared)
+    return sum(segment.nbytes for segment in segments) - kept
 
 
 def _check_free(path: Path, needed: int, nbytes: int) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from paramctl.errors import FormatError
 from paramctl.findings import Finding, Level
-from paramctl.formats import Format, pickles
+from paramctl.formats import AnyFormat, pickles
 from paramctl.formats.pickle_safety import Safety, Use, inspect
 from paramctl.sources import Source
 
@@ -27,7 +27,7 @@ class Loading(NamedTuple):
         return any(finding.rule == "dangerous" for finding in self.findings)
 
 
-def looked_into(source: Source, form: Format | None) -> Loading:
+def looked_into(source: Source, form: AnyFormat | None) -> Loading:
     """Judge every pickle in a file; where its format is unknown, those that it begins with."""
     found = Loading([], [])
     try:
@@ -74,7 +74,7 @@ def _weighed(use: Use) -> tuple[Level, str]:
     return "warning" if use.called else "note", "foreign-code"
 
 
-def _code(source: Source, form: Format | None) -> Iterator[tuple[str, Callable[[], Safety]]]:
+def _code(source: Source, form: AnyFormat | None) -> Iterator[tuple[str, Callable[[], Safety]]]:
     """The pickles in a file that would be carried out, each with what judges it."""
     if form is not None:
         for part, read in form.code(source):

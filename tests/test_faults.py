@@ -37,9 +37,8 @@ class Write(NamedTuple):
 
 
 def converted(checkpoint: Checkpoint) -> Edit:
-    """The checkpoint in the format it is not in."""
-    (other,) = (form for form in formats.FORMATS if checkpoint.format != form.NAME)
-    return convert(checkpoint, other)
+    """The checkpoint in a format it is not in."""
+    return convert(checkpoint, formats.named("safetensors" if checkpoint.format == "torch-zip" else "torch-zip"))
 
 
 def drawn(checkpoint: Checkpoint) -> Edit:

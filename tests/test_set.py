@@ -128,13 +128,23 @@ def test_a_value_may_be_another_path(tmp_path: Path) -> None:
         ("i = h[:2]", UsageError, "i = h[:2]: uint8 holds whole numbers only"),
         ("wide = 1", UsageError, "wide cannot be changed: it repeats fewer values over its shape (stride 0), so its elements cannot "
          "differ; save it from your program after .clone()"),
-        ("sparse = 1", UsageError, "sparse cannot be changed: it is a sparse_coo tensor"),
+        (
+            "sparse = 1", UsageError,
+            "sparse cannot be changed: it is a sparse_coo tensor; save it from your program after .to_dense()",
+        ),
         ("w = sparse", UsageError, "sparse is sparse_coo: its values are in sparse.indices, sparse.values"),
-        ("nested = 1", UsageError, "nested cannot be changed: it is a nested tensor"),
+        (
+            "nested = 1", UsageError,
+            "nested cannot be changed: it is a nested tensor; save what it is made of from your program",
+        ),
         ("w = nested", UsageError, "nested is nested: its values are in nested.buffer, nested.sizes, nested.strides, "
          "nested.offsets"),
         ("w[0] = q", UsageError, "q is a quantized tensor, and its stored numbers are not its values"),
-        ("meta = 1", UsageError, "meta cannot be changed: it is a meta tensor, and no values are saved for it"),
+        (
+            "meta = 1", UsageError,
+            "meta cannot be changed: it is a meta tensor, and no values are saved for it;"
+            " save it from your program after .to_empty() or with values",
+        ),
         ("part = 1", UsageError,
          "part shares some of its bytes with whole; give it bytes of its own with 'paramctl untie' first"),
     ],
@@ -244,7 +254,9 @@ def test_stale_moments_are_said(tmp_path: Path) -> None:
     net(torch.ones(3, 4)).sum().backward()
     optimizer.step()
     checkpoint = opened(tmp_path, {"model": net.state_dict(), "optimizer": optimizer.state_dict()})
-    assert set(checkpoint, "0.bias = 1").notes == ("the optimizer state in this file still belongs to the old values",)
+    assert set(checkpoint, "0.bias = 1").notes == (
+        "the optimizer state in this file still belongs to the old values of model.0.bias; --reset-optimizer starts it anew",
+    )
     assert set(checkpoint, "optimizer.state.0.exp_avg = 0").notes == ()
 
 
@@ -280,7 +292,7 @@ def test_a_gradient_says_nothing_of_the_optimizer(tmp_path: Path) -> None:
     checkpoint = opened(tmp_path, made)
     assert set(checkpoint, "grads.weight = 0").notes == ()
     assert set(checkpoint, "grads.weight = 0", "bias = 0").notes == (
-        "the optimizer state in this file still belongs to the old values",
+        "the optimizer state in this file still belongs to the old values of model.bias; --reset-optimizer starts it anew",
     )
 
 

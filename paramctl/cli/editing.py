@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import typer
 
 from paramctl.cli import output, progress
 from paramctl.cli.options import STDIN, opened
@@ -15,11 +17,17 @@ if TYPE_CHECKING:
     from paramctl.changes import Change, Edit
     from paramctl.checkpoint import Checkpoint
     from paramctl.files import Plan, Target
-    from paramctl.formats import Format
+    from paramctl.formats import AnyFormat
 
 REPORT_LINES = 200  # changed params a person is shown; --json lists all
 SOME = 5  # paths that a change's own line names
 KEPT = 20  # paths that a line of what was kept names
+ResetOptimizer = Annotated[
+    bool,
+    typer.Option(
+        "--reset-optimizer", help="Start anew what an optimizer in FILE remembers of the changed params, steps too."
+    ),
+]
 WIDEST = 48  # columns of a terminal that a path is padded to
 
 
@@ -35,7 +43,7 @@ class Asked(NamedTuple):
     patch: bool = False
 
 
-def edit(file: str | None, asked: Asked, verb: Callable[[Checkpoint], Edit], form: Format | None = None) -> None:
+def edit(file: str | None, asked: Asked, verb: Callable[[Checkpoint], Edit], form: AnyFormat | None = None) -> None:
     """Open FILE, apply `verb`, write the result where it was asked for, and report.
 
     The place to write to is checked first, so that nobody waits for a draw that has nowhere to go.
@@ -56,10 +64,11 @@ def edit(file: str | None, asked: Asked, verb: Callable[[Checkpoint], Edit], for
             report(made, asked, written, _streams(asked))
 
 
-def target_of(checkpoint: Checkpoint, asked: Asked, form: Format | None) -> Target:
+def target_of(checkpoint: Checkpoint, asked: Asked, form: AnyFormat | None) -> Target:
     """Where to write. Raises UsageError where nothing was said and a terminal would get it."""
     from paramctl import files, formats
 
+    own = form or formats.BY_NAME[checkpoint.format]
     if asked.output == "":
         raise UsageError("-o names no file", hint="say -o FILE, or -o - for standard output")
     if asked.output is not None and asked.in_place:
@@ -67,8 +76,10 @@ def target_of(checkpoint: Checkpoint, asked: Asked, form: Format | None) -> Targ
     if asked.in_place:
         if checkpoint.sources[0].path is None:
             raise UsageError("has no place to write back to", hint="give -o FILE in place of -i")
-        return _checked(formats.InPlace(checkpoint.sources[0], asked.patch))
+        return _checked(formats.InPlace(checkpoint.sources[0], asked.patch), checkpoint, own)
     if _streams(asked):
+        if formats.as_set(own):
+            formats.check_target(formats.Stream(1), checkpoint, own)
         if output.stdout_is_terminal():
             raise UsageError(
                 "a checkpoint is not written to a terminal", hint="give -o FILE, or -i to replace FILE, or use a pipe"
@@ -77,19 +88,25 @@ def target_of(checkpoint: Checkpoint, asked: Asked, form: Format | None) -> Targ
         files.check_stream(stream, checkpoint.sources)
         return stream
     path = Path(asked.output or "")
-    own = form or formats.BY_NAME[checkpoint.format]
-    usual = formats.by_suffix(path)
+    usual = formats.by_suffix(path, own.NAME)
     if usual is not None and usual is not own:
         hint = f"name it {path.stem}{own.SUFFIXES[0]}" if form else f"run 'paramctl convert' to make {path.name}"
         raise UsageError(f"'{path.suffix}' is a suffix of {usual.NAME} files, and this would be {own.NAME}", hint=hint)
-    return _checked(formats.NewFile(path, asked.force))
+    if names_folder(asked.output) and not formats.as_set(own):
+        hint = "name a file for -o, or run 'paramctl convert' to make a set of shards"
+        raise UsageError("is a directory, and this would be one file", hint=hint, file=asked.output or "")
+    return _checked(formats.NewFile(path, asked.force), checkpoint, own)
 
 
-def _checked(target: Target) -> Target:
-    from paramctl import files
+def names_folder(output: str | None) -> bool:
+    """Whether what was said of the output names a directory, there or not."""
+    return output is not None and output.endswith("/")
 
-    if isinstance(target, files.NewFile | files.InPlace):
-        files.destination(target)
+
+def _checked(target: Target, checkpoint: Checkpoint, form: AnyFormat) -> Target:
+    from paramctl import formats
+
+    formats.check_target(target, checkpoint, form)
     return target
 
 

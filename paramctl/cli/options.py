@@ -99,7 +99,8 @@ def complete_path(ctx: typer.Context, incomplete: str) -> list[str]:
     from paramctl.sources import open_source
 
     try:
-        checkpoint = formats.read(open_source(file))  # to undo an interrupted change is not for a TAB key
+        # To undo an interrupted change is not for a TAB key.
+        checkpoint = formats.read(open_source(formats.locate(file)))
     except (ParamctlError, OSError, ValueError, RecursionError, MemoryError):
         return []
     names = {name: None for param in checkpoint.params for name in _next_names(param.path, incomplete)}

@@ -6,15 +6,27 @@ A format is a module that meets `Format`. A new one is one file and one name in 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from paramctl import files, journal
+from paramctl import file_sets, files, journal
 from paramctl.checkpoint import Checkpoint, Loss, Param
 from paramctl.errors import FormatError, ParamctlError, UsageError
+from paramctl.file_sets import Part
 from paramctl.files import InPlace, NewFile, Plan, Stream, Target
-from paramctl.formats import safetensors, torch_zip
+from paramctl.formats import (
+    distributed,
+    distributed_shards,
+    safetensors,
+    sharded,
+    torch_export,
+    torch_legacy,
+    torch_tar,
+    torch_zip,
+    torchscript,
+)
 from paramctl.formats.hints import kind_of
 from paramctl.segments import Segment
 from paramctl.sources import STDIN, Source, open_source
@@ -24,11 +36,10 @@ if TYPE_CHECKING:
     from paramctl.findings import Finding
 
 
-class Format(Protocol):
-    """What a format's module provides.
+class AnyFormat(Protocol):
+    """What every format's module provides.
 
-    `recognises` decides by the bytes alone. `read` lists a file without reading its values; `layout`
-    turns any checkpoint into segments, in the file's own form where it came from this format.
+    `recognises` decides by the bytes alone. `read` lists a file without reading its values.
     `losses` are the entries of a checkpoint that this format has no place for, in their order. `left` says
     where the file would hold tensors beside its params that an edit took away from all of them. `verify`
     opens a file that was just written with the format's own library, where that is cheap and could open
@@ -41,7 +52,6 @@ class Format(Protocol):
 
     def recognises(self, head: bytes, source: Source) -> bool: ...
     def read(self, source: Source) -> Checkpoint: ...
-    def layout(self, checkpoint: Checkpoint) -> Iterable[Segment]: ...
     def losses(self, checkpoint: Checkpoint) -> list[Loss]: ...
     def left(self, checkpoint: Checkpoint) -> list[str]: ...
     def verify(self, path: Path, meant: Checkpoint) -> None: ...
@@ -49,40 +59,101 @@ class Format(Protocol):
     def code(self, source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]: ...
 
 
-FORMATS: tuple[Format, ...] = (torch_zip, safetensors)
-BY_NAME = {form.NAME: form for form in FORMATS}
+class Format(AnyFormat, Protocol):
+    """A format of one file: `layout` turns any checkpoint into segments, in the file's own form where it has one."""
+
+    def layout(self, checkpoint: Checkpoint) -> Iterable[Segment]: ...
+
+
+class SetFormat(AnyFormat, Protocol):
+    """A format of several files in one folder, which is opened, and named in `SUFFIXES`, by its index.
+
+    `recognises`, `read`, `verify` and `code` are given the index, by whatever name: it is verified under a
+    temporary one. `read` finds the others beside `source.name`, by plain names only, opens each as
+    `open_source(str(folder / name))`, and puts the index and then all of these into `Checkpoint.sources`.
+    `members` are their names, found without opening any: one may be half changed, and is put right first.
+
+    `layout_set` gives every file of the set in an order in which it may be written, the index last. A part
+    that does not change is one extent of its whole file, and then it is not written in place. `names`
+    says which parts go by other names than their own (those keep theirs in `Part.was`), which the index must
+    then say; `verify_part` looks at a part that was written, before it gets its name; `was` is its own.
+    Only `file_sets` writes them.
+    """
+
+    def members(self, source: Source) -> Iterable[str]: ...
+    def layout_set(self, checkpoint: Checkpoint, names: Mapping[str, str]) -> Sequence[Part]: ...
+    def verify_part(self, path: Path, was: str, meant: Checkpoint) -> None: ...
+
+
+FORMATS: tuple[Format, ...] = (torch_zip, torchscript, torch_export, torch_legacy, torch_tar, safetensors)
+SETS: tuple[SetFormat, ...] = (sharded, distributed, distributed_shards)
+BY_NAME: dict[str, AnyFormat] = {form.NAME: form for form in (*FORMATS, *SETS)}
 HEAD = 512  # bytes that tell every format from every other
 
 
 def open(name: str, watch: Watch = nobody) -> Checkpoint:
-    """List the checkpoint in the file `name` (`-`: standard input); no value is read.
+    """List the checkpoint in the file `name` (`-`: standard input), or in that folder; no value is read.
 
     A patch of it that was interrupted is rolled back first. Raises FileError if it cannot be read,
     FormatError if its bytes are not a checkpoint's.
     """
     try:
-        recover(name, watch)
-        return read(open_source(name, watch))
+        found = locate(name)
+        recover(found, watch)
+        return read(open_source(found, watch))
     except ParamctlError as error:
         error.file = error.file or ("standard input" if name == "-" else name)
         raise
 
 
-def recover(name: str, watch: Watch = nobody) -> int:
-    """Roll back a patch of the file `name` that was interrupted, and return its bytes; 0 if there was none.
+def locate(name: str) -> str:
+    """The file that is opened for `name`: of a folder that holds a set, its index; else `name` itself.
 
-    Raises FileError if one is under way, or if it cannot be rolled back.
+    Raises UsageError where a folder has several indexes.
+    """
+    if name == STDIN or "\0" in name or not Path(name).is_dir():
+        return name
+    return str(file_sets.index_in(Path(name)) or name)
+
+
+def recover(name: str, watch: Watch = nobody) -> int:
+    """Roll back a patch of the file `name`, or of one of its set, that was interrupted, and return its bytes.
+
+    0 if there was none. Raises FileError if one is under way, or if it cannot be rolled back.
     """
     if name == STDIN or "\0" in name:
         return 0
-    return journal.roll_back(Path(os.path.realpath(name)), watch)
+    path = Path(locate(name))
+    paths = [path, *(path.parent / member for member in _members(path))]
+    return sum(journal.roll_back(Path(os.path.realpath(each)), watch) for each in paths)
+
+
+def _members(path: Path) -> list[str]:
+    """The files that an index names, where a journal lies beside it; none where it cannot be read, which shows."""
+    if not path.name.endswith(file_sets.INDEXES) or not any(path.parent.glob(".*.paramctl-journal")):
+        return []
+    try:
+        source = open_source(str(path))
+        form = of(source) if source.size else None
+        return [*whole.members(source)] if (whole := as_set(form)) else []
+    except ParamctlError:
+        return []
 
 
 def read(source: Source) -> Checkpoint:
     """List the checkpoint that `source` holds."""
+    return _read(source, of)
+
+
+def read_single(source: Source) -> Checkpoint:
+    """List one file of a set, which is no index of others."""
+    return _read(source, single)
+
+
+def _read(source: Source, which: Callable[[Source], AnyFormat | None]) -> Checkpoint:
     if source.size == 0:
         raise FormatError("is empty", hint="check the command or the download that made it")
-    if form := of(source):
+    if form := which(source):
         return form.read(source)
     head = source.read(0, min(HEAD, source.size))
     known = ", ".join(form.NAME for form in FORMATS)
@@ -90,62 +161,99 @@ def read(source: Source) -> Checkpoint:
     raise FormatError(what, hint=hint)
 
 
-def of(source: Source) -> Format | None:
+def of(source: Source) -> AnyFormat | None:
     """The format of a file, by its bytes; None where it is none that paramctl knows."""
+    head = source.read(0, min(HEAD, source.size))
+    return next((form for form in SETS if form.recognises(head, source)), None) or single(source)
+
+
+def single(source: Source) -> Format | None:
+    """The format of a file that is all of a checkpoint, or one of its shards."""
     head = source.read(0, min(HEAD, source.size))
     return next((form for form in FORMATS if form.recognises(head, source)), None)
 
 
-def by_suffix(path: Path) -> Format | None:
-    """The format that files of this name usually have."""
-    for form in FORMATS:
-        if path.suffix.lower() in form.SUFFIXES:
-            return form
-    return None
+def as_set(form: AnyFormat | None) -> SetFormat | None:
+    """A format, if it is one of several files."""
+    return next((found for found in SETS if found is form), None)
 
 
-def named(name: str) -> Format:
+def by_suffix(path: Path, own: str = "") -> AnyFormat | None:
+    """The format that files of this name usually have: the one called `own`, where several have such names."""
+    if whole := next((form for form in SETS if path.name.endswith(form.SUFFIXES)), None):
+        return whole
+    found = [form for form in FORMATS if path.suffix.lower() in form.SUFFIXES]
+    return next((form for form in found if own == form.NAME), found[0] if found else None)
+
+
+def named(name: str) -> AnyFormat:
     """The format called `name`, or known by that suffix."""
-    for form in FORMATS:
+    for form in BY_NAME.values():
         if name == form.NAME or f".{name.lstrip('.').lower()}" in form.SUFFIXES:
             return form
     known = ", ".join(form.NAME for form in FORMATS)
     raise UsageError(f"no format '{name}'", hint=f"name one of {known}")
 
 
-def save(checkpoint: Checkpoint, target: Target, form: Format | None = None, watch: Watch = nobody) -> int:
-    """Write `checkpoint` to `target` and return the number of bytes.
+def save(checkpoint: Checkpoint, target: Target, form: AnyFormat | None = None, watch: Watch = nobody) -> int:
+    """Write `checkpoint` to `target`, a folder or an index where it is a set, and return the number of bytes.
 
     It keeps its own format unless another is given. A file is read back before it takes its name: its
     headers, offsets and sizes, and by the format's own library where that could read the source.
     Raises FileError where it cannot be written, UsageError where a file is in the way.
     """
     form = form or BY_NAME[checkpoint.format]
-    if isinstance(target, NewFile | InPlace):
-        files.destination(target)  # refuse before the work, not after it
-    segments = _laid_out(checkpoint, form)
+    check_target(target, checkpoint, form)  # refuse before the work, not after it
+    _check_held(checkpoint, form)
 
     def verify(path: Path) -> None:
-        _verify_listing(form.read(open_source(str(path))), checkpoint)
+        verify_listing(form.read(open_source(str(path))), checkpoint)
         form.verify(path, checkpoint)
 
-    return files.write(segments, target, checkpoint.sources, verify, watch)
+    if whole := as_set(form):
+        return file_sets.write(_job(checkpoint, whole, verify), target, watch)
+    return files.write(_one_file(form).layout(checkpoint), target, checkpoint.sources, verify, watch)
 
 
-def plan(checkpoint: Checkpoint, target: Target | None, form: Format | None = None) -> Plan:
+def plan(checkpoint: Checkpoint, target: Target | None, form: AnyFormat | None = None) -> Plan:
     """What `save` would read, copy and write, and how; nothing is written. No target is a stream."""
-    return files.plan(_laid_out(checkpoint, form or BY_NAME[checkpoint.format]), target)
+    form = form or BY_NAME[checkpoint.format]
+    _check_held(checkpoint, form)
+    if whole := as_set(form):
+        return file_sets.plan(_job(checkpoint, whole, lambda path: None), target)
+    return files.plan(_one_file(form).layout(checkpoint), target)
 
 
-def _laid_out(checkpoint: Checkpoint, form: Format) -> Iterable[Segment]:
-    """The segments that `form` makes of a checkpoint. Raises UsageError where it cannot hold one of its tensors."""
+def check_target(target: Target, checkpoint: Checkpoint, form: AnyFormat | None = None) -> None:
+    """Raise what `save` would for what is in the way, before any work is done."""
+    form = form or BY_NAME[checkpoint.format]
+    if as_set(form):
+        file_sets.destination(target, checkpoint.sources, form.SUFFIXES)
+    elif not isinstance(target, Stream):
+        files.destination(target)
+
+
+def _job(checkpoint: Checkpoint, form: SetFormat, verify: files.Verify) -> file_sets.Job:
+    """The set that `form` makes of a checkpoint."""
+
+    def verify_part(path: Path, was: str) -> None:
+        form.verify_part(path, was, checkpoint)
+
+    return file_sets.Job(partial(form.layout_set, checkpoint), checkpoint.sources, form.SUFFIXES, verify, verify_part)
+
+
+def _one_file(form: AnyFormat) -> Format:
+    return next(found for found in FORMATS if found is form)
+
+
+def _check_held(checkpoint: Checkpoint, form: AnyFormat) -> None:
+    """Raise UsageError where a format cannot hold one of the tensors."""
     lost = [loss for loss in form.losses(checkpoint) if isinstance(loss.entry, Param)]
     if lost:
         raise UsageError(f"{form.NAME} cannot hold {lost[0].text}", hint="'paramctl convert --lossy' leaves it out")
-    return form.layout(checkpoint)
 
 
-def _verify_listing(written: Checkpoint, meant: Checkpoint) -> None:
+def verify_listing(written: Checkpoint, meant: Checkpoint) -> None:
     """Raise FormatError unless `written` lists the tensors, shapes, dtypes and ties of `meant`."""
     if sorted(_summary(written)) != sorted(_summary(meant)):
         raise FormatError("was written, but does not read back as what was meant", hint="nothing was replaced")
@@ -166,4 +274,17 @@ def _values_in(param: Param) -> int:
     return 2 if param.dtype.name == "float4_e2m1fn_x2" else 1
 
 
-__all__ = ["FORMATS", "Format", "InPlace", "NewFile", "Stream", "by_suffix", "named", "open", "read", "save"]
+__all__ = [
+    "FORMATS",
+    "SETS",
+    "Format",
+    "InPlace",
+    "NewFile",
+    "SetFormat",
+    "Stream",
+    "by_suffix",
+    "named",
+    "open",
+    "read",
+    "save",
+]

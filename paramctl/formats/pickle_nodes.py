@@ -115,6 +115,21 @@ class Persistent:
         self.pid = pid
 
 
+def class_of(node: object) -> Global | None:
+    """The class a node names: torch kept those of modules outside of its pickles until 1.6, with their source.
+
+    Their ids are `("module", class, file, source)`, in tar files without the first word.
+    """
+    if isinstance(node, Global):
+        return node
+    pid = node.pid if isinstance(node, Persistent) else None
+    if not isinstance(pid, tuple) or len(pid) not in (3, 4):
+        return None
+    word, found = pid[0], pid[-3]
+    named = len(pid) == 3 or (word.text if isinstance(word, PyString) else word) == "module"
+    return found if named and isinstance(found, Global) else None
+
+
 def key_position(i: int) -> int:
     """The position of the key of pair `i`, whose value is at `i`."""
     return -4 - i
@@ -153,8 +168,8 @@ def describe(node: object) -> str:
     if isinstance(node, Global):
         return node.full[:80]
     if isinstance(node, Call):
-        cls = node.func
-        if isinstance(cls, Global) and cls.name in ("__newobj__", "_reconstructor", "_reconstruct") and node.args:
-            cls = node.args[0]
-        return f"{cls.full[:70]}(…)" if isinstance(cls, Global) else "an object made by a call of a call"
+        cls = class_of(node.func)
+        if cls is not None and cls.name in ("__newobj__", "_reconstructor", "_reconstruct") and node.args:
+            cls = class_of(node.args[0])
+        return f"{cls.full[:70]}(…)" if cls is not None else "an object made by a call of a call"
     return f"a {type(node).__name__.lower()}"

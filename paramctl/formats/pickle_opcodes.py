@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from paramctl.errors import FormatError
-from paramctl.formats.pickle_nodes import Call, Dict, FrozenSet, Global, How, Persistent, PyString, Set
+from paramctl.formats.pickle_nodes import Call, Dict, FrozenSet, Global, How, Persistent, PyString, Set, class_of
 
 MAX_DIGITS = 4300  # of a decimal number, as in CPython
 MAX_PROTOCOL = 5
@@ -23,15 +23,20 @@ class Stop(Exception):
 
 
 class Machine:
-    """The state of a pickle that is being read: where it is, its stack, its marks and its memo."""
+    """The state of a pickle that is being read: where it is, its stack, its marks and its memo.
+
+    `base` is where `data` begins in its file, for errors; `wants_more` says that it ends inside of the pickle.
+    """
 
     __slots__ = (
-        "at", "count", "data", "globals", "marks", "memo", "opcode_at", "persistent", "protocol", "room", "size",
-        "stack",
+        "at", "base", "count", "data", "globals", "marks", "memo", "opcode_at", "persistent", "protocol", "room",
+        "size", "stack", "wants_more",
     )  # fmt: skip
 
-    def __init__(self, data: bytes, offset: int) -> None:
+    def __init__(self, data: bytes, offset: int, base: int = 0) -> None:
         self.data = data
+        self.base = base
+        self.wants_more = False
         self.size = len(data)
         self.room = 16 * len(data) + 100_000  # characters of names off the stack: a long one may come many times
         self.at = offset
@@ -48,13 +53,18 @@ class Machine:
         """The error for a malformed pickle, with the byte of the opcode that cannot be carried out."""
         byte = self.data[self.opcode_at] if self.opcode_at < self.size else None
         opcode = f", opcode {NAMES.get(byte, hex(byte))}" if byte is not None else ""
-        return FormatError(f"pickle is damaged: it {what} (byte {self.opcode_at:,}{opcode})")
+        return FormatError(f"pickle is damaged: it {what} (byte {self.base + self.opcode_at:,}{opcode})")
+
+    def cut(self, what: str) -> FormatError:
+        """The error for a pickle that goes on behind the data."""
+        self.wants_more = True
+        return self.damaged(what)
 
     def take(self, n: int) -> bytes:
         """The next `n` bytes of the pickle."""
         end = self.at + n
         if n < 0 or end > self.size:
-            raise self.damaged(f"announces {n:,} bytes and {self.size - self.at:,} are left")
+            raise self.cut(f"announces {n:,} bytes and {self.size - self.at:,} are left")
         data = self.data[self.at : end]
         self.at = end
         return data
@@ -63,7 +73,7 @@ class Machine:
         """Up to the next newline, which is taken but not returned."""
         end = self.data.find(b"\n", self.at)
         if end < 0:
-            raise self.damaged("has a line that never ends")
+            raise self.cut("has a line that never ends")
         data = self.data[self.at : end]
         self.at = end + 1
         return data
@@ -145,7 +155,7 @@ def _proto(m: Machine) -> None:
 def _frame(m: Machine) -> None:
     n = _u8(m)
     if n > m.size - m.at:
-        raise m.damaged(f"announces a frame of {n:,} bytes and {m.size - m.at:,} are left")
+        raise m.cut(f"announces a frame of {n:,} bytes and {m.size - m.at:,} are left")
 
 
 def _stop(m: Machine) -> None:
@@ -435,7 +445,7 @@ def _name(node: Any) -> str:
 
 
 def _call(m: Machine, func: Any, args: Any, kwargs: Any, how: How) -> None:
-    if not isinstance(func, Global | Call):
+    if not isinstance(func, Global | Call) and class_of(func) is None:
         raise m.damaged(f"calls a {type(func).__name__}")
     if not isinstance(args, tuple):
         raise m.damaged("calls something with arguments that are no tuple")

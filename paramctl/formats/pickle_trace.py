@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from paramctl.formats import pickles
 from paramctl.formats.graph_source import MAX_SOURCE, is_plain_forward
 from paramctl.formats.pickle_names import FROM_TYPE, REBUILDS, canonical, is_dtype
-from paramctl.formats.pickle_nodes import Call, Dict, Global, PyString
+from paramctl.formats.pickle_nodes import Call, Dict, Global, PyString, class_of
 from paramctl.formats.pickle_opcodes import HANDLERS, Handler, Machine
 
 RESULT = "(…)"  # in place of a name: what a call returns
@@ -77,8 +77,9 @@ class Trace(Machine):
 
     def static(self, node: Any) -> Name | None:
         """The name a node stands for, if it is one, or was reached from one by getattr()."""
-        if isinstance(node, Global):
-            return self.note(node.module, node.name)
+        name = class_of(node)
+        if name is not None:
+            return self.note(name.module, name.name)
         found = self.reached.get(id(node))
         return found[1] if found else None
 

@@ -35,13 +35,14 @@ TANGLED = 1_000_000  # items written in vain, as cycles make it, before it is gi
 Replacements = Mapping[tuple[int, int], Any]
 
 
-def write(root: Any, protocol: int, replace: Replacements = MappingProxyType({})) -> bytes:
+def write(root: Any, protocol: int, replace: Replacements = MappingProxyType({}), *, late: bool = False) -> bytes:
     """`root` as a pickle of `protocol`, or a newer one where a node needs it.
 
     `replace` maps (id(container), position) to a node to write in place of the one there. A position is
-    what `slots` says.
+    what `slots` says. With `late`, an object is noted once it has its state, as torch's C++ reader needs it;
+    then none may contain itself.
     """
-    return _Writer(max(protocol, OLDEST), replace).run(root)
+    return _Writer(max(protocol, OLDEST), replace, late).run(root)
 
 
 class _Op(NamedTuple):
@@ -59,9 +60,16 @@ class _Done(NamedTuple):
     then: tuple[Any, ...] = ()
 
 
+class _Note(NamedTuple):
+    """Note an object for its next use."""
+
+    node: Any
+
+
 class _Writer:
-    def __init__(self, protocol: int, replace: Replacements) -> None:
+    def __init__(self, protocol: int, replace: Replacements, late: bool) -> None:
         self.protocol = protocol
+        self.late = late
         self.replace = replace
         self.out: list[bytes] = []
         self.memo: dict[int, int] = {}
@@ -78,6 +86,8 @@ class _Writer:
                 self.out.append(task.code)
             elif type(task) is _Done:
                 self.finish(task, tasks)
+            elif type(task) is _Note:
+                self.put(task.node)
             else:
                 self.save(task, tasks)
         return b"\x80" + bytes([self.protocol]) + b"".join(self.out) + b"."
@@ -167,6 +177,10 @@ class _Writer:
             tasks += (_Done(node, b"t", b"1"), *reversed(items), _Op(b"("))
 
     def save_call(self, node: Call, tasks: list[Any]) -> None:
+        if self.late and id(node) in self.started:
+            raise Unsupported("the pickle holds an object that contains itself, which torch cannot read")
+        if self.late:
+            self.started.add(id(node))
         func, args = self.child(node, FUNC, node.func), self.child(node, ARGS, node.args)
         then = tuple(self.mutations(node))
         if node.how == "obj":
@@ -200,6 +214,9 @@ class _Writer:
             self.out.append(self.get(task.node))
             return
         self.out.append(task.code)
+        if self.late and task.then:
+            tasks += (_Note(task.node), *reversed(task.then))
+            return
         self.put(task.node)
         tasks += reversed(task.then)
 

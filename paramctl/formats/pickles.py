@@ -13,6 +13,7 @@ from paramctl.formats.pickle_nodes import Global, Persistent
 from paramctl.formats.pickle_opcodes import HANDLERS, UINT32, Handler, Machine, Stop
 
 _LONG_BINPUT, _BINPUT, _BINGET, _BININT1 = b"rqhK"
+_MEMOIZE, _LONG_BINGET = b"\x94j"
 
 
 class Pickle(NamedTuple):
@@ -32,8 +33,12 @@ class Pickle(NamedTuple):
 
 def read(data: bytes, offset: int = 0) -> Pickle:
     """Read the pickle that begins at `offset`. Raises FormatError, with the byte, where it is malformed."""
-    machine = Machine(data, offset)
-    root = run(machine, HANDLERS)
+    return carried_out(Machine(data, offset))
+
+
+def carried_out(machine: Machine, handlers: list[Handler] = HANDLERS) -> Pickle:
+    """What the pickle that a machine is to read holds. Raises FormatError, with the byte, where it is malformed."""
+    root = run(machine, handlers)
     return Pickle(
         root, machine.protocol, machine.at, machine.count, tuple(machine.globals.values()), tuple(machine.persistent)
     )
@@ -62,6 +67,7 @@ def _run(machine: Machine, handlers: list[Handler]) -> Any:
     """
     data, memo, stack = machine.data, machine.memo, machine.stack
     at, count = machine.at, 0
+    memoize, fetch = (_MEMOIZE, _LONG_BINGET) if handlers is HANDLERS else (-1, -1)  # others take notes of these
     try:
         while True:
             opcode = data[at]
@@ -78,6 +84,12 @@ def _run(machine: Machine, handlers: list[Handler]) -> Any:
             elif opcode == _BINPUT:
                 memo[data[at + 1]] = stack[-1]
                 at += 2
+            elif opcode == memoize:
+                memo[len(memo)] = stack[-1]
+                at += 1
+            elif opcode == fetch:
+                stack.append(memo[UINT32(data, at + 1)[0]])
+                at += 5
             else:
                 machine.opcode_at, machine.at = at, at + 1
                 handlers[opcode](machine)
@@ -87,4 +99,5 @@ def _run(machine: Machine, handlers: list[Handler]) -> Any:
         return machine.stack.pop()
     except (IndexError, struct.error, KeyError) as error:
         machine.opcode_at = max(at, machine.opcode_at)
+        machine.wants_more = max(machine.at, at + 1) >= machine.size or isinstance(error, struct.error)
         raise machine.damaged(_REASONS[type(error)]) from None

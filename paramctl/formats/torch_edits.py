@@ -18,18 +18,24 @@ from paramctl.errors import Unsupported
 from paramctl.formats.pickle_nodes import Call, Dict, FrozenSet, Set, is_key, slots
 from paramctl.formats.pickles import Pickle
 from paramctl.formats.torch_graph import Graph, Modules, attributes, find
-from paramctl.formats.torch_tensors import Place, Step, retargeted, storage_id
+from paramctl.formats.torch_tensors import NameStorage, Place, Step, retargeted, storage_id
 
 COPIED = 4_000_000  # things in copies of what is shared, beside one for each opcode of the file
 Edits = Mapping[tuple[int, int], Any]
 
 
 class Editor:
-    """Edits of one pickle, whose `saved` params are as they were read."""
+    """Edits of one pickle, whose `saved` params are as they were read; `name` makes the ids of storages."""
 
-    def __init__(self, pickle: Pickle, saved: Iterable[Param]) -> None:
+    def __init__(self, pickle: Pickle, saved: Iterable[Param], name: NameStorage = storage_id) -> None:
         self.pickle = pickle
+        self.name = name
         self.before = {id(param.place): param.view for param in saved}
+
+    @property
+    def rewriter(self) -> type[Rewriter]:
+        """What collects the edits."""
+        return Rewriter
 
     @cached_property
     def graph(self) -> Graph:
@@ -37,15 +43,15 @@ class Editor:
 
     def edits(self, checkpoint: Checkpoint) -> Edits:
         """Replacements for `pickle_writer.write`: (container, position) → node. Empty while only values changed."""
-        return _Rewriter(self, checkpoint).run()
+        return self.rewriter(self, checkpoint).run()
 
     def left(self, checkpoint: Checkpoint) -> list[str]:
         """Where tensors that no path names any more would still be held, as text like a path."""
-        rewriter = _Rewriter(self, checkpoint)
+        rewriter = self.rewriter(self, checkpoint)
         return rewriter.left() if rewriter.are_mentioned(rewriter.orphans) else []
 
 
-class _Rewriter:
+class Rewriter:
     """Collects replacements; a container that several paths share is copied for the path that changes."""
 
     def __init__(self, editor: Editor, checkpoint: Checkpoint) -> None:
@@ -115,7 +121,7 @@ class _Rewriter:
             return shared
         key = str(param.storage)
         nbytes = self.checkpoint.storages[key].nbytes
-        node = retargeted(place.node, param, storage_id(key, param.dtype, nbytes, param.device or "cpu"))
+        node = retargeted(place.node, param, self.editor.name(key, param.dtype, nbytes, param.device or "cpu"))
         self.nodes.setdefault((param.view, place.kind), (node, place.module is not None))
         return node
 
@@ -160,7 +166,7 @@ class _Rewriter:
         copied = {id(step.container) for step, own in self.owned.items() if own is not step.container}
         barrier = modules.bodies | modules.above
         inner = self.editor.graph.leading_to({*self.moved, *copied}, barrier)
-        together = _Walk(self, common, inner, self.outside(inner, modules.above))
+        together = Walk(self, common, inner, self.outside(inner, modules.above))
         for state, wanted in meant.items():
             if all(id(new) == node for node, new in wanted.items()):
                 continue
@@ -168,7 +174,7 @@ class _Rewriter:
             if not copies and all(common.get(node) is new for node, new in wanted.items()):
                 together.run(state)
             else:
-                _Walk(self, ChainMap({**wanted, **copies}, common), inner, inner).run(state)
+                Walk(self, ChainMap({**wanted, **copies}, common), inner, inner).run(state)
 
     def meant(self, modules: Modules, now: Mapping[int, Call]) -> dict[Step, dict[int, Call]]:
         """For each module around a tensor that moved somewhere, which one it means by it from now on.
@@ -240,14 +246,14 @@ class _Rewriter:
         return copy
 
 
-class _Walk:
+class Walk:
     """Replaces tensors by others in all that modules reach; containers that must stay as they are get copied.
 
     Of the containers only `inner` are looked into, which lead to any of the tensors.
     """
 
     def __init__(
-        self, rewriter: _Rewriter, moves: Mapping[int, Any], inner: Container[int], stay: Container[int]
+        self, rewriter: Rewriter, moves: Mapping[int, Any], inner: Container[int], stay: Container[int]
     ) -> None:
         self.rewriter = rewriter
         self.moves = moves
@@ -260,6 +266,10 @@ class _Walk:
         """Walk what the attributes of one module hold."""
         for step, position, held in attributes(state):
             self.renew(self.rewriter.own(step), position, held)
+        self.drain()
+
+    def drain(self) -> None:
+        """Walk what has been met and not been looked into."""
         while self.todo:
             before, after = self.todo.pop()
             for position, held in slots(before):

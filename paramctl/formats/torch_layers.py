@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from paramctl.checkpoint import Module
-from paramctl.formats.pickle_nodes import Call, Dict, Global, PyString
+from paramctl.formats.pickle_nodes import Call, Dict, PyString, class_of
 
 MAX_TEXT = 60  # characters of attributes behind a class's name
 _OWN = ("training", "dump_patches", "call_super_init")
@@ -22,7 +22,7 @@ def describe_layer(node: Call, state: Dict) -> Module:
     except (KeyError, TypeError):
         inside = _generic(attributes)
     bias = attributes.get("_parameters")
-    if known and isinstance(bias, Dict) and any(_text(k) == "bias" and v is None for k, v in bias.pairs):
+    if known and isinstance(bias, Dict | Call) and any(_text(k) == "bias" and v is None for k, v in bias.pairs):
         inside += ", no bias"
     padding = attributes.get("padding_idx")
     return Module(name, f"{name}({inside})" if inside else name, padding if type(padding) is int else None)
@@ -32,12 +32,12 @@ def _class_name(node: Call, attributes: dict[str, Any]) -> str:
     held = attributes.get("_class_name")  # torch.fx.GraphModule
     if isinstance(held, str):
         return held
-    cls = node.func
-    if isinstance(cls, Global) and cls.name in ("__newobj__", "_reconstructor"):
-        cls = node.args[0] if node.args else cls
-    if isinstance(cls, Global) and cls.name == "reduce_graph_module":
+    cls = class_of(node.func)
+    if cls is not None and cls.name in ("__newobj__", "_reconstructor"):
+        cls = class_of(node.args[0]) if node.args else cls
+    if cls is not None and cls.name == "reduce_graph_module":
         return "GraphModule"
-    return cls.name.rsplit(".", 1)[-1] if isinstance(cls, Global) else "Module"
+    return cls.name.rsplit(".", 1)[-1] if cls is not None else "Module"
 
 
 def _linear(at: dict[str, Any]) -> str:

@@ -41,10 +41,12 @@ class _Frame(NamedTuple):
 
 def list_object(pickle: Pickle, storages: Storages) -> Listing:
     """Every tensor and scalar of a pickled object. Raises FormatError where the walk finds no end."""
-    return _Walk(pickle, storages).run()
+    return Walk(pickle, storages).run()
 
 
-class _Walk:
+class Walk:
+    """The entries of one pickled object; a subclass may know more containers."""
+
     def __init__(self, pickle: Pickle, storages: Storages) -> None:
         self.storages = storages
         self.root = pickle.root
@@ -185,12 +187,12 @@ def _elements(
 def _ordered_dict(
     node: Call, here: Step, kind: Kind
 ) -> Iterator[tuple[str, object, Step, int, Kind]] | None:
-    """Python 2's OrderedDict, which came as a list of pairs in its arguments."""
+    """Python 2's OrderedDict, which came as a list of pairs, themselves lists, in its arguments."""
     func = node.func
     if not (isinstance(func, Global) and func.full == "collections.OrderedDict"):
         return None
     given = node.args[0] if isinstance(node.args, tuple) and node.args else None
-    if not isinstance(given, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in given):
+    if not isinstance(given, list) or not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in given):
         return None
     arguments = Step(node.args, here, -1)
     held = Step(given, arguments, 0)
@@ -231,7 +233,7 @@ def _module_children(state: Step) -> Iterator[tuple[str, object, Step, int, Kind
         if isinstance(held, Dict):
             found = _pairs(held, step, kind)
         elif isinstance(held, Call):
-            found = _items(held, step, kind)
+            found = _items(held, step, kind) if held.pairs else _ordered_dict(held, step, kind) or iter(())
         else:
             continue
         yield from (child for child in found if child[1] is not None)

@@ -19,16 +19,21 @@ from paramctl.segments import read
 
 MAX_DIMS = 64  # torch's own limit on the rank of a tensor
 MAX_INT = 2**63
+WRAPPED = 10  # parameters and subclasses around a tensor that are looked through
 NESTED_TABLE = 1 << 20  # bytes of a nested tensor's size table that are read to list it
 
 
 class Stored(NamedTuple):
-    """The storage a tensor names: its key, the dtype its class says, its bytes, and its device."""
+    """The storage a tensor names: its key, the dtype its class says, its bytes, and its device.
+
+    A storage may be a part of the one with that key, `start` bytes into it.
+    """
 
     key: str
     dtype: DType | None  # None: untyped, the tensor says its dtype itself
     nbytes: int
     device: str
+    start: int = 0
 
 
 class Storages(Protocol):
@@ -74,14 +79,41 @@ def is_global(node: object, full: str) -> bool:
 
 def is_tensor(node: object) -> bool:
     """Whether a node of a pickle is a tensor of any kind."""
-    return isinstance(node, Call) and isinstance(node.func, Global) and node.func.full in _REBUILDERS
+    if not (isinstance(node, Call) and isinstance(node.func, Global)):
+        return False
+    if node.func.full in _WRAPPING:
+        return _wraps_a_tensor(node)
+    return node.func.full in _REBUILDERS or (node.func.full in _OLD and _holds_values(node))
+
+
+def _wraps_a_tensor(node: Call) -> bool:
+    """Whether a parameter or a subclass holds a tensor that is known, and not what only a foreign class can rebuild."""
+    held: object = node
+    for _ in range(WRAPPED):
+        if not (isinstance(held, Call) and isinstance(held.func, Global) and held.func.full in _WRAPPING):
+            return True
+        if not isinstance(held.args, tuple) or not held.args:
+            return True  # which says what is wrong with it when it is read
+        first = held.args[0]
+        if isinstance(first, Global) and held.func.full in _SUBCLASSES:
+            return first.full in _REBUILDERS
+        held = first
+    return True
+
+
+def _holds_values(node: Call) -> bool:
+    """Whether an object of a tensor's own class was saved as torch did until 0.3."""
+    state = node.state
+    if node.func.full in _CLASSES:
+        return isinstance(state, tuple) and len(state) == 4
+    return (isinstance(state, tuple) and len(state) == 5) or bool(node.args and isinstance(node.args[0], Call))
 
 
 def read_tensor(place: Place, storages: Storages) -> Param:
     """The Param that the node at a place describes. Raises FormatError where it contradicts itself."""
     name, args = place.node.func.full, place.node.args
     try:
-        return _REBUILDERS[name](args, place, storages)
+        return (_REBUILDERS.get(name) or _OLD[name])(args, place, storages)
     except (IndexError, ValueError):
         raise FormatError(f"tensor '{place.path}' has too few arguments for {name}") from None
     except RecursionError:
@@ -101,6 +133,13 @@ def dimensions(node: object, path: str, what: str = "shape") -> tuple[int, ...]:
             raise FormatError(f"tensor '{path}' has a {what} that is not a tuple of sizes")
     if len(node) > MAX_DIMS:
         raise FormatError(f"tensor '{path}' has {len(node)} dimensions, over torch's limit of {MAX_DIMS}")
+    return node
+
+
+def untagged(node: object) -> object:
+    """The value of `restore_type_tag(value, "Dict[str, bool]")`, as torch's C++ writer has lists and dicts."""
+    if isinstance(node, Call) and is_global(node.func, "torch.jit._pickle.restore_type_tag") and node.args:
+        return node.args[0]
     return node
 
 
@@ -131,14 +170,23 @@ def _strided(
     rg = requires_grad if isinstance(requires_grad, bool) else None
     param = Param(path, at.kind, dtype, shape, strides, stored.key, offset, rg, stored.device, place=at)
     if metadata is not None:
-        flags = frozenset(f for f in ("conj", "neg") if isinstance(metadata, Dict) and metadata.get(f) is True)
+        held = untagged(metadata)
+        flags = frozenset(f for f in ("conj", "neg") if isinstance(held, Dict) and held.get(f) is True)
         param = param._replace(flags=flags)
     if prod(shape) >= MAX_INT:
         raise FormatError(f"tensor '{path}' has a shape too large for any file")
     reach = span(shape, strides)
     if reach and (offset + reach) * dtype.bits > stored.nbytes * 8:
         raise FormatError(f"tensor '{path}' reaches element {offset + reach:,} of a storage of {stored.nbytes:,} bytes")
-    return param
+    return param if not stored.start else param._replace(offset=offset + _elements(stored.start, dtype, path))
+
+
+def _elements(nbytes: int, dtype: DType, path: str) -> int:
+    """How many elements lie before that byte of a storage."""
+    count, rest = divmod(nbytes * 8, dtype.bits)
+    if rest:
+        raise FormatError(f"tensor '{path}' begins in the middle of an element of its storage")
+    return count
 
 
 def _v2(args: tuple[object, ...], at: Place, storages: Storages) -> Param:
@@ -174,6 +222,24 @@ def _parameter(args: tuple[object, ...], at: Place, storages: Storages) -> Param
     return param._replace(requires_grad=requires_grad) if isinstance(requires_grad, bool) else param
 
 
+def _variable(args: tuple[object, ...], at: Place, storages: Storages) -> Param:
+    """A parameter until torch 0.3: the class called with its tensor, then given its state.
+
+    Older still, the tensor was the first of the five things in that state.
+    """
+    state = at.node.state if isinstance(at.node.state, tuple) else ()
+    data, requires_grad = (state[0], state[3]) if len(state) == 5 else (args[0], state[0] if state else None)
+    if at.node.func.full == "torch.nn.parameter.Parameter":
+        return _parameter((data, requires_grad), at, storages)
+    param = _inner(data, at, storages)
+    return param._replace(requires_grad=requires_grad) if isinstance(requires_grad, bool) else param
+
+
+def _own_class(args: tuple[object, ...], at: Place, storages: Storages) -> Param:
+    """A tensor in torch's oldest files: its class called with nothing, then given storage, offset, size and stride."""
+    return _v2(at.node.state, at, storages)
+
+
 def _subclass(args: tuple[object, ...], at: Place, storages: Storages) -> Param:
     """`_rebuild_from_type_v2(func, type, args, state)`: any of the others, in a subclass or with attributes."""
     func, cls, inner, *_ = args
@@ -183,10 +249,12 @@ def _subclass(args: tuple[object, ...], at: Place, storages: Storages) -> Param:
 
 
 def _sparse(args: tuple[object, ...], at: Place, storages: Storages) -> Param:
-    layout, data, *_ = args
+    layout, data, *rest = args
+    word = _layout_name(layout)
+    if isinstance(layout, int):  # torch's C++ writer has layout, size, requires_grad, the parts, and hooks
+        data = (*filter(is_tensor, rest), data)
     if not isinstance(data, tuple) or len(data) < 3:
         raise FormatError(f"sparse tensor '{at.path}' has no indices and values")
-    word = _layout_name(layout)
     if word == "sparse_coo":
         names, parts, size = ["indices", "values"], data[:2], data[2]
     else:
@@ -197,6 +265,7 @@ def _sparse(args: tuple[object, ...], at: Place, storages: Storages) -> Param:
     return _composite(at, components[-1].dtype, dimensions(size, at.path), word, components)
 
 
+_LAYOUTS = ("sparse", "sparse_coo", "sparse_csr", "sparse_csc", "sparse_bsr", "sparse_bsc")
 _COMPRESSED = {
     "sparse_csr": ("crow_indices", "col_indices"),
     "sparse_csc": ("ccol_indices", "row_indices"),
@@ -206,7 +275,9 @@ _COMPRESSED = {
 
 
 def _layout_name(node: object) -> str:
-    """`sparse_coo` from the call `_get_layout("torch.sparse_coo")`."""
+    """`sparse_coo` from the call `_get_layout("torch.sparse_coo")`, or from its number in C++."""
+    if isinstance(node, int):
+        return _LAYOUTS[node] if 0 <= node < len(_LAYOUTS) else "sparse"
     name = node.args[0] if isinstance(node, Call) and node.args else None
     text = name.text if isinstance(name, PyString) else name
     return text.removeprefix("torch.") if isinstance(text, str) else "sparse"
@@ -285,6 +356,23 @@ def _nested(args: tuple[object, ...], at: Place, storages: Storages) -> Param:
     return _composite(at, buffer.dtype, shape, "nested", parts)._replace(strides=())
 
 
+def _jagged(args: tuple[object, ...], at: Place, storages: Storages) -> Param:
+    """A nested tensor of the jagged layout: its rows one after the other, and where each begins."""
+    state = args[0]
+    if not isinstance(state, Dict):
+        raise FormatError(f"nested tensor '{at.path}' has no values and offsets")
+    names = ["values", "offsets", *(["lengths"] if state.get("lengths") is not None else [])]
+    parts = tuple(_inner(state.get(name), at, storages, part=name) for name in names)
+    values, offsets = parts[:2]
+    axis = state.get("_ragged_idx", 1)
+    if len(offsets.shape) != 1 or not offsets.numel or type(axis) is not int or not 0 < axis <= len(values.shape):
+        raise FormatError(f"nested tensor '{at.path}' has no offsets along one of its axes")
+    shape = (offsets.numel - 1, *values.shape[: axis - 1], -1, *values.shape[axis:])
+    requires_grad = state.get("requires_grad")
+    made = _composite(at, values.dtype, shape, "jagged", parts)
+    return made._replace(strides=(), requires_grad=requires_grad if isinstance(requires_grad, bool) else None)
+
+
 def _meta(args: tuple[object, ...], at: Place, _: Storages) -> Param:
     dtype, size, stride, requires_grad, *_rest = args
     shape, strides = dimensions(size, at.path), dimensions(stride, at.path, "stride")
@@ -322,6 +410,12 @@ def _from_cpu(args: tuple[object, ...], at: Place, storages: Storages) -> Param:
     return _inner(data, at, storages)._replace(device=device if isinstance(device, str) else None)
 
 
+_WORDS = ("Float", "Double", "Half", "Long", "Int", "Short", "Char", "Byte")
+_CLASSES = frozenset(f"{module}.{word}Tensor" for module in ("torch", "torch.cuda") for word in _WORDS)
+_WRAPPERS = (
+    "torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state",
+    "torch.nn.parameter.Parameter", "torch.autograd.variable.Variable",
+)  # fmt: skip
 Rebuild = Callable[[tuple[object, ...], Place, Storages], Param]
 _REBUILDERS: Mapping[str, Rebuild] = {
     "torch._utils._rebuild_tensor": _v2,
@@ -333,6 +427,7 @@ _REBUILDERS: Mapping[str, Rebuild] = {
     "torch._utils._rebuild_sparse_csr_tensor": _sparse,
     "torch._utils._rebuild_qtensor": _quantized,
     "torch._utils._rebuild_nested_tensor": _nested,
+    "torch.nested._internal.nested_tensor._rebuild_njt": _jagged,
     "torch._utils._rebuild_meta_tensor_no_storage": _meta,
     "torch._utils._rebuild_wrapper_subclass": _wrapper,
     "torch._utils._rebuild_device_tensor_from_numpy": _from_numpy,
@@ -341,6 +436,15 @@ _REBUILDERS: Mapping[str, Rebuild] = {
     "torch._tensor._rebuild_from_type": _subclass,
     "torch._tensor._rebuild_from_type_v2": _subclass,
 }
+_SUBCLASSES = frozenset({"torch._tensor._rebuild_from_type", "torch._tensor._rebuild_from_type_v2"})
+_WRAPPING = _SUBCLASSES | {"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"}
+_OLD: Mapping[str, Rebuild] = {
+    "torch.nn.parameter.Parameter": _variable,
+    "torch.autograd.variable.Variable": _variable,
+    **dict.fromkeys(_CLASSES, _own_class),
+}
+
+NameStorage = Callable[[str, DType, int, str], Persistent]  # of key, dtype, nbytes and device, as `storage_id`
 
 _TENSOR = Global("torch._utils", "_rebuild_tensor_v2")
 _TENSOR_V3 = Global("torch._utils", "_rebuild_tensor_v3")
@@ -368,8 +472,8 @@ def tensor_node(param: Param, storage: Persistent) -> Call:
 
 def retargeted(node: Call, param: Param, storage: Persistent) -> Call:
     """`node` with its view replaced by that of `param`; class, hooks and attributes stay as they are."""
-    name = node.func.full
-    if name in ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"):
+    name, mutations = node.func.full, node.mutations
+    if name in _WRAPPERS and node.args:
         args = (retargeted(node.args[0], param, storage), *node.args[1:])
     elif name.startswith("torch._tensor._rebuild_from_type"):
         inner = retargeted(Call(node.args[0], node.args[2], None, "reduce"), param, storage)
@@ -380,16 +484,19 @@ def retargeted(node: Call, param: Param, storage: Persistent) -> Call:
             raise Unsupported(f"{param.path} is saved by {name}, which cannot say that it is a conj or neg view")
         metadata = _flagged(node.args[held:], param.flags)
         args = (storage, param.offset, param.shape, param.strides, *node.args[4:held], *metadata)
+    elif name in _CLASSES and not param.flags:
+        args, mutations = node.args, [("build", (storage, param.offset, param.shape, param.strides))]
     else:
         raise Unsupported(f"{param.path} is saved by {name}, whose storage cannot be replaced")
     copy = Call(node.func, args, node.kwargs, node.how)
-    copy.mutations = node.mutations
+    copy.mutations = mutations
     return copy
 
 
 def _flagged(metadata: tuple[Any, ...], flags: frozenset[str]) -> tuple[Any, ...]:
     """The last argument of a tensor, which says that its stored values are still to be conjugated or negated."""
-    kept = metadata[0].pairs if metadata and isinstance(metadata[0], Dict) else []
+    held = untagged(metadata[0]) if metadata else None
+    kept = held.pairs if isinstance(held, Dict) else []
     made = Dict()
     made.pairs = [(key, value) for key, value in kept if key not in ("conj", "neg")]
     made.pairs += [(flag, True) for flag in sorted(flags)]

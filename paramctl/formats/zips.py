@@ -111,6 +111,14 @@ def read(source: Source) -> Archive:
     return Archive(source, records, directory, directory + size, comment)
 
 
+def directory(source: Source) -> bytes:
+    """The bytes of the directory, as they are, for a first look at the names in it."""
+    _, size, start, end, _ = _end_of_directory(source)
+    if start + size != end:
+        raise FormatError("zip directory is damaged: its size and place do not meet its end record")
+    return source.read(start, size)
+
+
 def _end_of_directory(source: Source) -> tuple[int, int, int, int, bytes]:
     """Number of records, size and offset of the directory, where its end records begin, and the comment."""
     window = min(source.size, _END.size + _MAX16)

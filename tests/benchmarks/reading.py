@@ -6,6 +6,7 @@ safetensors header with json.
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -26,7 +27,34 @@ import json, sys
 with open(sys.argv[1], "rb") as f:
     json.loads(f.read(int.from_bytes(f.read(8), "little")))
 """
+SHARDS = """
+import json, sys
+from pathlib import Path
+folder = Path(sys.argv[1])
+index = json.loads((folder / "model.safetensors.index.json").read_bytes())
+for name in set(index["weight_map"].values()):
+    with open(folder / name, "rb") as f:
+        json.loads(f.read(int.from_bytes(f.read(8), "little")))
+"""
 MEMORY = 45  # MiB
+DISTRIBUTED = """
+import sys, warnings
+import torch
+from torch.distributed.checkpoint import FileSystemWriter, save
+warnings.simplefilter("ignore")
+state = {f"model.layers.{i // 12}.block.{i % 12}.weight": torch.zeros(2, 3) for i in range(60_000)}
+save(state, storage_writer=FileSystemWriter(sys.argv[1]), no_dist=True)
+"""
+STUB = """
+import pickle, sys
+class Stub:
+    def __init__(self, *args): pass
+    def __setstate__(self, state): self.__dict__["state"] = state
+class Unpickler(pickle.Unpickler):
+    def find_class(self, module, name): return Stub
+with open(sys.argv[1], "rb") as f:
+    Unpickler(f).load()
+"""
 
 
 def main(directory: Path) -> None:
@@ -46,6 +74,32 @@ def main(directory: Path) -> None:
         costs = compare({**floor, "tree": [*PARAMCTL, "tree", str(path)]}, directory)
         allowed = times * costs["json"].seconds + costs["typer"].seconds
         row(f"tree {path.suffix} (of {times} × json + Typer)", costs["tree"], allowed, 1)
+    distributed(directory / "set")
+    sharded(plain, directory / "shards")
+
+
+def sharded(plain: Path, folder: Path) -> None:
+    """A set of 200 shards against a process that reads its index and every header with json."""
+    print("60,000 tensors in 200 shards; floor: json of the index and of all headers, budget 3 × that + Typer")
+    size = ["--max-shard-size", "7200B", "-q"]
+    subprocess.run([*PARAMCTL, "convert", str(plain), "-o", f"{folder}/", *size], check=True)
+    floor = {"typer": [sys.executable, "-c", TYPER], "json": [sys.executable, "-c", SHARDS, str(folder)]}
+    costs = compare({**floor, **{verb: [*PARAMCTL, verb, str(folder)] for verb in ("tree", "ls")}}, folder.parent)
+    for verb in ("tree", "ls"):
+        row(f"{verb} of 200 shards", costs[verb], 3 * costs["json"].seconds + costs["typer"].seconds, 1)
+
+
+def distributed(folder: Path) -> None:
+    """A set of torch.distributed.checkpoint against an unpickler of stubs that reads its index."""
+    print("60,000 tensors in a set of torch.distributed; floor: a stub unpickler of .metadata, budget 3 × that + Typer")
+    subprocess.run([sys.executable, "-c", DISTRIBUTED, str(folder)], check=True)
+    floor = {
+        "typer": [sys.executable, "-c", TYPER],
+        "stub": [sys.executable, "-c", STUB, str(folder / ".metadata")],
+    }
+    costs = compare({**floor, **{verb: [*PARAMCTL, verb, str(folder)] for verb in ("tree", "ls")}}, folder.parent)
+    for verb in ("tree", "ls"):
+        row(f"{verb} of a set", costs[verb], 3 * costs["stub"].seconds + costs["typer"].seconds, 1)
 
 
 if __name__ == "__main__":

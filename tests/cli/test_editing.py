@@ -401,11 +401,12 @@ def bad(tmp_path: Path) -> Path:
 
 
 OUT = ["-o", "out.pt"]
+KNOWN = "torch-zip, torchscript, torch-export, torch-legacy, torch-tar, safetensors"
 LINES: list[tuple[list[str], int, str]] = [
     (["init", "none.pt", *OUT], 3, "none.pt: no such file; check the path"),
     (["init", "folder", *OUT], 3, "folder: is a directory, not a checkpoint file; name a file in it"),
     (["init", "empty.pt", *OUT], 3, "empty.pt: is empty; check the command or the download that made it"),
-    (["init", "text.pt", *OUT], 3, "text.pt: is no checkpoint that paramctl knows; it reads torch-zip, safetensors"),
+    (["init", "text.pt", *OUT], 3, "text.pt: is no checkpoint that paramctl knows; it reads {known}"),
     (["init", "cut.pt", "-i"], 3, "cut.pt: is truncated or damaged: the zip directory at its end is missing"),
     (["init", "cut.safetensors", "-i"], 3, "cut.safetensors: is truncated: its tensors take 64 bytes, 54 are there"),
     (["init", "net.pt", "-l", "x", *OUT], 1,
@@ -459,7 +460,7 @@ LINES: list[tuple[list[str], int, str]] = [
     (["convert", "net.pt", "-o", "out.what"], 2,
      "cannot tell which format to write; name it with --to safetensors or --to torch-zip"),
     (["convert", "net.pt"], 2, "cannot tell which format to write; name it with --to safetensors or --to torch-zip"),
-    (["convert", "net.pt", "--to", "onnx", *OUT], 2, "no format 'onnx'; name one of torch-zip, safetensors"),
+    (["convert", "net.pt", "--to", "onnx", *OUT], 2, "no format 'onnx'; name one of {known}"),
     (["convert", "net.pt", "--to", "safetensors", *OUT], 2,
      "net.pt: '.pt' is a suffix of torch-zip files, and this would be safetensors; name it out.safetensors"),
     (["convert", "net.pt", "-o", "net.safetensors"], 2, "net.safetensors: exists already; add -f to replace it"),
@@ -472,15 +473,21 @@ def test_bad_input_is_one_line_and_nothing_is_written(
 ) -> None:
     monkeypatch.chdir(bad)
     before = files(bad)
-    assert run(*args) == (code, "", f"paramctl: {line.format(folder=bad)}\n")
+    assert run(*args) == (code, "", f"paramctl: {line.format(folder=bad, known=KNOWN)}\n")
     assert files(bad) == before
     assert files(bad / "folder") == {"out.pt": b"precious"}
 
 
-def test_old_torch_files_are_refused(run: Run, bad: Path) -> None:
+def test_old_torch_files_are_edited_and_stay_old(run: Run, bad: Path) -> None:
+    code, out, _ = run("init", bad / "old.pt", "--scheme", "zeros", "-i")
+    assert (code, out) == (0, "")
+    assert (bad / "old.pt").read_bytes().startswith(b"\x80\x02\x8a\nl\xfc\x9cF")
+    assert not torch.load(bad / "old.pt")["0.weight"].any()
+    cut = (bad / "old.pt").read_bytes()[:-3]
+    (bad / "old.pt").write_bytes(cut)
     code, out, err = run("init", bad / "old.pt", "-i")
-    assert (code, out) == (3, "")
-    assert err.startswith(f"paramctl: {bad / 'old.pt'}: is a torch file from before 1.6") and err.count("\n") == 1
+    assert (code, out) == (3, "") and "bytes from byte" in err and err.count("\n") == 1
+    assert (bad / "old.pt").read_bytes() == cut
 
 
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "convert"])

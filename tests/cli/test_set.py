@@ -59,3 +59,26 @@ def test_a_value_goes_from_show_to_set(spawn: Spawn, tmp_path: Path) -> None:
     assert spawn("set", path, "b = @-", "-i", stdin=None, input=array.stdout).returncode == 0
     after = loaded(path)
     assert torch.equal(after["a"], after["b"])
+
+
+def test_reset_optimizer(run: Run, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(2, 3))
+    moved = torch.optim.SGD(net.parameters(), momentum=0.9)
+    net(torch.ones(1, 2)).sum().backward()
+    moved.step()
+    model = {f"module.{name}": value for name, value in net.state_dict().items()}
+    path = saved(tmp_path, {"model": model, "optimizer": moved.state_dict()}, "run.pt")
+    code, _, said = run("set", path, "0.bias = 5", "--reset-optimizer", "-i")
+    assert (code, said.splitlines()[:-1]) == (
+        0,
+        [
+            "model.module.0.bias                = 5",
+            "optimizer.state.1.momentum_buffer  reset to 0, momentum_buffer of model.module.0.bias",
+        ],
+    )
+    state = loaded(path)["optimizer"]["state"]
+    assert state[1]["momentum_buffer"].tolist() == [0.0] * 3
+    assert state[0]["momentum_buffer"].tolist() == moved.state_dict()["state"][0]["momentum_buffer"].tolist()
+    for verb in (("init", path, "-l", "0", "-s", "ones", "--seed", "1"), ("tie", path, "0.bias", "0.bias")):
+        assert run(*verb, "--reset-optimizer", "-i")[0] == 0

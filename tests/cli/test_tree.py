@@ -412,3 +412,41 @@ def test_a_scalar_is_among_the_nearest_names(run: Run, here: Path) -> None:
         "",
         "paramctl: train.pt: no parameter or layer matches 'epch'; nearest: epoch\n",
     )
+
+
+def test_moments_say_of_what_they_are(run: Run, here: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
+    moved = torch.optim.SGD(net.parameters(), momentum=0.9)
+    net(torch.ones(1, 2)).sum().backward()
+    moved.step()
+    state = {"state": moved.state_dict()["state"], "param_groups": [{"params": [0, 1, 2, 3]}]}
+    torch.save({"model": net.state_dict(), "optimizer": state}, "run.pt")
+    assert run("tree", "run.pt")[1] == expected("""
+        run.pt  torch-zip
+        ├── model                                        27  108 B
+        │   ├── 0                                         9   36 B
+        │   │   ├── weight               float32  3 × 2   6   24 B
+        │   │   └── bias                 float32  3       3   12 B
+        │   └── 1–2 ×2                                    9   36 B  each
+        │       └── weight               float32  3 × 3   9   36 B
+        └── optimizer                                    27  108 B
+            ├── state                                    27  108 B
+            │   ├── 0                                     6   24 B  moments of model.0.weight
+            │   │   └── momentum_buffer  float32  3 × 2   6   24 B
+            │   ├── 1                                     3   12 B  moments of model.0.bias
+            │   │   └── momentum_buffer  float32  3       3   12 B
+            │   └── 2–3 ×2                                9   36 B  moments of model.1.weight …, each
+            │       └── momentum_buffer  float32  3 × 3   9   36 B
+            └── param_groups
+                └── 0
+                    └── params           [0, 1, 2, 3]
+
+        8 tensors, 54 values, 216 B
+    """)
+    document = json.loads(run("tree", "run.pt", "--json")[1])
+    _, optimizer = document["root"]["children"]
+    assert [child["moments_of"] for child in optimizer["children"][0]["children"]] == [
+        "model.0.weight", "model.0.bias", "model.1.weight", "model.2.weight"
+    ]  # fmt: skip
+    assert set(optimizer) == {"name", "type", "children"}

@@ -289,7 +289,8 @@ def test_composite_tensors(tmp_path: Path, case: str) -> None:
     assert (param.path, param.layout, param.dtype.name, param.shape) == ("x", layout, dtype, (4, 4))
     assert [part.path for part in param.components] == components
     assert read_values(checkpoint, checkpoint.params[1]).tolist() == [1.0, 1.0]
-    assert refused(UsageError, set_values, checkpoint, "x = 0") == f"x cannot be changed: it is a {layout} tensor"
+    said = refused(UsageError, set_values, checkpoint, "x = 0")
+    assert said.partition("; ")[0] == f"x cannot be changed: it is a {layout} tensor"
     after = loaded(save(set_values(checkpoint, "y = 3").checkpoint, tmp_path / "y.pt"))
     assert torch.equal(after["y"], torch.full((2,), 3.0))
     assert (after["x"].layout, after["x"].dtype) == (made["x"].layout, made["x"].dtype)
@@ -1005,7 +1006,6 @@ HELPERS: dict[str, tuple[dict[str, bytes], type[FormatError] | type[Unsupported]
         FormatError,
         "record 'x/version' takes 70,000 bytes, over the limit of 65,536",
     ),
-    "TorchScript": ({"x/constants.pkl": b""}, Unsupported, "is a TorchScript archive, which this version does not read"),
 }  # fmt: skip
 
 
@@ -1022,7 +1022,6 @@ OTHER: dict[str, tuple[dict[str, bytes], type[FormatError] | type[Unsupported], 
     ),
     "keras": ({"model.weights.h5": b""}, Unsupported, "is a Keras archive, which this version does not read"),
     "npz": ({"a.npy": b""}, Unsupported, "is a NumPy .npz archive, which this version does not read"),
-    "export": ({"x/archive_format": b"pt2"}, Unsupported, "is a torch.export archive, which this version does not read"),
 }  # fmt: skip
 
 

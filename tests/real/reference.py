@@ -72,6 +72,7 @@ def load(path: Path) -> tuple[Any, bool]:
     except pickle.UnpicklingError:
         machinery = types.ModuleType("machinery")
         machinery.Unpickler = _Unpickler  # type: ignore[attr-defined]
+        machinery.load = lambda file, **given: _Unpickler(file, **given).load()  # type: ignore[attr-defined]
         machinery.UnpicklingError = pickle.UnpicklingError  # type: ignore[attr-defined]
         return torch.load(path, weights_only=False, map_location="cpu", pickle_module=machinery), False
 
