@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import refused, tensors
 from torch import nn
+from verb_files import changed, opened, written
 
 from paramctl.errors import UsageError
 from paramctl.init import init
 from paramctl.set import set as set_values
 from paramctl.tie import tie
-from tests.helpers import refused, tensors
-from tests.verb_files import changed, opened, written
 
 Make = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import refused
 from torch import nn
 
 import paramctl
 from paramctl.cli import main
 from paramctl.errors import UsageError
-from tests.helpers import refused
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Sparse"),
