@@ -52,7 +52,8 @@ def check(name: str, only: Collection[Group] = GROUPS, watch: Watch = nobody) ->
 
 def check_source(source: Source, only: Collection[Group] = GROUPS, watch: Watch = nobody) -> Report:
     """Check a file that is open, or the index of a set. Raises as `check` does."""
-    if formats.of(source) is sharded:
+    form = formats.of(source)
+    if form and form.NAME == sharded.NAME:
         report = _check_set(source, only, watch)
     else:
         found = _check_one(source, only, watch)

@@ -1,6 +1,6 @@
 """Every format paramctl reads and writes, and how a file finds its own.
 
-A format is a module that meets `Format`. A new one is one file and one name in FORMATS.
+A format is a module that meets `Format`, or `SetFormat`. A new one is one file and one line below.
 """
 
 from __future__ import annotations
@@ -9,25 +9,16 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from paramctl import file_sets, files, journal
 from paramctl.checkpoint import Checkpoint, Loss, Param
 from paramctl.errors import FormatError, ParamctlError, UsageError
 from paramctl.file_sets import Part
 from paramctl.files import InPlace, NewFile, Plan, Stream, Target
-from paramctl.formats import (
-    distributed,
-    distributed_shards,
-    safetensors,
-    sharded,
-    torch_export,
-    torch_legacy,
-    torch_tar,
-    torch_zip,
-    torchscript,
-)
+from paramctl.formats import later
 from paramctl.formats.hints import kind_of
+from paramctl.formats.later import Later
 from paramctl.segments import Segment
 from paramctl.sources import STDIN, Source, open_source
 from paramctl.watch import Watch, nobody
@@ -85,8 +76,44 @@ class SetFormat(AnyFormat, Protocol):
     def verify_part(self, path: Path, was: str, meant: Checkpoint) -> None: ...
 
 
-FORMATS: tuple[Format, ...] = (torch_zip, torchscript, torch_export, torch_legacy, torch_tar, safetensors)
-SETS: tuple[SetFormat, ...] = (sharded, distributed, distributed_shards)
+if TYPE_CHECKING:  # here the type checker holds every module to its protocol
+    from paramctl.formats import (
+        distributed,
+        distributed_shards,
+        safetensors,
+        sharded,
+        torch_export,
+        torch_legacy,
+        torch_tar,
+        torch_zip,
+        torchscript,
+    )
+
+    _MEET: tuple[Format, ...] = (torch_zip, torchscript, torch_export, torch_legacy, torch_tar, safetensors)
+    _MEET_AS_SETS: tuple[SetFormat, ...] = (sharded, distributed, distributed_shards)
+
+
+def _later(module: str, name: str, suffixes: tuple[str, ...], may_be: later.MayBe) -> Any:
+    return Later(module, name, suffixes, may_be)
+
+
+_TORCH = (".pt", ".pth", ".bin", ".ckpt")
+_SCRIPT = (".jit", ".ptl", ".torchscript", ".pts", ".pt", ".pth")
+_INDEX = (".safetensors.index.json", ".bin.index.json")
+_ZIP = later.begins(b"PK\x03\x04")
+FORMATS: tuple[Format, ...] = (
+    _later("torch_zip", "torch-zip", _TORCH, _ZIP),
+    _later("torchscript", "torchscript", _SCRIPT, _ZIP),
+    _later("torch_export", "torch-export", (".pt2",), _ZIP),
+    _later("torch_legacy", "torch-legacy", _TORCH, later.begins(b"\x80", b"L")),
+    _later("torch_tar", "torch-tar", _TORCH, later.begins(b"ustar", at=257)),
+    _later("safetensors", "safetensors", (".safetensors",), later.always),
+)
+SETS: tuple[SetFormat, ...] = (
+    _later("sharded", "sharded", _INDEX, later.called(*_INDEX, begins=b"{")),
+    _later("distributed", "dcp", (".metadata",), later.called(".metadata", begins=b"\x80")),
+    _later("distributed_shards", "dcp-safetensors", (), later.holds(b"DCP_SHARDING_INFO")),
+)
 BY_NAME: dict[str, AnyFormat] = {form.NAME: form for form in (*FORMATS, *SETS)}
 HEAD = 512  # bytes that tell every format from every other
 
@@ -175,7 +202,7 @@ def single(source: Source) -> Format | None:
 
 def as_set(form: AnyFormat | None) -> SetFormat | None:
     """A format, if it is one of several files."""
-    return next((found for found in SETS if found is form), None)
+    return next((found for found in SETS if form and found.NAME == form.NAME), None)
 
 
 def by_suffix(path: Path, own: str = "") -> AnyFormat | None:
@@ -243,7 +270,7 @@ def _job(checkpoint: Checkpoint, form: SetFormat, verify: files.Verify) -> file_
 
 
 def _one_file(form: AnyFormat) -> Format:
-    return next(found for found in FORMATS if found is form)
+    return next(found for found in FORMATS if found.NAME == form.NAME)
 
 
 def _check_held(checkpoint: Checkpoint, form: AnyFormat) -> None:

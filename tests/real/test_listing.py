@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from real.reference import Row, listing, load, raw, tensors
 from paramctl import formats
 from paramctl.checkpoint import Checkpoint, Param
 from paramctl.cli import main
+from paramctl.values import read_values
 
 pytestmark = pytest.mark.real
 
@@ -53,7 +55,7 @@ TORCH = [path for path in FILES if is_torch_zip(path) or is_torch_legacy(path)]
 TARS = [path for path in FILES if path.suffix == ".tar" and tarfile.is_tarfile(path)]
 SAFE = [path for path in FILES if path.suffix == ".safetensors"]
 SCRIPTS = [path for path in FILES if path.suffix == ".jit"]  # see test_scripts.py
-OTHERS = [path for path in FILES if path not in (*TORCH, *TARS, *SAFE, *SCRIPTS) and path.suffix != ".json"]
+OTHERS = [path for path in FILES if path not in (*TORCH, *TARS, *SAFE, *SCRIPTS)]
 
 
 def named(path: Path) -> str:
@@ -97,7 +99,8 @@ def check_only(before: dict[str, torch.Tensor], out: Path, changed: set[str]) ->
 def test_there_is_something_to_test() -> None:
     if not REAL:
         pytest.skip(WHY_NOT)
-    assert len(TORCH) >= 39 and len(TARS) >= 2 and len(SAFE) >= 4, f"{REAL} is not what fetch.py makes"
+    found = [len(paths) for paths in (TORCH, TARS, SAFE, SCRIPTS, OTHERS)]
+    assert found == [40, 2, 5, 1, 25], f"{REAL} is not what fetch.py makes"
 
 
 @each(TORCH)
@@ -156,9 +159,27 @@ def test_a_tar_file_is_edited(run: Run, path: Path, tmp_path: Path) -> None:
     assert after[start + row.nbytes :] == before[start + row.nbytes :]
     assert told(run, out) == TAR_ROWS[path.name]
     assert run("convert", path, "-o", tmp_path / "out.safetensors")[0] == 0
+    assert run("convert", path, "-o", tmp_path / "new.pt")[0] == 0
     found = safetensors.torch.load_file(tmp_path / "out.safetensors")
     for name, expected in TAR_VALUES[path.name].items():
-        assert found[name].equal(torch.tensor(expected))
+        assert found[name].equal(torch.tensor(expected)) and held(tmp_path / "new.pt")[name].equal(found[name])
+
+
+@each(TARS)
+def test_a_tar_file_keeps_every_other_byte(run: Run, path: Path, tmp_path: Path) -> None:
+    """One element is four bytes; no two params are alike, so nothing can be tied and there is nothing to untie."""
+    row = TAR_ROWS[path.name][0]
+    before, out = path.read_bytes(), tmp_path / "out.tar"
+    first = torch.tensor(TAR_VALUES[path.name][row.path]).reshape(-1)[0].item()
+    where = f"[{','.join('0' for _ in row.shape)}]"
+    assert run("set", path, f"{row.path}{where} = 42", "-o", out)[0] == 0
+    assert out.read_bytes() == before.replace(struct.pack("<f", first), struct.pack("<f", 42), 1) != before
+    assert run("untie", path, row.path, "-o", out, "-f")[0] == 0
+    assert out.read_bytes() == before
+    if len(TAR_ROWS[path.name]) > 1:
+        code, printed, err = run("tie", path, "weight", "bias", "-o", tmp_path / "tied.tar")
+        assert (code, printed) == (2, "")
+        assert err == f"paramctl: {path}: cannot tie: weight is float32 2 × 3 and bias is float32 2\n"
 
 
 @each([*TORCH, *TARS, *SAFE])
@@ -191,6 +212,12 @@ def floats(checkpoint: Checkpoint) -> Iterator[tuple[int, Param]]:
     for i, param in enumerate(checkpoint.params):
         if param.is_plain and param.dtype.is_float and param.numel and not param.repeats_itself:
             yield i, param
+
+
+def held_values(path: Path) -> dict[str, bytes]:
+    """The bytes of every param, as paramctl reads them."""
+    checkpoint = formats.open(str(path))
+    return {param.path: read_values(checkpoint, param).tobytes() for param in checkpoint.params}
 
 
 def with_tied(checkpoint: Checkpoint, index: int) -> set[str]:
@@ -234,6 +261,22 @@ def test_set_one_element(run: Run, copy: Path) -> None:
     check_only(held(copy), out, with_tied(checkpoint, index))
     assert held(out)[param.path].reshape(-1)[0] == 0.5
     loads_as_before(copy, out)
+
+
+@each([*TORCH, *TARS, *SAFE, *SCRIPTS])
+def test_a_patch_makes_the_same_file(run: Run, path: Path, tmp_path: Path) -> None:
+    found = next(floats(formats.open(str(path))), None)
+    if found is None:
+        pytest.skip("it has no floats")
+    param = found[1]
+    where = f"[{','.join('0' for _ in param.shape)}]" if param.shape else ""
+    patched, out = Path(shutil.copy(path, tmp_path / f"patched{path.suffix}")), tmp_path / f"out{path.suffix}"
+    assert run("set", path, f"{param.path}{where} = 0.5", "-o", out)[0] == 0
+    code, _, err = run("set", patched, f"{param.path}{where} = 0.5", "-i", "--patch")
+    if code:
+        assert err.count("\n") == 1 and patched.read_bytes() == path.read_bytes()
+        pytest.skip(err)
+    assert held_values(patched) == held_values(out)
 
 
 @each([*TORCH, *SAFE])
