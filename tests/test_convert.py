@@ -32,7 +32,7 @@ def carried(folder: Path, checkpoint: Checkpoint, to: str, **how: Any) -> Any:
     return loaded(path)
 
 
-def refused(kind: type[ParamctlError], checkpoint: Checkpoint, form: formats.Format, **how: Any) -> str:
+def refused(kind: type[ParamctlError], checkpoint: Checkpoint, form: formats.AnyFormat, **how: Any) -> str:
     with pytest.raises(kind) as caught:
         convert(checkpoint, form, **how)
     assert type(caught.value) is kind
@@ -160,7 +160,7 @@ def test_lossy_keeps_every_tensor(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", [SAFE, TORCH])
-def test_tensors_that_are_made_of_others_are_a_loss(tmp_path: Path, form: formats.Format) -> None:
+def test_tensors_that_are_made_of_others_are_a_loss(tmp_path: Path, form: formats.AnyFormat) -> None:
     checkpoint = opened(tmp_path, {"m": {"sparse": torch.eye(2).to_sparse(), "w": torch.ones(2)}})
     assert refused(UsageError, checkpoint, form, layer="m") == (
         f"{form.NAME} cannot hold sparse (sparse_coo tensor); "
@@ -169,7 +169,7 @@ def test_tensors_that_are_made_of_others_are_a_loss(tmp_path: Path, form: format
     assert list(carried(tmp_path, checkpoint, form.NAME, layer="m", lossy=True)) == ["w"]
 
 
-def saving(folder: Path, edit: Edit, form: formats.Format) -> str:
+def saving(folder: Path, edit: Edit, form: formats.AnyFormat) -> str:
     with pytest.raises(ParamctlError) as caught:
         formats.save(edit.checkpoint, formats.NewFile(folder / "never"), form)
     assert not (folder / "never").exists()

@@ -159,7 +159,8 @@ def test_these_writes_have_segments_of_every_kind(tmp_path: Path) -> None:
         scene = Scene(folder, write)
         scene.prepared()
         checkpoint = write.verb(formats.open(str(scene.source))).checkpoint
-        for segment in formats.BY_NAME[checkpoint.format].layout(checkpoint):
+        form = next(form for form in formats.FORMATS if form.NAME == checkpoint.format)
+        for segment in form.layout(checkpoint):
             kinds |= {type(segment), *(type(part) for part in getattr(segment, "parts", ()))}
     assert kinds == {Literal, Extent, Computed, Summed, Derived}
 
