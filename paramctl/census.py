@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any
 from paramctl.checkpoint import Param
 from paramctl.dtypes import DType
 from paramctl.equal import is_repeated
+from paramctl.ieee import FLOATS, Floats, halves
 from paramctl.scan import Scan
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[Any]
-
-# Mantissa bits of the floats whose patterns have sign, exponent and mantissa, in that order, as IEEE 754 has them.
-MANTISSA = {"float64": 52, "float32": 23, "float16": 10, "bfloat16": 7}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +71,8 @@ def _odd(block: Array, dtype: DType) -> tuple[int, int, int, int]:
     """How many of a block are NaN, infinite, zero, denormal."""
     if dtype.category == "complex":
         return _odd_complex(block, dtype)
-    if dtype.name in MANTISSA:
-        return _odd_floats(block, dtype)
+    if dtype.name in FLOATS:
+        return _odd_floats(block, FLOATS[dtype.name])
     import numpy as np
 
     counts = np.bincount(block, minlength=1 << dtype.bits)
@@ -82,27 +80,26 @@ def _odd(block: Array, dtype: DType) -> tuple[int, int, int, int]:
     return nan, inf, zero, 0  # the smallest dtypes are made for denormals
 
 
-def _odd_floats(block: Array, dtype: DType) -> tuple[int, int, int, int]:
+def _odd_floats(block: Array, floats: Floats) -> tuple[int, int, int, int]:
     import numpy as np
 
-    bits, mantissa = dtype.bits, MANTISSA[dtype.name]
     number = block.dtype.type
-    magnitude = block & number((1 << (bits - 1)) - 1)
-    infinity = ((1 << (bits - 1 - mantissa)) - 1) << mantissa
+    magnitude = block & number(floats.magnitude)
+    infinity, normal = floats.infinity, floats.normal
     nan = inf = zeros = denormal = 0
     if int(magnitude.max()) >= infinity:
         nan = int(np.count_nonzero(magnitude > number(infinity)))
         inf = int(np.count_nonzero(magnitude == number(infinity)))
-    if int(magnitude.min()) < 1 << mantissa:
+    if int(magnitude.min()) < normal:
         zeros = block.size - int(np.count_nonzero(magnitude))
-        denormal = int(np.count_nonzero(magnitude < number(1 << mantissa))) - zeros
+        denormal = int(np.count_nonzero(magnitude < number(normal))) - zeros
     return nan, inf, zeros, denormal
 
 
 def _odd_complex(block: Array, dtype: DType) -> tuple[int, int, int, int]:
     import numpy as np
 
-    parts = _parts(block, dtype)
+    parts = halves(block)
     nan = np.isnan(parts).any(axis=1)
     inf = np.isinf(parts).any(axis=1) & ~nan
     return int(nan.sum()), int(inf.sum()), int(is_zero(block, dtype).sum()), 0
@@ -112,18 +109,12 @@ def is_zero(block: Array, dtype: DType) -> Array:
     """Which stored elements are zero, of either sign."""
     zero: Array
     if dtype.category == "complex":
-        zero = (_parts(block, dtype) == 0).all(axis=1)
-    elif dtype.name in MANTISSA:
-        zero = block & block.dtype.type((1 << (dtype.bits - 1)) - 1) == 0
+        zero = (halves(block) == 0).all(axis=1)
+    elif dtype.name in FLOATS:
+        zero = block & block.dtype.type(FLOATS[dtype.name].magnitude) == 0
     else:
         zero = _kinds(dtype)[2][block]
     return zero
-
-
-def _parts(block: Array, dtype: DType) -> Array:
-    """Real and imaginary part of each complex element."""
-    parts: Array = block.view({128: "f8", 64: "f4", 32: "f2"}[dtype.bits]).reshape(-1, 2)
-    return parts
 
 
 @lru_cache

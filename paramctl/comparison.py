@@ -12,7 +12,7 @@ from paramctl.equal_bytes import EqualBytes
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from paramctl.distance import Figures, Tolerance
+    from paramctl.distance import Distance, Tolerance
     from paramctl.scan import Scan
 
 
@@ -29,7 +29,7 @@ class Changed(NamedTuple):
     what: str
     before: tuple[int, ...] | str = ""
     after: tuple[int, ...] | str = ""
-    figures: Figures | None = None
+    figures: Distance | None = None
     rounds_to: str = ""
 
 
@@ -41,7 +41,7 @@ class Comparison:
         self._tolerance = tolerance
         self._bytes = equal
         self._scans: list[tuple[Scan, Scan]] = []
-        self._known: dict[object, tuple[Figures | None, str]] = {}
+        self._known: dict[object, tuple[Distance | None, str]] = {}
 
     def rows(self, path: str, a: Param, b: Param) -> list[Changed]:
         """What differs between two params; nothing if they are the same."""
@@ -65,7 +65,7 @@ class Comparison:
         pairs = zip(a.components, b.components, strict=False)
         return [row for x, y in pairs for row in self.rows(f"{path}.{x.path.rpartition('.')[2]}", x, y)]
 
-    def _apart(self, a: Param, b: Param) -> tuple[Figures | None, str]:
+    def _apart(self, a: Param, b: Param) -> tuple[Distance | None, str]:
         """How far the values of two params of one shape are apart, and the dtype in which they agree."""
         key = tuple((p.view, p.quantizer, *(part.view for part in p.components)) for p in (a, b))
         if key not in self._known:
@@ -74,7 +74,7 @@ class Comparison:
             self._known[key] = (None, "") if same else self._measured(a, b, equal)
         return self._known[key]
 
-    def _measured(self, a: Param, b: Param, equal: int) -> tuple[Figures, str]:
+    def _measured(self, a: Param, b: Param, equal: int) -> tuple[Distance, str]:
         """As `_apart`, of params whose first elements are known to be `equal`."""
         from paramctl.distance import Tally, Tolerance, agree, coarser
         from paramctl.scan import aligned

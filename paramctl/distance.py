@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from math import isfinite
+from typing import TYPE_CHECKING, Any
 
 from paramctl.dtypes import DType
+from paramctl.errors import UsageError
+from paramctl.ieee import halves
 from paramctl.values import numpy_dtype
 
 if TYPE_CHECKING:
@@ -13,23 +16,34 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
+QUARTER = 0.25  # of two float64, their distance and the magnitudes of complex ones are never too large for float64
 
 
-class Tolerance(NamedTuple):
-    """What counts as equal: |a − b| ≤ atol + rtol · |b|, or with `exact` only the same bits."""
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """What counts as equal: |a − b| ≤ atol + rtol · |b|, or with `exact` only the same bits.
+
+    Raises UsageError where one is negative, NaN or infinite: then all values would be equal, or none.
+    """
 
     atol: float = 0.0
     rtol: float = 0.0
     exact: bool = False
 
+    def __post_init__(self) -> None:
+        for name, value in (("atol", self.atol), ("rtol", self.rtol)):
+            if not (isfinite(value) and value >= 0):
+                raise UsageError(f"{name} is {value}, which is no tolerance", hint="give a number from 0 on")
+
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class Distance:
     """How far the values of two tensors are apart.
 
     `count` of the `of` values differ; `nonfinite` of those have no distance, as one of the two is NaN or
     infinite. `max_abs` is the largest distance, `mean_abs` the mean over all values that have one,
-    `max_rel` the largest distance by the larger magnitude of the two.
+    `max_rel` the largest distance by the larger magnitude of the two. A distance that float64 cannot hold
+    is infinite; `max_rel` is not.
     """
 
     max_abs: float
@@ -48,7 +62,8 @@ class Tally:
         self._times = times
         self._of = equal
         self._count = self._nonfinite = 0
-        self._max_abs = self._max_rel = self._sum = 0.0
+        self._max_abs = self._max_rel = 0.0
+        self._sum: Any = 0.0  # numpy's longdouble: no sum of distances is too large
 
     def add(self, a: Array, b: Array, bits: Array | None = None) -> None:
         """Compare flat arrays of as many values; `bits` says which are stored as other bits."""
@@ -61,28 +76,35 @@ class Tally:
         a, b = a[where], b[where]
         with np.errstate(all="ignore"):
             distance, size, other = _measured(a, b)
-            finite = np.isfinite(size) & np.isfinite(other)
-            if self._tolerance.atol or self._tolerance.rtol:
-                out = ~finite | (distance > self._tolerance.atol + self._tolerance.rtol * other)
-                distance, size, other, finite = distance[out], size[out], other[out], finite[out]
-            self._count += len(finite)
-            self._nonfinite += len(finite) - int(finite.sum())
-            self._measure(distance[finite], np.maximum(size, other)[finite])
+            far = np.isinf(distance) | np.isinf(size) | np.isinf(other)
+            if far.any():
+                self._measure(distance[~far], size[~far], other[~far])
+                distance, size, other = _measured(*(_comparable(part[far]) * QUARTER for part in (a, b)))
+                self._measure(distance, size, other, QUARTER)
+            else:
+                self._measure(distance, size, other)
 
-    def _measure(self, distance: Array, size: Array) -> None:
-        """Add distances that are numbers, of values of these sizes."""
+    def _measure(self, distance: Array, size: Array, other: Array, scale: float = 1.0) -> None:
+        """Add distances of values of these sizes, all of them times `scale`."""
         import numpy as np
 
+        finite = np.isfinite(size) & np.isfinite(other)
+        if self._tolerance.atol or self._tolerance.rtol:
+            out = ~finite | (distance > self._tolerance.atol * scale + self._tolerance.rtol * other)
+            distance, size, other, finite = distance[out], size[out], other[out], finite[out]
+        self._count += len(finite)
+        self._nonfinite += len(finite) - int(finite.sum())
+        distance, size = distance[finite], np.maximum(size, other)[finite]
         if len(distance):
-            self._sum += float(distance.sum())
-            self._max_abs = max(self._max_abs, float(distance.max()))
+            self._sum += distance.sum(dtype=np.longdouble) / scale
+            self._max_abs = max(self._max_abs, float(distance.max()) / scale)
             self._max_rel = max(self._max_rel, float((distance / np.where(size == 0, 1, size)).max()))
 
-    def figures(self) -> Figures:
+    def figures(self) -> Distance:
         """The figures of what was added."""
         of, count, nonfinite = (n * self._times for n in (self._of, self._count, self._nonfinite))
-        mean = self._sum * self._times / (of - nonfinite) if of > nonfinite else 0.0
-        return Figures(self._max_abs, mean, self._max_rel, count, of, nonfinite)
+        mean = float(self._sum * self._times / (of - nonfinite)) if of > nonfinite else 0.0
+        return Distance(self._max_abs, mean, self._max_rel, count, of, nonfinite)
 
 
 def coarser(one: DType, other: DType) -> DType | None:
@@ -136,7 +158,8 @@ def _apart(a: Array, b: Array, exact: bool, bits: Array | None) -> Array:
             return found
     x, y = _comparable(a), _comparable(b)
     if x.dtype.kind == "c" or y.dtype.kind == "c":
-        pairs = (_parts(x) == _parts(y)) | (np.isnan(_parts(x)) & np.isnan(_parts(y)))
+        one, other = (halves(values.astype(np.complex128)) for values in (x, y))
+        pairs = (one == other) | (np.isnan(one) & np.isnan(other))
         return np.asarray(~pairs.all(axis=1))
     different = x != y
     return np.asarray(different if "f" not in (x.dtype.kind, y.dtype.kind) else different & ((x == x) | (y == y)))
@@ -148,13 +171,6 @@ def _comparable(values: Array) -> Array:
 
     kind = values.dtype.kind
     return values if kind in "biu" else values.astype(np.complex128 if kind == "c" else np.float64)
-
-
-def _parts(values: Array) -> Array:
-    """The real and imaginary parts, in columns."""
-    import numpy as np
-
-    return values.astype(np.complex128).view(np.float64).reshape(-1, 2)
 
 
 def _measured(a: Array, b: Array) -> tuple[Array, Array, Array]:

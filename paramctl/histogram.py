@@ -84,7 +84,7 @@ class Histogram:
         if not self.counts or not high - low > 0:
             return [float(sum(self.counts))]
         sums = [0, *accumulate(self.counts)]
-        step = high / bars - low / bars
+        step = high / bars - low / bars  # halves are added below: the whole span may be more than a float holds
 
         def below(value: float) -> float:
             place = ldexp(value, -self.exponent) - self.first
@@ -92,7 +92,7 @@ class Histogram:
             share = (place - i) * self.counts[i] if 0 <= place < len(self.counts) else 0.0
             return sums[i] + share
 
-        bounds = [0.0, *(below(low + i * step) for i in range(1, bars)), float(sums[-1])]
+        bounds = [0.0, *(below(2 * (low / 2 + i * (step / 2))) for i in range(1, bars)), float(sums[-1])]
         return [after - before for before, after in pairwise(bounds)]
 
 

@@ -34,6 +34,16 @@ class Floats(NamedTuple):
     infinity: int
     code: str
 
+    @property
+    def magnitude(self) -> int:
+        """The bits of a pattern but for its sign."""
+        return (1 << (self.bits - 1)) - 1
+
+    @property
+    def normal(self) -> int:
+        """The pattern of the smallest number that is not denormal: the lowest bit of the exponent."""
+        return self.infinity & -self.infinity
+
     def extremes(self, patterns: Array) -> Ends | None:
         """Those of the values; None if not all of them are finite."""
         import numpy as np
@@ -49,6 +59,15 @@ class Floats(NamedTuple):
             zeros = patterns.size - int(np.count_nonzero(patterns << 1))
         low = self._value(lowest if lowest >= sign else least)
         return Ends(low, self._value(highest if highest >= 0 else least), zeros)
+
+    def listed(self, patterns: Array) -> list[float]:
+        """The values of a few."""
+        import numpy as np
+
+        whole = self.bits == 8 * struct.calcsize(self.code)
+        wider = patterns if whole else patterns.astype(np.uint32) << np.uint32(16)
+        values: list[float] = wider.view(self.code).tolist()
+        return values
 
     def _value(self, pattern: int) -> float:
         nbytes = struct.calcsize(self.code)
@@ -95,8 +114,16 @@ class Widened:
         return made
 
 
-BITWISE = {
+def halves(values: Array) -> Array:
+    """The real and the imaginary part of each complex value, in columns, whatever numpy takes the values for."""
+    parts: Array = values.view(f"f{values.itemsize // 2}").reshape(-1, 2)
+    return parts
+
+
+FLOATS = {
     "bfloat16": Floats(16, 0x7F80, "<f"),
+    "float16": Floats(16, 0x7C00, "<e"),
     "float32": Floats(32, 0x7F800000, "<f"),
     "float64": Floats(64, 0x7FF0000000000000, "<d"),
 }
+BITWISE = {name: floats for name, floats in FLOATS.items() if name != "float16"}  # those that `Widened` takes

@@ -70,7 +70,7 @@ class Scan:
         Raises FormatError behind the last where a checksum is wrong, UsageError where there are none
         (meta and composite tensors), Unsupported where too many params share a storage.
         """
-        view = param if in_order else _as_it_lies(param)
+        view = param if in_order or param.is_contiguous else _as_it_lies(param)
         if view.is_contiguous and view.offset * view.dtype.bits % 8 == 0:
             yield from self._streamed(view)
             return
@@ -91,7 +91,8 @@ class Scan:
         storage = self._admitted(param, check=not whole)
         checked = whole and not self._trust and storage.crc32 is not None
         value, left = 0, param.numel
-        for data in filled(clip(storage.content, param.start, param.nbytes), self._buffer):
+        content = storage.content if whole else clip(storage.content, param.start, param.nbytes)
+        for data in filled(content, self._buffer):
             if checked:
                 value = zlib.crc32(data, value)
             block = cells(data, param.dtype)[:left]  # the last byte may hold more
@@ -146,6 +147,8 @@ def distinct(param: Param) -> tuple[Param, int]:
 
     Raises Unsupported where its elements share bytes in other ways so often that reading them would not end.
     """
+    if 0 not in param.strides and param.is_contiguous:
+        return param, 1
     axes = [n > 1 and step == 0 for n, step in zip(param.shape, param.strides, strict=True)]
     shape = tuple(1 if repeated else n for n, repeated in zip(param.shape, axes, strict=True))
     times = prod(n for n, repeated in zip(param.shape, axes, strict=True) if repeated)

@@ -28,28 +28,42 @@ class Spectrum(NamedTuple):
     stable_rank: float
 
 
-def spectrum(checkpoint: Checkpoint, param: Param) -> Spectrum | None:
-    """The spectrum of a param of two or more dimensions; None where it has none: other shapes, odd values.
+def spectrum(checkpoint: Checkpoint, param: Param) -> Spectrum | str:
+    """The spectrum of a param of two or more dimensions, or why it has none.
 
     The whole of it is held in memory, as float64. Raises FormatError where a checksum is wrong.
     """
     from paramctl.values import read_values
 
-    real = param.dtype.category in ("float", "int") and param.is_plain and not param.repeats_itself
-    if not real or len(param.shape) < 2 or not param.numel:
-        return None
+    if why := _why_none(param):
+        return why
     import numpy as np
 
     values = read_values(checkpoint, param).astype(np.float64)
     if not np.isfinite(values).all():
-        return None
+        return "NaN or infinite values"
     scale = float(np.abs(values).max())
     if not scale:
         return Spectrum(0.0, 0.0)
     rows = param.shape[0]
     matrix = import_torch().from_numpy(values.reshape(rows, prod(param.shape[1:])) / scale)
     sigma = _largest(matrix)
-    return Spectrum(sigma * scale, float((matrix * matrix).sum()) / (sigma * sigma)) if isfinite(sigma) else None
+    if not isfinite(sigma):
+        return "no singular value was found"
+    return Spectrum(sigma * scale, float((matrix * matrix).sum()) / (sigma * sigma))
+
+
+def _why_none(param: Param) -> str:
+    """Why a param has no spectrum, whatever its values are; "" if it may have one."""
+    if not param.is_plain:
+        return f"a {param.layout} tensor"
+    if len(param.shape) < 2:
+        return "fewer than two dimensions"
+    if not param.numel:
+        return "no values"
+    if param.dtype.category not in ("float", "int"):
+        return f"{param.dtype.category} values"
+    return "a few values repeated over its shape" if param.repeats_itself else ""
 
 
 def _largest(matrix: torch.Tensor) -> float:

@@ -13,7 +13,7 @@ from paramctl.dtypes import BY_NAME, DType
 from paramctl.errors import Unsupported, UsageError
 from paramctl.histogram import EMPTY, Binning, Histogram
 from paramctl.ieee import BITWISE, Ends, Widened
-from paramctl.moments import NONE, Moments, Running, of_counts
+from paramctl.moments import NONE, Moments, Running, RunningWhole, of_counts, of_few
 from paramctl.scan import Scan, distinct
 from paramctl.watch import Watch, nobody
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 COUNTED = 16  # bits of an element up to which it is cheaper to count each of its values than to add them up
+FEW = 32  # elements
 PAIR, HALF = "float4_e2m1fn_x2", "float4_e2m1fn"
 HOLDERS = ("values", "buffer")  # the component of a composite tensor that its values are in
 
@@ -147,9 +148,21 @@ class Summaries:
 
     def _moments(self, param: Param) -> tuple[Moments, Histogram]:
         small = param.dtype.bits <= COUNTED and param.dtype.category not in ("complex", "quantized")
+        plain = not param.flags and not self._histograms and param.dtype.name != PAIR
+        if param.numel <= FEW and plain and (small or param.dtype.name in BITWISE):
+            return self._few(param), EMPTY
         if param.dtype.name in BITWISE and not param.flags and not (small and self._histograms):
             return self._added(param)
         return self._counted(param) if small else self._converted(param)
+
+    def _few(self, param: Param) -> Moments:
+        """The moments of so few elements that it pays to look at each."""
+        dtype, floats = param.dtype, BITWISE.get(param.dtype.name)
+        values: list[float] = []
+        for block in self._scan.stored(param, in_order=False):
+            values += floats.listed(block) if floats else _every_value(dtype)[block].tolist()
+        moments = of_few(values)
+        return _whole(moments) if dtype.category in ("int", "bool") else moments
 
     def _added(self, param: Param) -> tuple[Moments, Histogram]:
         """The moments of IEEE floats, whose bits tell at once whether all of a block are finite, and the extremes."""
@@ -191,14 +204,15 @@ class Summaries:
         """The moments of values of any other kind: large integers, complex and quantized ones."""
         import numpy as np
 
-        adding = _Adding(self._histograms)
-        low, high = float("inf"), float("-inf")
+        adding, whole = _Adding(self._histograms), RunningWhole()
         for block in self._scan.values(param, in_order=False):
-            adding.add_any(magnitudes(block) if block.dtype.kind == "c" else block.astype(np.float64))
             if block.dtype.kind in "iu":
-                low, high = min(low, int(block.min())), max(high, int(block.max()))
+                whole.add(block)
+                adding.bin(block)
+            else:
+                adding.add_any(magnitudes(block) if block.dtype.kind == "c" else block.astype(np.float64))
         moments, histogram = adding.found
-        return (moments if low > high else replace(moments, low=low, high=high)), histogram
+        return moments + whole.moments, histogram
 
 
 class _Adding:
@@ -213,6 +227,14 @@ class _Adding:
         if self._binning is not None:
             self._binning.add(values, low, high)
         self._running.add(values, low, high, zeros)
+
+    def bin(self, values: Array) -> None:
+        """Add integers to the histogram only."""
+        import numpy as np
+
+        if self._binning is not None and values.size:
+            rounded = values.astype(np.float64)
+            self._binning.add(rounded, float(rounded.min()), float(rounded.max()))
 
     def add_any(self, values: Array) -> None:
         """Add float64 `values` of which some may be NaN or infinite."""

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import warnings
+from dataclasses import astuple
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from paramctl import formats
 from paramctl.checkpoint import Checkpoint
 from paramctl.comparison import Changed, Comparison
 from paramctl.diff import Chosen, Difference, Noted, Tie, diff
-from paramctl.distance import Figures, Tolerance, coarser
+from paramctl.distance import Distance, Tolerance, coarser
 from paramctl.dtypes import BY_NAME, BY_SAFETENSORS
 from paramctl.equal_bytes import BLOCK, EqualBytes
 from paramctl.errors import FormatError, Unsupported, UsageError
@@ -42,7 +43,7 @@ def pair(folder: Path, a: Any, b: Any, **how: Any) -> Difference:
 
 
 def values(path: str, *figures: float) -> Changed:
-    return Changed(path, "tensor", "values", figures=Figures(*figures))  # type: ignore[arg-type]
+    return Changed(path, "tensor", "values", figures=Distance(*figures))  # type: ignore[arg-type]
 
 
 # --- figures, held against plain Python ------------------------------------------------------------
@@ -56,7 +57,7 @@ def numbers(tensor: torch.Tensor) -> list[Any]:
     return (tensor if exact else tensor.double()).reshape(-1).tolist()
 
 
-def expected(a: torch.Tensor, b: torch.Tensor, atol: float = 0, rtol: float = 0) -> Figures:
+def expected(a: torch.Tensor, b: torch.Tensor, atol: float = 0, rtol: float = 0) -> Distance:
     """The figures as their definitions say them."""
     distances, relative, count, nonfinite = [], [], 0, 0
     pairs = list(zip(numbers(a), numbers(b), strict=True))
@@ -72,7 +73,7 @@ def expected(a: torch.Tensor, b: torch.Tensor, atol: float = 0, rtol: float = 0)
         distances.append(float(abs(x - y)))
         relative.append(abs(x - y) / max(abs(x), abs(y)))
     mean = math.fsum(distances) / (len(pairs) - nonfinite) if len(pairs) > nonfinite else 0
-    return Figures(max(distances, default=0), mean, max(relative, default=0), count, len(pairs), nonfinite)
+    return Distance(max(distances, default=0), mean, max(relative, default=0), count, len(pairs), nonfinite)
 
 
 def same(x: Any, y: Any) -> bool:
@@ -86,7 +87,7 @@ def finite(x: Any) -> bool:
     return not isinstance(x, float | complex) or (math.isfinite(x.real) and math.isfinite(x.imag))
 
 
-def check(found: Figures | None, a: torch.Tensor, b: torch.Tensor, **tolerance: float) -> None:
+def check(found: Distance | None, a: torch.Tensor, b: torch.Tensor, **tolerance: float) -> None:
     want = expected(a, b, **tolerance)
     if not want.count:
         assert found is None or found == want
@@ -98,7 +99,7 @@ def check(found: Figures | None, a: torch.Tensor, b: torch.Tensor, **tolerance: 
     assert found.max_rel == pytest.approx(want.max_rel, 1e-12)
 
 
-def figures(found: Difference) -> Figures | None:
+def figures(found: Difference) -> Distance | None:
     return found.changed[0].figures if found.changed else None
 
 
@@ -217,6 +218,43 @@ def test_many_blocks(tmp_path: Path) -> None:
     check(figures(pair(tmp_path, {"x": a}, {"x": b.double()})), a, b.double())
 
 
+BIG = 1.7e308
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "tolerance", "wanted"),
+    [
+        ([BIG, -BIG], [-BIG, BIG], {}, (INF, INF, 2.0, 2, 2, 0)),
+        ([BIG, NAN, 1.0], [-BIG, 1.0, 3.0], {}, (INF, BIG, 2.0, 3, 3, 1)),
+        ([BIG] * 9, [0.0] * 9, {}, (BIG, BIG, 1.0, 9, 9, 0)),  # the sum is too large, the mean is not
+        ([BIG, 0.0], [-BIG, 0.0], {"rtol": 1.5}, (INF, BIG, 2.0, 1, 2, 0)),
+        ([BIG, 0.0], [-BIG, 1.0], {"rtol": 2.5}, None),
+        ([BIG, INF], [-BIG, 1.0], {"rtol": 2.5}, (0.0, 0.0, 0.0, 1, 2, 1)),
+        ([complex(BIG, BIG)], [complex(BIG, -BIG)], {}, (INF, INF, 2**0.5, 1, 1, 0)),
+        ([complex(BIG, BIG)], [complex(BIG, BIG / 2)], {}, (BIG / 2, BIG / 2, 0.125**0.5, 1, 1, 0)),
+    ],
+)  # fmt: skip
+def test_distances_and_sums_that_float64_cannot_hold(tmp_path: Path, a: Any, b: Any, tolerance: Any, wanted: Any) -> None:
+    dtype = torch.complex128 if isinstance(a[0], complex) else torch.float64
+    one, other = ({"x": torch.tensor(values, dtype=dtype)} for values in (a, b))
+    found = figures(pair(tmp_path, one, other, tolerance=Tolerance(**tolerance)))
+    assert (found and astuple(found)) == (wanted and pytest.approx(wanted, rel=1e-12))
+
+
+@pytest.mark.parametrize(
+    ("atol", "rtol", "message"),
+    [
+        (NAN, 0, "atol is nan, which is no tolerance; give a number from 0 on"),
+        (0, INF, "rtol is inf, which is no tolerance; give a number from 0 on"),
+        (-1.5, 0, "atol is -1.5, which is no tolerance; give a number from 0 on"),
+    ],
+)
+def test_what_is_no_tolerance(atol: float, rtol: float, message: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        Tolerance(atol, rtol)
+    assert str(raised.value) == message
+
+
 def test_literal_figures(tmp_path: Path) -> None:
     a = {"n": torch.tensor([1.0, NAN, NAN, 4.0]), "s": torch.tensor(2.0), "e": torch.zeros(0, 3)}
     b = {"n": torch.tensor([1.5, NAN, 3.0, 4.0]), "s": torch.tensor(-2.0), "e": torch.zeros(0, 3)}
@@ -319,8 +357,8 @@ def test_quantized_ones_are_compared_by_what_they_stand_for(tmp_path: Path) -> N
         assert pair(tmp_path, *channels).changed == (values("t", 2.0, 1 / 3, 0.25, 1, 6, 0),)
         assert pair(tmp_path, channels[0], channels[0]) == Difference(1, 1)
         (row,) = pair(tmp_path, a, {"t": x}).changed
-    assert figures(exact) == Figures(0.0, 0.0, 0.0, 6, 6, 0)
-    assert (row.before, row.after, row.figures) == ("qint8 (quantized)", "float32", Figures(0.0, 0.0, 0.0, 0, 6, 0))
+    assert figures(exact) == Distance(0.0, 0.0, 0.0, 6, 6, 0)
+    assert (row.before, row.after, row.figures) == ("qint8 (quantized)", "float32", Distance(0.0, 0.0, 0.0, 0, 6, 0))
 
 
 def packed(folder: Path, name: str, four: bytes, six: bytes) -> Checkpoint:

@@ -43,6 +43,7 @@ def test_extremes_and_values_are_numpys(made: tuple[str, NDArray[Any]]) -> None:
         assert ends is None
     found = np.concatenate([part.copy() for part in Widened(BITWISE[name]).values(bits)])
     assert np.array_equal(np.sort(found), np.sort(values), equal_nan=True)
+    assert np.array_equal(BITWISE[name].listed(bits), values, equal_nan=True)
 
 
 def test_values_of_a_column_and_of_blocks_that_grow() -> None:

@@ -6,6 +6,7 @@ import json
 import math
 import zipfile
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,33 @@ FLOATS = [
 INTEGERS = [
     torch.int64, torch.int32, torch.int16, torch.int8, torch.uint64, torch.uint32, torch.uint16, torch.uint8,
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("histograms", [False, True])
+def test_integers_far_from_zero_are_exact(tmp_path: Path, histograms: bool) -> None:
+    made = {
+        "top": np.array([2**63 - 1, 2**63 - 2, 2**63 - 3]),
+        "unsigned": np.array([2**64 - 1, 2**64 - 2], np.uint64),
+        "many": 2**53 + np.arange(1000),
+        "blocks": np.concatenate([np.full(200_000, -(2**62)), -(2**62) + np.arange(3), [2**62] * 5]),
+        "ends": np.array([2**63 - 1, -(2**63), 0, 1]),
+        "small": np.array([2**31 - 1, 2**31 - 2, -5], np.int32),
+        "wide": np.array([2**32 - 1, 2**32 - 3, 0], np.uint32),
+        "one": np.array([-(2**63)]),
+    }
+    found = rows_of(saved(tmp_path, {name: torch.from_numpy(values) for name, values in made.items()}), histograms=histograms)
+    for name, values in made.items():
+        whole = [int(value) for value in values]
+        mean = Fraction(sum(whole), len(whole))
+        figures = found[name].summary.figures
+        assert figures.mean == float(mean)
+        assert (figures.count, figures.min, figures.max, figures.zeros) == (len(whole), min(whole), max(whole), whole.count(0))
+        if len(whole) > 1:
+            variance = sum((value - mean) ** 2 for value in whole) / (len(whole) - 1)
+            assert figures.std == pytest.approx(float(variance) ** 0.5, rel=1e-12)
+        assert figures.l2 == pytest.approx(float(sum(value * value for value in whole)) ** 0.5, rel=1e-12)
+    together = [row.summary.figures for row in stats(saved(tmp_path, {name: torch.from_numpy(made[name]) for name in ("top", "one")}), by_layer=True)]
+    assert together[0].mean == float(Fraction(3 * 2**63 - 6 - 2**63, 4))
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)

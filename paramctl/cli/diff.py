@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from math import inf
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from paramctl.checkpoint import Checkpoint, Param
     from paramctl.comparison import Changed
     from paramctl.diff import Chosen, Difference, Noted
-    from paramctl.distance import Figures
+    from paramctl.distance import Distance
     from paramctl.renames import Rename
 
 SHORT = 60  # characters of a scalar on a terminal
@@ -52,8 +53,9 @@ def diff(
 
     Tensors are paired by path. Of values that differ: the largest |a − b|, its mean over all values of
     the tensor, the largest |a − b| / max(|a|, |b|), and how many differ. NaN equals NaN. Where one of the
-    two is NaN or infinite they differ, and count as not finite and in no other figure. How bytes lie in
-    the file, devices, requires_grad and kinds are no difference.
+    two is NaN or infinite they differ, and count as not finite and in no other figure. A distance that
+    float64 cannot hold is infinite. How bytes lie in the file, devices, requires_grad and kinds are no
+    difference.
 
     Nothing is printed if all is the same, but a remark. In a pipe the lines are tab-separated: 'values',
     path, max, mean, relative, how many differ, of how many, not finite; 'dtype' with both dtypes before
@@ -81,13 +83,12 @@ def diff(
         raise UsageError("A and B are both standard input", hint="name a FILE for one of them")
     if any(each.lstrip("!") == "@-" for each in layer or ()):
         raise UsageError("'@-' can be read once, and is needed for A and for B", hint="name a file: '@FILE'")
-    renames = [parse(text) for text in rename or ()]
+    renames, tolerance = [parse(text) for text in rename or ()], Tolerance(atol, rtol, exact)
     with opened(a, quiet) as one, opened(b, quiet) as other:
         selected = _chosen(one, other, layer, quiet)
         with progress.bar(quiet) as watch:
             found = verb(
-                one, other, renames=renames, chosen=selected, tolerance=Tolerance(atol, rtol, exact),
-                only_params=params, watch=watch,
+                one, other, renames=renames, chosen=selected, tolerance=tolerance, only_params=params, watch=watch,
             )  # fmt: skip
         if not quiet:
             unused = [each for each in renames if not any(map(each.pattern.search, one.labels))]
@@ -113,6 +114,8 @@ def _report(
     if found.unseen:
         what = f"{output.counted(len(found.unseen), 'object')} compared by class only"
         output.note(f"note: {what}: {output.sentence(some([path or '.' for path in found.unseen], 3))}")
+    if far := [row.path or "." for row in found.changed if row.figures and row.figures.max_abs == inf]:
+        output.note(f"note: distances that float64 cannot hold are infinite: {output.sentence(some(far, 3))}")
     for rename in unused:
         output.note(f"note: --rename '{output.escape(rename.text)}' changes no path of A")
     if found.hint:
@@ -222,7 +225,7 @@ def _cells(found: Difference) -> Iterator[tuple[str, ...]]:
             yield word, entry.path, _value(entry.before), _value(entry.after)
 
 
-def _in_full(figures: Figures) -> tuple[str, ...]:
+def _in_full(figures: Distance) -> tuple[str, ...]:
     from dataclasses import astuple
 
     return tuple(map(repr, astuple(figures)))
@@ -242,7 +245,7 @@ def _value(held: tuple[object, ...]) -> str:
 
 def _page(found: Difference) -> Iterator[Line]:
     """The summary, and a table for each way in which things differ."""
-    yield Line((_summary(found),), ("bold",))
+    yield from (Line((part,), ("bold",)) for part in output.wrapped(_summary(found), 0))
     changed = _by_size(found.changed)
     values = [row for row in changed if row.what == "values"]
     dtypes = [row for row in changed if row.what == "dtype"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
@@ -42,6 +43,14 @@ class Found(NamedTuple):
     row: Row
     figures: dict[str, int | float | None]
     spectrum: Spectrum | None
+    why_spectral: str = ""
+
+
+class Whys(NamedTuple):
+    """Why there are no figures of some tensors, and why how many have no spectrum."""
+
+    figures: list[str]
+    spectra: Counter[str]
 
 
 def stats(
@@ -89,7 +98,7 @@ def stats(
             rows = stats(
                 checkpoint, positions, by_layer=by == "layer", histograms=histogram or for_people, watch=watch
             )
-            whys: list[str] = []
+            whys = Whys([], Counter())
             found: Iterable[Found] = (_found(checkpoint, row, spectral, whys) for row in rows)
             if sort is not None or reverse:
                 found = _sorted(found, sort, reverse)
@@ -119,24 +128,31 @@ def _show(checkpoint: Checkpoint, found: Sequence[Found], spectral: bool, color:
         output.note(f"the terminal is too narrow for {', '.join(left_out)}; --tsv has them")
 
 
-def _say(whys: Sequence[str]) -> None:
+def _say(whys: Whys) -> None:
     """Say why there are no figures of some tensors."""
-    for why in whys[:REASONS]:
+    for why in whys.figures[:REASONS]:
         output.note(f"no figures: {output.sentence(why)}")
-    if len(whys) > REASONS:
-        output.note(f"no figures of {len(whys) - REASONS:,} more; --json says why of each")
+    if len(whys.figures) > REASONS:
+        output.note(f"no figures of {len(whys.figures) - REASONS:,} more; --json says why of each")
+    if whys.spectra:
+        reasons = [f"{why} ({output.counted(n, 'tensor')})" for why, n in whys.spectra.items()]
+        output.note(f"no singular values: {', '.join(reasons)}")
 
 
-def _found(checkpoint: Checkpoint, row: Row, spectral: bool, whys: list[str]) -> Found:
+def _found(checkpoint: Checkpoint, row: Row, spectral: bool, whys: Whys) -> Found:
     """What is printed of a row; why there is nothing goes to `whys`."""
     if row.summary.why:
-        whys.append(row.summary.why)
-    spectrum = None
-    if spectral and row.at is not None:
-        from paramctl.spectral import spectrum as spectrum_of
+        whys.figures.append(row.summary.why)
+    figures = row.summary.figures._asdict()
+    if not spectral or row.at is None:
+        return Found(row, figures, None)
+    from paramctl.spectral import spectrum as spectrum_of
 
-        spectrum = spectrum_of(checkpoint, checkpoint.params[row.at])
-    return Found(row, row.summary.figures._asdict(), spectrum)
+    spectrum = spectrum_of(checkpoint, checkpoint.params[row.at])
+    if isinstance(spectrum, str):
+        whys.spectra[spectrum] += 1
+        return Found(row, figures, None, spectrum)
+    return Found(row, figures, spectrum)
 
 
 def _sorted(found: Iterable[Found], key: Key | None, reverse: bool) -> list[Found]:
@@ -171,6 +187,8 @@ def _object(checkpoint: Checkpoint, found: Found, histogram: bool, spectral: boo
     if spectral:
         about["sigma"] = found.spectrum.sigma if found.spectrum else None
         about["stable_rank"] = found.spectrum.stable_rank if found.spectrum else None
+        if found.why_spectral:
+            about["why_spectral"] = found.why_spectral
     return {**about, "why": row.summary.why} if row.summary.why else about
 
 
@@ -194,13 +212,13 @@ def _columns(checkpoint: Checkpoint, found: Sequence[Found], spectral: bool) -> 
     """The cells of each column, by its name."""
     columns = {"path": [output.escape(one.row.path) or "." for one in found]}
     for key in ("count", "mean", "std", "min", "max", "l2", "zeros"):
-        columns[key] = [_number(one.figures[key]) for one in found]
+        columns[key] = [output.number(one.figures[key]) for one in found]
     for key in ("nan", "inf"):
         if any(one.figures[key] for one in found):
-            columns[key] = [_number(one.figures[key]) for one in found]
+            columns[key] = [output.number(one.figures[key]) for one in found]
     if spectral:
-        columns["sigma"] = [_number(one.spectrum and one.spectrum.sigma) for one in found]
-        columns["stable rank"] = [_number(one.spectrum and one.spectrum.stable_rank) for one in found]
+        columns["sigma"] = [output.number(one.spectrum and one.spectrum.sigma) for one in found]
+        columns["stable rank"] = [output.number(one.spectrum and one.spectrum.stable_rank) for one in found]
     columns["histogram"] = [_bars(one) for one in found]
     ties = [_tie(checkpoint, one.row) for one in found]
     return {**columns, "tied to": ties} if any(ties) else columns
@@ -239,12 +257,6 @@ def _spare(columns: dict[str, list[str]], width: int | None) -> list[str]:
         if columns.pop(key, None) is not None:
             left_out.append(key)
     return [_title(key) for key in left_out if _title(key)]
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:,}" if isinstance(value, int) and abs(value) < 10**9 else f"{value:.4g}"
 
 
 def _tie(checkpoint: Checkpoint, row: Row) -> str:

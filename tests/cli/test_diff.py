@@ -59,6 +59,15 @@ SUMMARY = (
     "the files differ: 7 of 11 tensors changed, 1 added, 1 removed, 1 tie gained, 1 tie lost, 2 scalars;"
     " biggest change is not finite, in odd"
 )
+SUMMARY_IN = {
+    80: (
+        "the files differ: 7 of 11 tensors changed, 1 added, 1 removed, 1 tie gained, 1",
+        "tie lost, 2 scalars; biggest change is not finite, in odd",
+    ),
+    140: (
+        "the files differ: 7 of 11 tensors changed, 1 added, 1 removed, 1 tie gained, 1 tie lost, 2 scalars; biggest change is not finite, in odd",
+    ),
+}
 # float32 1.001 is 1.00100004…, bfloat16 has 1.0 for it.
 CAST = 1.00100004673004150390625 - 1
 
@@ -119,7 +128,9 @@ lr       0.1 → none
 
 @pytest.mark.parametrize("columns", [80, 140])
 def test_on_a_terminal(here: Path, columns: int) -> None:
-    assert on_terminal(columns, "diff", "a.pt", "b.pt") == (1, ON_80.format(summary=SUMMARY))
+    shown = ON_80.format(summary="\n".join(SUMMARY_IN[columns]))
+    assert on_terminal(columns, "diff", "a.pt", "b.pt") == (1, shown)
+    assert max(map(len, shown.splitlines())) <= columns
 
 
 def test_on_a_narrow_terminal_paths_give_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +138,10 @@ def test_on_a_narrow_terminal_paths_give_way(tmp_path: Path, monkeypatch: pytest
     name = "encoder." + "very_long_name_" * 8 + ".weight"
     save_file({name: torch.zeros(4)}, "a.safetensors", {"format": "pt", "note": "x"})
     save_file({name: torch.full((4,), -1e-7)}, "b.safetensors", {"format": "pt", "note": "y"})
-    summary = f"the files differ: 1 of 1 tensor changed, 0 added, 0 removed, metadata; biggest change 1e-07 in {name}\n"
+    summary = (
+        "the files differ: 1 of 1 tensor changed, 0 added, 0 removed, metadata; biggest\n"
+        f"change 1e-07 in\n{name}\n"
+    )
     assert on_terminal(80, "diff", "a.safetensors", "b.safetensors") == (
         1,
         f"{summary}\n"
@@ -138,7 +152,7 @@ def test_on_a_narrow_terminal_paths_give_way(tmp_path: Path, monkeypatch: pytest
         'note      "x" → "y"\n',
     )
     out = on_terminal(140, "diff", "a.safetensors", "b.safetensors")[1]
-    assert len(out.splitlines()[2]) > 100
+    assert len(out.splitlines()[3]) > 100
 
 
 def test_equal_ones_print_nothing_but_a_remark(run: Run, here: Path) -> None:
@@ -205,6 +219,21 @@ def test_tolerance_and_bits(run: Run, here: Path) -> None:
     assert run("diff", "-q", "c.pt", "d.pt", "--atol", "0.001")[0] == 1
     assert run("diff", "c.pt", "d.pt", "--exact")[1].split("\t")[5:] == ["2", "2", "0\n"]
     assert run("diff", "c.pt", "d.pt")[1].split("\t")[5:] == ["1", "2", "0\n"]
+
+
+def test_distances_that_float64_cannot_hold_are_infinite_and_said_to_be(run: Run, here: Path) -> None:
+    x = torch.tensor([1.7e308, -1.7e308], dtype=torch.float64)
+    torch.save({"x": x}, "c.pt")
+    torch.save({"x": -x}, "d.pt")
+    note = "note: distances that float64 cannot hold are infinite: x\n"
+    summary = "the files differ: 1 of 1 tensor changed, 0 added, 0 removed; biggest change inf in x\n"
+    assert run("diff", "c.pt", "d.pt") == (1, "values\tx\tinf\tinf\t2.0\t2\t2\t0\n", summary + note)
+    code, out, err = run("diff", "c.pt", "d.pt", "--json")
+    assert (code, err) == (1, note)
+    assert json.loads(out)["changed"] == [
+        {"path": "x", "what": "values", "max_abs": "Infinity", "mean_abs": "Infinity", "count": 2, "max_rel": 2.0, "of": 2, "nonfinite": 0}
+    ]
+    assert run("diff", "-q", "c.pt", "d.pt") == (1, "", "")
 
 
 def test_only_params(run: Run, here: Path) -> None:
@@ -306,6 +335,10 @@ def test_one_may_be_standard_input(spawn: Spawn, here: Path) -> None:
         (["no.pt", "a.pt"], 3, "no.pt: no such file; check the path"),
         (["a.pt", "."], 3, ".: is a directory, not a checkpoint file; name a file in it"),
         (["a.pt", "b.pt", "--exact", "--atol", "1"], 2, "--exact and --atol exclude one another; give one of them"),
+        (["a.pt", "b.pt", "--atol", "nan"], 2, "atol is nan, which is no tolerance; give a number from 0 on"),
+        (["a.pt", "b.pt", "--rtol", "nan"], 2, "rtol is nan, which is no tolerance; give a number from 0 on"),
+        (["a.pt", "b.pt", "--rtol", "inf"], 2, "rtol is inf, which is no tolerance; give a number from 0 on"),
+        (["a.pt", "b.pt", "--atol", "-1"], 2, "invalid value for '--atol': -1.0 is not in the range x>=0; see 'paramctl diff --help'"),
         (["a.pt", "b.pt", "-q", "--json"], 2, "--json and --quiet exclude one another; give one of them"),
         (["a.pt", "b.pt", "-l", "@-"], 2, "'@-' can be read once, and is needed for A and for B; name a file: '@FILE'"),
     ],

@@ -195,6 +195,30 @@ def test_spectral(run: Run, here: Path) -> None:
     assert [(one["sigma"], one["stable_rank"]) for one in found] == [(pytest.approx(wanted[0]), pytest.approx(wanted[1])), (None, None)]
 
 
+def test_what_has_no_spectrum_says_why(run: Run, here: Path) -> None:
+    odd = {"c": torch.ones(2, 2, dtype=torch.complex64), "n": torch.full((2, 2), float("nan")), "w": torch.eye(2)}
+    torch.save({**odd, "b": torch.ones(2), "s": torch.tensor(1.0)}, "x.pt")
+    code, out, err = run("stats", "x.pt", "--spectral")
+    assert (code, [line.split("\t")[-2:] for line in out.splitlines()]) == (0, [["", ""], ["", ""], ["1.0", "2.0"], ["", ""], ["", ""]])
+    assert err == (
+        "no singular values: complex values (1 tensor), NaN or infinite values (1 tensor), "
+        "fewer than two dimensions (2 tensors)\n"
+    )
+    code, out, err = run("stats", "x.pt", "--spectral", "--jsonl")
+    assert (code, err, [json.loads(line).get("why_spectral") for line in out.splitlines()]) == (
+        0, "", ["complex values", "NaN or infinite values", None, "fewer than two dimensions", "fewer than two dimensions"]
+    )  # fmt: skip
+    assert "why_spectral" not in run("stats", "x.pt", "--jsonl")[1]
+
+
+def test_a_span_that_float64_cannot_hold_has_a_histogram(run: Run, here: Path) -> None:
+    torch.save({"x": torch.tensor([1e308, -1e308], dtype=torch.float64)}, "x.pt")
+    assert terminal(100, "stats", "x.pt", "--color", "never") == expected("""
+           count  mean         std      min     max          L2  zeros
+        x      2     0  1.414e+308  -1e+308  1e+308  1.414e+308      0  █          █
+    """)
+
+
 def test_nothing_in_a_file(run: Run, here: Path) -> None:
     torch.save({}, "x.pt")
     assert run("stats", "x.pt") == (0, "", "")
