@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 from paramctl import formats, integrity
 from paramctl.checkpoint import Checkpoint
-from paramctl.errors import FileError, FormatError, ParamctlError
+from paramctl.errors import FileError, FormatError, ParamctlError, Unsupported
 from paramctl.findings import GROUPS, Finding, Group
 from paramctl.formats import shard_index, sharded
 from paramctl.formats.pickle_safety import Safety
 from paramctl.health import health
-from paramctl.safety import looked_into
+from paramctl.safety import Loading, looked_into, nothing
 from paramctl.shards import Shard, against, copies
 from paramctl.sources import Source, open_source
 from paramctl.watch import Watch, nobody
@@ -43,7 +43,8 @@ def check(name: str, only: Collection[Group] = GROUPS, watch: Watch = nobody) ->
     """Check the file `name` (`-`: standard input), the index of a sharded set, or a folder with one.
 
     Every byte is read. What cannot be read because it contradicts its format is a finding like others,
-    whatever `only` says. Raises FileError where there is no file, or one of a kind that is not read.
+    whatever `only` says. Raises FileError where there is no file, or one of a kind that is not read; if
+    its pickles were looked into and are dangerous, that is what is found of it.
     """
     name = formats.locate(name)
     formats.recover(name, watch)
@@ -64,24 +65,40 @@ def check_source(source: Source, only: Collection[Group] = GROUPS, watch: Watch 
 
 
 def _check_one(source: Source, only: Collection[Group], watch: Watch, *, is_shard: bool = False) -> _Checked:
-    """What is found in one file. Raises FormatError for one of no format that is read, unless it does harm."""
+    """What is found in one file. Raises FileError for one of a kind that is not read, unless it does harm."""
     form = formats.of(source) if source.size else None
-    loading = looked_into(source, form) if form is None or "safety" in only else None
-    checkpoint = None
+    loading = looked_into(source, form) if "safety" in only else nothing()
+    try:
+        found = _read(source, only, watch, is_shard)
+    except (FormatError, Unsupported) as error:
+        if form is not None and isinstance(error, FormatError):
+            found = _Checked([Finding("error", "integrity", "unreadable", None, _whole(error))], [], None)
+        elif loading.is_dangerous:
+            found = _Checked([], [], None)
+        else:
+            raise
+    return _Checked([*found.findings, *_about(loading, found, only)], loading.pickles, found.checkpoint)
+
+
+def _read(source: Source, only: Collection[Group], watch: Watch, is_shard: bool) -> _Checked:
+    """What is found in a file by reading it. Raises FormatError where its listing cannot be read."""
+    checkpoint = formats.read(source)
     findings: list[Finding] = []
     try:
-        checkpoint = formats.read(source)
         for finding in _sound(checkpoint, only, watch, is_shard):
             findings.append(finding)  # one by one: what comes before an error was found all the same
     except FormatError as error:
-        if form is None and not (loading and loading.is_dangerous):
-            raise
         findings.append(Finding("error", "integrity", "unreadable", None, _whole(error)))
-    if loading is None or "safety" not in only:
-        return _Checked(findings, [], checkpoint)
-    said = {finding.what for finding in findings}
-    findings += (finding for finding in loading.findings if finding.what not in said)
-    return _Checked(findings, loading.pickles, checkpoint)
+    return _Checked(findings, [], checkpoint)
+
+
+def _about(loading: Loading, found: _Checked, only: Collection[Group]) -> Iterator[Finding]:
+    """What there is to say of a file's pickles, but for what reading the file has said of them already."""
+    if found.checkpoint is not None:
+        yield from loading.damaged
+        if "integrity" not in only or all(finding.level == "note" for finding in found.findings):
+            yield from loading.unread
+    yield from loading.findings
 
 
 def _sound(checkpoint: Checkpoint, only: Collection[Group], watch: Watch, is_shard: bool) -> Iterator[Finding]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from paramctl.changes import group_of
 from paramctl.checkpoint import Checkpoint, Param
 from paramctl.scan import Scan
 from paramctl.values import narrow
@@ -75,13 +74,6 @@ def is_repeated(block: Array, first: Array) -> bool:
     if block.dtype.kind == "c":  # two zeros of different sign are equal, and NaN never is
         block, first = block.view("u8").reshape(-1, 2), first.view("u8")
     return bool((block == first).all())
-
-
-def command(checkpoint: Checkpoint, found: Equals, out: str) -> list[str]:
-    """The words of the `paramctl tie` that makes one tensor of them, and of what is tied to each."""
-    first, *others = found.members
-    paths = [checkpoint.params[i].path for other in others for i in group_of(checkpoint, other)]
-    return ["paramctl", "tie", checkpoint.file, checkpoint.params[first].path, *paths, "-o", out]
 
 
 def _split(groups: Iterable[Sequence[int]], key: Callable[[int], Hashable]) -> list[list[int]]:

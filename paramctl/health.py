@@ -19,6 +19,7 @@ ROWS = 3  # row numbers that a message names
 FILTERS = 0.01  # share of filters that are zero in a kernel, from which on that is odd: a Fourier basis has two
 WEIGHTS = ("weight", "kernel", "embed")  # names of what is trained and has two or more axes
 BIASES = ("bias", "beta")  # begin as zeros, whatever their shape
+STATISTICS = ("running_mean", "running_var")  # fade by a factor each step where a channel is always zero
 TOKENS = ("emb", "lm_head")  # parts of the names of what has a row for each token
 FRESH = "lora_B"  # begins as zeros
 
@@ -86,7 +87,11 @@ def _values(param: Param, found: Census, times: int, is_weight: bool) -> Iterato
 def _denormal(param: Param, found: Census, times: int) -> Iterator[Odd]:
     if found.denormal > DENORMAL * (found.count - found.zeros):
         precision = f"too small for the whole precision of {param.dtype.name}"
-        yield "warning", "denormal", f"{_share(param, found.denormal * times)} denormal: {precision}"
+        what = f"{_share(param, found.denormal * times)} denormal: {precision}"
+        if _name(param) in STATISTICS:
+            yield "note", "denormal", f"{what}, as the statistics of channels that are always zero become"
+        else:
+            yield "warning", "denormal", what
 
 
 def _share(param: Param, count: int) -> str:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 
 from paramctl.checkpoint import Checkpoint
 from paramctl.equal import digest
 from paramctl.errors import FormatError, Unsupported, some
 from paramctl.findings import Finding
-from paramctl.formats.companions import CONFIG, ties_embeddings
-from paramctl.formats.safetensors import FORMAT_KEY
+from paramctl.formats.companions import declared_ties
 from paramctl.scan import Scan
-
-SHARED = "shared.weight"  # the one embedding of a model that has an encoder and a decoder
-EMBEDDINGS = (SHARED, "embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
-HEADS = ("lm_head.weight", "embed_out.weight", "predictions.decoder.weight", "lm_head.decoder.weight")
 
 
 def alike(checkpoint: Checkpoint) -> Iterator[Finding]:
@@ -31,32 +26,10 @@ def copies(checkpoint: Checkpoint, damaged: Collection[str], *, is_shard: bool) 
 
     Of a shard only the file itself is asked: what a configuration says is about the whole set.
     """
-    at = {param.path: i for i, param in enumerate(checkpoint.params) if param.kind != "optimizer"}
-    pairs = [
-        (key, text, "the file's metadata")
-        for key, text in checkpoint.metadata.items()
-        if key in at and text in at and key not in (text, FORMAT_KEY)
-    ]
-    if not is_shard and any(map(ties_embeddings, checkpoint.sources)):
-        pairs += ((*pair, CONFIG) for pair in embeddings(at))
-    for one, other, who in pairs:
-        held = {checkpoint.params[at[path]].storage for path in (one, other)}
+    for one, other, who in declared_ties(checkpoint, is_shard=is_shard):
+        held = {checkpoint.params[at].storage for at in (one, other)}
         if held.isdisjoint(damaged):
-            yield from differing((checkpoint, at[one]), (checkpoint, at[other]), who)
-
-
-def embeddings(paths: Iterable[str]) -> list[tuple[str, str]]:
-    """Pairs of paths that are one tensor in a model whose output layer is its embedding; none where that is unclear."""
-    paths = tuple(paths)
-    heads, inputs = ([path for path in paths if _ends(path, ends)] for ends in (HEADS, EMBEDDINGS))
-    shared = [path for path in inputs if _ends(path, (SHARED,))]
-    if len(heads) > 1 or len(shared) > 1 or (len(inputs) > 1 and not shared):
-        return []
-    return [(path, other) for other in (shared or inputs) for path in (*heads, *inputs) if path != other]
-
-
-def _ends(path: str, ends: Iterable[str]) -> bool:
-    return any(f".{path}".endswith(f".{end}") for end in ends)
+            yield from differing((checkpoint, one), (checkpoint, other), who)
 
 
 def differing(one: tuple[Checkpoint, int], other: tuple[Checkpoint, int], who: str) -> Iterator[Finding]:

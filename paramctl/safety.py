@@ -3,52 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import NamedTuple
 
-from paramctl.errors import FormatError
+from paramctl.errors import FileError, FormatError, Unsupported
 from paramctl.findings import Finding, Level
-from paramctl.formats import AnyFormat, pickles
+from paramctl.formats import AnyFormat, foreign_pickles, weights_only
 from paramctl.formats.pickle_safety import Safety, Use, inspect
 from paramctl.sources import Source
 
-BARE = 5  # pickles that a torch file from before 1.6 begins with
-MAX_BARE = 64 << 20  # bytes of them
-
 
 class Loading(NamedTuple):
-    """What is known of each pickle in a file, by the part it is in, and what there is to say of them."""
+    """What is known of each pickle in a file, by the part it is in, and what there is to say of them.
+
+    `damaged` are those that are no whole pickles, `unread` those whose bytes could not even be had.
+    """
 
     pickles: list[tuple[str, Safety]]
     findings: list[Finding]
+    damaged: list[Finding]
+    unread: list[Finding]
 
     @property
     def is_dangerous(self) -> bool:
         return any(finding.rule == "dangerous" for finding in self.findings)
 
 
+def nothing() -> Loading:
+    """What is known of a file whose pickles nobody asked about."""
+    return Loading([], [], [], [])
+
+
 def looked_into(source: Source, form: AnyFormat | None) -> Loading:
     """Judge every pickle in a file; where its format is unknown, those that it begins with."""
-    found = Loading([], [])
+    found = nothing()
     try:
-        for part, judge in _code(source, form):
-            found.findings.extend(_judged(found, part, judge))
-    except FormatError as error:
-        found.findings.append(Finding("error", "integrity", "unreadable", None, error.what))
-    return found
+        for part, read in form.code(source) if form else foreign_pickles.code(source):
+            _judge(found, part, read)
+    except (FormatError, Unsupported) as error:
+        found.unread.append(_unreadable(error))
+    found = found._replace(findings=[*dict.fromkeys(found.findings)])  # several may say the same
+    why = weights_only.FORMATS_REFUSED.get(form.NAME) if form else None
+    return _refused_whole(found, why) if why else found
 
 
-def _judged(found: Loading, part: str, judge: Callable[[], Safety]) -> Iterator[Finding]:
+def _refused_whole(found: Loading, why: str) -> Loading:
+    """The same, where torch refuses the file before it looks at any pickle, and why."""
+    pickles = [(part, safety._replace(refusal=why)) for part, safety in found.pickles]
+    others = [finding for finding in found.findings if finding.rule != "weights-only"]
+    return found._replace(pickles=pickles, findings=[*others, _refusal(why)])
+
+
+def _judge(found: Loading, part: str, read: Callable[[], bytes]) -> None:
     try:
-        safety = judge()
+        data = read()
+    except (FormatError, Unsupported) as error:
+        found.unread.append(_unreadable(error))
+        return
+    try:
+        safety = inspect(data)
     except FormatError as error:
         if error.hint:
-            yield Finding("error", "safety", "dangerous", None, f"{error.what}; {error.hint}")
+            found.findings.append(Finding("error", "safety", "dangerous", None, f"{error.what}; {error.hint}"))
         else:
-            yield Finding("error", "integrity", "unreadable", None, error.what)
+            found.damaged.append(_unreadable(error))
         return
     found.pickles.append((part, safety))
-    yield from findings(safety)
+    found.findings.extend(findings(safety))
+
+
+def _unreadable(error: FileError) -> Finding:
+    return Finding("error", "integrity", "unreadable", None, error.what)
 
 
 def findings(safety: Safety) -> Iterator[Finding]:
@@ -60,8 +84,11 @@ def findings(safety: Safety) -> Iterator[Finding]:
         link = "; each " if len(names) > 1 else ", which " if level == "error" else "; "
         yield Finding(level, "safety", rule, None, f"the pickle names {', '.join(names)}{link}{does}")
     if safety.refusal:
-        what = f"torch.load(weights_only=True) refuses it: {safety.refusal}"
-        yield Finding("note", "safety", "weights-only", None, what)
+        yield _refusal(safety.refusal)
+
+
+def _refusal(why: str) -> Finding:
+    return Finding("note", "safety", "weights-only", None, f"torch.load(weights_only=True) refuses it: {why}")
 
 
 def _weighed(use: Use) -> tuple[Level, str]:
@@ -72,29 +99,3 @@ def _weighed(use: Use) -> tuple[Level, str]:
     if use.danger == "known" or is_class:
         return "note", "foreign-class"
     return "warning" if use.called else "note", "foreign-code"
-
-
-def _code(source: Source, form: AnyFormat | None) -> Iterator[tuple[str, Callable[[], Safety]]]:
-    """The pickles in a file that would be carried out, each with what judges it."""
-    if form is not None:
-        for part, read in form.code(source):
-            yield part, partial(_inspected, read)
-    else:
-        yield from _bare(source)
-
-
-def _inspected(read: Callable[[], bytes]) -> Safety:
-    return inspect(read())
-
-
-def _bare(source: Source) -> Iterator[tuple[str, Callable[[], Safety]]]:
-    """The pickles that a file begins with, one behind the other, as torch wrote them before it wrote archives."""
-    if source.read(0, min(source.size, 1)) != b"\x80":
-        return
-    data = source.read(0, min(source.size, MAX_BARE))
-    at = 0
-    for number in range(BARE):
-        if data[at : at + 1] != b"\x80":
-            return
-        yield f"pickle {number + 1}", partial(inspect, data, at)
-        at = pickles.read(data, at).end

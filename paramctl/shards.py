@@ -10,9 +10,9 @@ from paramctl import formats
 from paramctl.checkpoint import Checkpoint
 from paramctl.errors import FormatError, some
 from paramctl.findings import Finding
-from paramctl.formats.companions import CONFIG, says_tied
+from paramctl.formats.companions import CONFIG, embeddings, says_tied
 from paramctl.formats.shard_index import Index
-from paramctl.integrity import differing, embeddings
+from paramctl.integrity import differing
 from paramctl.sources import open_source
 
 

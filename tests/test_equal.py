@@ -14,7 +14,7 @@ from helpers import file_of, listing, record_of, records, refused, rezipped
 from safetensors.torch import save_file
 
 from paramctl.checkpoint import Checkpoint
-from paramctl.equal import Equals, command, digest, equals
+from paramctl.equal import Equals, digest, equals
 from paramctl.errors import FormatError
 from paramctl.scan import Scan
 from paramctl.segments import CHUNK
@@ -159,7 +159,6 @@ def test_many_equal_ones(tmp_path: Path) -> None:
     checkpoint = listing(tmp_path / "x.safetensors")
     (found,) = equals(checkpoint, range(20_000))
     assert found == Equals(tuple(range(20_000)), 19_999 * 8, True)
-    assert len(command(checkpoint, found, "out")) == 20_005
 
 
 def test_memory_is_bounded(tmp_path: Path) -> None:
@@ -176,10 +175,3 @@ def test_progress_is_told(tmp_path: Path) -> None:
     checkpoint = saved(tmp_path, {"a": torch.ones(4), "b": torch.ones(4), "c": torch.ones(5)})
     equals(checkpoint, range(3), lambda *news: told.append(news))
     assert told == [("reading", 16, 32), ("reading", 32, 32)]
-
-
-def test_the_command_that_ties_them(tmp_path: Path) -> None:
-    one, other = torch.arange(4.0), torch.arange(4.0)
-    checkpoint = saved(tmp_path, {"a": one, "a2": one, "b": other, "b2": other})
-    (found,) = equals(checkpoint, range(4))
-    assert command(checkpoint, found, "out.pt") == ["paramctl", "tie", str(tmp_path / "x.pt"), "a", "b", "b2", "-o", "out.pt"]

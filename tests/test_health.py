@@ -154,6 +154,16 @@ def test_a_bias_in_float16_may_be_that_small(found: Found) -> None:
     assert found({"bias": torch.full((9,), 1e-39).bfloat16()}) == [odd("denormal", "bias", what)]
 
 
+@pytest.mark.parametrize("name", ["running_mean", "running_var"])
+def test_statistics_of_dead_channels_fade(found: Found, name: str) -> None:
+    what = (
+        "1 of 4 values is denormal: too small for the whole precision of float32, "
+        "as the statistics of channels that are always zero become"
+    )
+    value = torch.tensor([1e-41, 1, 2, 3])
+    assert found({f"bn.{name}": value}) == [odd("denormal", f"bn.{name}", what, "note")]
+
+
 # --- what no trained weight is -------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from helpers import record_of, refused
 from safetensors.torch import save_file
 
 from paramctl.check import check
-from paramctl.errors import UsageError
+from paramctl.errors import FileError, UsageError
 from paramctl.findings import Finding
 
 
@@ -185,11 +185,12 @@ def test_torch_shards_with_ties_and_a_corrupt_one(tmp_path: Path) -> None:
 
 def test_a_folder_without_an_index_and_one_with_two(shards: Path) -> None:
     index(shards, {}, name="other.safetensors.index.json")
-    what = f"{shards}: is a directory with several indexes; name a file in it"
+    names = "model.safetensors.index.json, other.safetensors.index.json"
+    what = f"{shards}: is a directory with several indexes ({names}); name one of them"
     assert refused(UsageError, check, str(shards)) == what
     (shards / "empty").mkdir()
-    what = f"{shards / 'empty'}: is a directory without an index of shards; name a file in it"
-    assert refused(UsageError, check, str(shards / "empty")) == what
+    what = "is a directory, not a checkpoint file; name a file in it"
+    assert refused(FileError, check, str(shards / "empty")) == what
 
 
 def test_what_is_found_in_shards_says_in_which(shards: Path) -> None:

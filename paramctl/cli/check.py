@@ -41,8 +41,8 @@ def check(
     NaN, infinities, weights that are all zero or constant, dead rows, denormals. Safety: every class and
     function that a pickle names beyond plain tensors, and what torch.load(weights_only=True) says to it.
 
-    Exit 1 if an error or a warning is found. In a pipe the lines are tab-separated: level, group, rule,
-    file (of a sharded set), path, what.
+    Exit 1 if an error or a warning is found, 3 if the file is of a kind that is not read. In a pipe the
+    lines are tab-separated: level, group, rule, file (of a sharded set), path, what.
 
     \b
     Examples:

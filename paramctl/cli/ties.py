@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -13,8 +14,8 @@ from paramctl.cli.options import Color, FileArgument, Json, opened, single_threa
 from paramctl.cli.output import Line
 
 if TYPE_CHECKING:
+    from paramctl.candidates import Candidate
     from paramctl.checkpoint import Checkpoint
-    from paramctl.equal import Equals
 
 OUT = "OUT"  # stands for a file to write in the commands that are suggested
 
@@ -32,8 +33,8 @@ def ties(
 
     One line a group: '2.weight = 4.weight'. Tensors that merely share some of their bytes, as views of
     one storage do, follow as 'a ~ b overlaps'. With --equal, tensors of a model that hold the same values
-    bit for bit without being tied follow as 'a == b', each with the command that ties them; every value
-    is read.
+    bit for bit without being tied follow as 'a == b', each with the command that ties them, whole layers
+    before single tensors; every value is read.
 
     \b
     Examples:
@@ -64,13 +65,14 @@ def ties(
             output.note("no ties, and no tensors with equal values" if equal else "no ties")
 
 
-def _equal(checkpoint: Checkpoint) -> tuple[Equals, ...]:
-    """Groups of the model's params with equal values, those that save most first and constants last."""
+def _equal(checkpoint: Checkpoint) -> tuple[Candidate, ...]:
+    """Layers and params of the model with equal values, those that save most first and constants last."""
+    from paramctl.candidates import candidates
     from paramctl.equal import equals
     from paramctl.paths import model_params
 
     with progress.bar() as watch:
-        found = equals(checkpoint, model_params(checkpoint), watch)
+        found = candidates(checkpoint, equals(checkpoint, model_params(checkpoint), watch))
     return tuple(sorted(found, key=lambda one: (one.constant, -one.saved)))
 
 
@@ -78,14 +80,14 @@ def _paths(checkpoint: Checkpoint, group: Sequence[int]) -> list[str]:
     return [checkpoint.params[at].path for at in group]
 
 
-def _object(checkpoint: Checkpoint, found: Equals) -> dict[str, object]:
-    from paramctl.equal import command
+def _object(checkpoint: Checkpoint, found: Candidate) -> dict[str, object]:
+    from paramctl.candidates import command
 
     return {
-        "paths": _paths(checkpoint, found.members),
+        "paths": list(found.paths),
         "saved": found.saved,
         "constant": found.constant,
-        "command": command(checkpoint, found, OUT),
+        "command": command(checkpoint.file, found, OUT),
     }
 
 
@@ -98,15 +100,22 @@ def _lines(
         yield _line(_paths(checkpoint, group), " ~ ", " overlaps" if len(group) == 2 else " overlap")
 
 
-def _candidates(checkpoint: Checkpoint, alike: Sequence[Equals]) -> Iterator[Line]:
+def _candidates(checkpoint: Checkpoint, alike: Sequence[Candidate]) -> Iterator[Line]:
     """Each group of equal ones, and the command that ties them."""
-    from paramctl.equal import command
+    from paramctl.candidates import command
 
     for found in alike:
         what = "all one value, " if found.constant else ""
-        yield _line(_paths(checkpoint, found.members), " == ", f"  ({what}saves {output.human_bytes(found.saved)})")
-        words = " ".join(map(shlex.quote, command(checkpoint, found, OUT)))
-        yield Line(("    ", output.escape(words, None)), ("", "dim"))
+        yield _line(found.paths, " == ", f"  ({what}saves {output.human_bytes(found.saved)})")
+        yield Line(("    ", " ".join(map(_quoted, command(checkpoint.file, found, OUT)))), ("", "dim"))
+
+
+def _quoted(word: str) -> str:
+    """A word as a shell takes it, with everything visible."""
+    if word.isprintable():
+        return shlex.quote(word)
+    spelled = (chr(b) if 0x20 <= b < 0x7F and b not in b"\\'" else f"\\x{b:02x}" for b in os.fsencode(word))
+    return f"$'{''.join(spelled)}'"
 
 
 def _line(paths: Sequence[str], sign: str, word: str = "") -> Line:

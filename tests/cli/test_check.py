@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import pty
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import stdin_from, stdin_pipe
@@ -338,10 +340,11 @@ def test_a_folder_with_an_index(run: Run, shards: Path) -> None:
 
 def test_folders_without_an_index_and_with_two(run: Run, shards: Path) -> None:
     Path("empty").mkdir()
-    message = "paramctl: empty: is a directory without an index of shards; name a file in it\n"
-    assert run("check", "empty") == (2, "", message)
+    message = "paramctl: empty: is a directory, not a checkpoint file; name a file in it\n"
+    assert run("check", "empty") == (3, "", message)
     Path("pytorch_model.bin.index.json").write_text("{}")
-    message = "paramctl: .: is a directory with several indexes; name a file in it\n"
+    names = "model.safetensors.index.json, pytorch_model.bin.index.json"
+    message = f"paramctl: .: is a directory with several indexes ({names}); name one of them\n"
     assert run("check", ".") == (2, "", message)
 
 
@@ -354,6 +357,32 @@ def test_what_cannot_be_checked(run: Run, here: Path) -> None:
     os.mkfifo("pipe.pt")
     code, out, err = run("check", "pipe.pt")
     assert (code, out) == (3, "") and err.startswith("paramctl: pipe.pt: is a named pipe, not a checkpoint file; ")
+
+
+def test_what_is_not_read_is_an_error_unless_it_does_harm(run: Run, here: Path) -> None:
+    message = "paramctl: x.npy: is a NumPy .npy file; this version does not read it\n"
+    np.save("x.npy", np.ones(2))
+    assert run("check", "x.npy") == (3, "", message)
+    np.save("x.npy", np.array([Runs()], object))
+    code, out, err = run("check", "x.npy")
+    harm = "error\tsafety\tdangerous\t\t\tthe pickle names subprocess.getoutput, which runs a shell command\n"
+    assert (code, out.startswith(harm), "unreadable" in out) == (1, True, False)
+    assert err == "x.npy: 1 error, 2 notes (0 tensors; integrity, health, safety)\n"
+    for group in ("integrity", "health"):
+        assert run("check", "x.npy", "--only", group) == (3, "", message)
+    assert run("check", "x.npy", "--only", "safety")[0] == 1
+
+
+def test_a_folder_of_torch_distributed_that_is_damaged(run: Run, here: Path) -> None:
+    Path("set").mkdir()
+    Path("set/.metadata").write_bytes(b"")
+    message = "paramctl: set: is empty; check the command or the download that made it\n"
+    assert run("check", "set") == (3, "", message)
+    Path("set/.metadata").write_bytes(pickle.dumps({"a": 1}))
+    line = "error\tintegrity\tunreadable\t\t\tis no metadata of torch.distributed.checkpoint: it holds a dict\n"
+    summary = "set/.metadata: 1 error (0 tensors; integrity, health)\n"
+    assert run("check", "set", "--only", "integrity", "--only", "health") == (1, line, summary)
+    assert run("check", "set", "--quiet")[0] == 1
 
 
 def test_a_hostile_file_name(run: Run, here: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,9 @@ import pytest
 import torch
 
 Run = Callable[..., tuple[int, str, str]]
+
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -43,3 +48,48 @@ def test_none_is_fine(run: Run, tmp_path: Path) -> None:
         "groups": [],
         "overlaps": [],
     }
+
+
+# --- tensors that might be tied ------------------------------------------------------------------
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def equal(*names: str) -> dict[str, torch.Tensor]:
+    return {name: torch.arange(4.0) for name in names}
+
+
+def test_whole_layers_come_as_one(run: Run, here: Path) -> None:
+    torch.save({**equal("2.weight", "4.weight"), "2.bias": torch.ones(2), "4.bias": torch.ones(2)}, "x.pt")
+    lines = "2 == 4  (saves 24 B)\n    paramctl tie x.pt 2 4 -o OUT\n"
+    assert run("ties", "x.pt", "--equal") == (0, lines, "")
+    found = {"paths": ["2", "4"], "saved": 24, "constant": False, "command": ["paramctl", "tie", "x.pt", "2", "4", "-o", "OUT"]}
+    assert json.loads(run("ties", "x.pt", "--equal", "--json")[1])["equal"] == [found]
+
+
+@pytest.mark.parametrize(
+    "file, names, command",
+    [
+        ("x.pt", ("a", "b"), "paramctl tie x.pt a b -o OUT"),
+        ("x.pt", ("a", "-b"), "paramctl tie -o OUT -- x.pt a -b"),
+        ("-x.pt", ("a", "b"), "paramctl tie -o OUT -- -x.pt a b"),
+        ("--help", ("--force", "--"), "paramctl tie -o OUT -- --help --force --"),
+        ("a b.pt", ("a b", "'$x"), "paramctl tie 'a b.pt' 'a b' ''\"'\"'$x' -o OUT"),
+        ("\x1b'\\\udcffé.pt", ("a\x1b", "b\u202e"), "paramctl tie $'\\x1b\\x27\\x5c\\xff\\xc3\\xa9.pt' '[0]' '[1]' -o OUT"),
+        ("x.pt", ("re:b", "!a", "@a", "[0]", "*"), "paramctl tie x.pt re:b '!a' @a '[0]' '*' -o OUT"),
+    ],
+)
+def test_the_command_that_is_shown_ties_them(run: Run, here: Path, file: str, names: tuple[str, ...], command: str) -> None:
+    torch.save(equal(*names), here / "made.pt")
+    (here / "made.pt").rename(here / file)
+    code, out, _ = run("ties", "--equal", "--", file)
+    assert (code, out.splitlines()[1]) == (0, f"    {command}")
+    script = f"paramctl() {{ python -m paramctl \"$@\"; }}; {command.replace('OUT', 'OUT.pt')} --quiet"
+    if " -- " in command:
+        script = script.replace("tie -o", "tie --quiet -o").removesuffix(" --quiet")
+    subprocess.run(["bash", "-c", script], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert len(json.loads(run("ties", "OUT.pt", "--json")[1])["groups"][0]) == len(names)

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from helpers import file_of, refused
+from helpers import file_of, refused, source_in_memory
 
+from paramctl import formats
 from paramctl.errors import FormatError, UsageError
 from paramctl.formats import shard_index
 from paramctl.formats.shard_index import Index
@@ -23,7 +24,8 @@ def read(folder: Path, document: object, name: str = NAME) -> Index:
 def test_an_index_as_transformers_writes_it(tmp_path: Path) -> None:
     weight_map = {"a": "model-2.safetensors", "b": "model-10.safetensors", "c": "model-2.safetensors"}
     index = read(tmp_path, {"metadata": {"total_size": 12, "total_parameters": 3}, "weight_map": weight_map})
-    assert index == Index(tmp_path, weight_map, 12)
+    document = {"metadata": {"total_size": 12, "total_parameters": 3}, "weight_map": weight_map}
+    assert index == Index(tmp_path, weight_map, 12, {}, document)
     assert index.shards == ("model-2.safetensors", "model-10.safetensors")
 
 
@@ -36,15 +38,25 @@ def test_total_size_where_it_is_a_number(tmp_path: Path, metadata: object, total
 
 def test_recognised_by_its_name(tmp_path: Path) -> None:
     for name, is_index in ((NAME, True), ("pytorch_model.bin.index.json", True), ("index.json", False), ("x.bin", False)):
-        assert shard_index.recognises(open_source(str(file_of(tmp_path, b"{}", name)))) is is_index
+        source = open_source(str(file_of(tmp_path, b"{}", name)))
+        assert shard_index.recognises(b"{}", source) is is_index
+        assert shard_index.recognises(b' {"weight_map": {}}', source)
+        assert not shard_index.recognises(b'{"weight_map": {}}', source_in_memory(b""))
 
 
 def test_the_one_in_a_folder(tmp_path: Path) -> None:
-    assert refused(UsageError, shard_index.inside, tmp_path).startswith(f"{tmp_path}: is a directory without an index")
+    assert formats.locate(str(tmp_path)) == str(tmp_path)
     file_of(tmp_path, b"{}", NAME)
-    assert shard_index.inside(tmp_path) == tmp_path / NAME
+    assert formats.locate(str(tmp_path)) == str(tmp_path / NAME)
     file_of(tmp_path, b"{}", "pytorch_model.bin.index.json")
-    assert refused(UsageError, shard_index.inside, tmp_path).startswith(f"{tmp_path}: is a directory with several")
+    what = f"{tmp_path}: is a directory with several indexes ({NAME}, pytorch_model.bin.index.json); name one of them"
+    assert refused(UsageError, formats.locate, str(tmp_path)) == what
+
+
+def test_ties_across_shards(tmp_path: Path) -> None:
+    weight_map = {"a": "1.safetensors", "b": "2.safetensors"}
+    metadata = {"head": "a", "b": "a", "x": "y", "n": 1}
+    assert read(tmp_path, {"metadata": metadata, "weight_map": weight_map}).aliases == {"head": "a"}
 
 
 def test_a_link_to_an_index_leads_to_the_shards_beside_the_link(tmp_path: Path) -> None:

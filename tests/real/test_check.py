@@ -6,13 +6,15 @@ PARAMCTL_REAL names the folder that `python ../shared/real/fetch.py DIR` made. N
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from real.reference import load
-from real.test_listing import OTHERS, SAFE, TORCH, each
+from real.test_listing import OTHERS, SAFE, SCRIPTS, TARS, TORCH, each
 
 from paramctl.cli import main
 
@@ -33,7 +35,7 @@ def check(capfd: pytest.CaptureFixture[str]) -> Check:
     return call
 
 
-@each([*TORCH, *SAFE])
+@each([*TORCH, *TARS, *SCRIPTS, *SAFE])
 def test_nothing_is_wrong_with_it(check: Check, path: Path) -> None:
     code, document, err = check(path)
     assert (code, [finding for finding in document["findings"] if finding["level"] != "note"]) == (0, [])
@@ -42,8 +44,18 @@ def test_nothing_is_wrong_with_it(check: Check, path: Path) -> None:
 
 @each(TORCH)
 def test_torch_loads_with_weights_only_what_it_is_said_to(check: Check, path: Path) -> None:
-    (part,) = [part for part in check(path)[1]["safety"] if part["part"].endswith("data.pkl")]
-    assert part["weights_only"] is load(path)[1]
+    parts = check(path)[1]["safety"]
+    loaded = [part for part in parts if part["part"].endswith("data.pkl")] or parts
+    assert all(part["weights_only"] for part in loaded) is load(path)[1]
+
+
+@each([*TARS, *SCRIPTS])
+def test_torch_refuses_with_weights_only_what_it_is_said_to(check: Check, path: Path) -> None:
+    parts = check(path)[1]["safety"]
+    assert parts and not any(part["weights_only"] for part in parts)
+    with pytest.raises(RuntimeError, match="Cannot use ``weights_only=True``"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.load hands TorchScript on, and says so
+        torch.load(path, weights_only=True)
 
 
 @each(OTHERS)
