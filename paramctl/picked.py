@@ -1,4 +1,4 @@
-"""What a person picked of one checkpoint to look at, by paths from the model inside: other formats may hold the same."""
+"""What was picked of one checkpoint to look at, by paths from the model inside: other formats may hold the same."""
 
 from __future__ import annotations
 

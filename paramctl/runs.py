@@ -64,7 +64,7 @@ def survey(files: Sequence[str], selections: Sequence[str], open: Open, order: O
             continue
         moments.update(one.name for stored in followed.stored.values() for one in stored if one.name != "grad")
         unders.append(followed.picked.under)
-        spared.update(dict.fromkeys(followed.spared))
+        spared.update(dict.fromkeys(followed.spared if selections else ()))
         params = max(params, len(followed.once))
     if len(failures) == len(files):
         raise failures[0]

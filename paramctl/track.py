@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from math import isfinite
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from math import inf
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from paramctl.checkpoint import Checkpoint, Leaf, Param, blamed, natural_key
+from paramctl.checkpoint import Param, blamed
 from paramctl.errors import NoMatch, Unsupported, UsageError, some
+from paramctl.followed import Followed
 from paramctl.moments import NONE, Moments, Running
-from paramctl.observations import Observed, model_inside, observed
-from paramctl.paths import model_params, select
+from paramctl.runs import Open, Run, Stop
 from paramctl.scan import Scan, aligned, distinct
 from paramctl.stats import Summaries, magnitudes
 from paramctl.watch import Watch, nobody
@@ -22,13 +22,8 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-Order = Literal["auto", "step", "name", "given"]
-Open = Callable[[str], Checkpoint]
-
-WORDS = ("step", "global_step", "iteration", "iter_num", "epoch")  # what a checkpoint calls its own place in the run
 SAID = 5  # params of a checkpoint of which it is said why they are left out
-WHOLE = ("int", "bool")  # counts and indices, which would drown the weights beside them
-
+QUARTER = 0.25  # of two float64, whose difference float64 can always hold
 SLICE = 1 << 16  # values compared at a time: as float64 they stay in a processor's cache
 
 
@@ -38,7 +33,7 @@ class Step:
 
     `norm`, `mean` and `std` (sample) are of the finite values, `nan` and `inf` count the others. `update` is the
     norm of the difference from the checkpoint before, over the params that both have, and `ratio` is that
-    by the norm those had before. `grad` and `moments` are norms.
+    by the norm those had before. `grad` and `moments` are norms. A norm that float64 cannot hold is infinite.
     """
 
     file: str
@@ -91,37 +86,38 @@ def track(
 ) -> Iterator[Tracked]:
     """The figures of each checkpoint of a run, for all selected params together or, with `each`, for each of them.
 
-    Without selections the whole model is followed; beside other numbers, integers are left out. Tied params
-    count once. Two checkpoints are open at a time. The selected values of each are read twice, for itself
-    and as what came before the next; gradients and moments once. Raises FormatError where a checksum is wrong.
+    Without selections the whole model is followed; integers and flags are left out beside other numbers, unless
+    they were named one by one. Tied params count once. Two checkpoints are open at a time. The selected values of
+    each are read twice, for itself and as what came before the next; gradients and moments once. Raises FormatError
+    where a checksum is wrong.
     """
-    before: Picked | None = None
+    before: Followed | None = None
     for stop in run.stops:
         checkpoint = open(stop.file)
         try:
             with blamed(checkpoint):
-                picked = Picked(checkpoint, selections)
+                followed = Followed(checkpoint, selections)
         except NoMatch as error:
             yield Tracked((Step(stop.file, stop.step),), (f"{error.what}: nothing to follow here",))
             continue
-        pair = _Pair(picked, before, watch)
-        measured = {path: pair.measured(path) for path in picked.once} if each else None
-        whole = None if each else sum((pair.measured(path) for path in picked.once), _Measured())
+        pair = _Pair(followed, before, watch)
+        measured = {path: pair.measured(path) for path in followed.once} if each else None
+        whole = None if each else sum((pair.measured(path) for path in followed.once), _Measured())
         rows = measured.items() if measured is not None else [(None, whole or _Measured())]
         steps = tuple(_step(stop, path, one, run.moments) for path, one in rows)
-        yield Tracked(steps, tuple(pair.remarks()))
-        before = picked
+        yield Tracked(steps, (*pair.remarks(), *_too_large(steps)))
+        before = followed
 
 
 def _step(stop: Stop, path: str | None, measured: _Measured, names: Iterable[str]) -> Step:
-    values, update, size = measured.values, _norm(measured.update), _norm(measured.before)
+    values = measured.values
     return Step(
         stop.file,
         stop.step,
         path,
         norm=_norm(values),
-        update=update,
-        ratio=update / size if update is not None and size else None,
+        update=_norm(measured.update),
+        ratio=_ratio(measured.update, measured.before),
         grad=_norm(measured.stored.get("grad")),
         moments={name: _norm(measured.stored.get(name)) for name in names},
         mean=float(values.mean) if values.finite else None,
@@ -135,28 +131,43 @@ def _norm(moments: Moments | None) -> float | None:
     return moments.l2 if moments is not None and moments.finite else None
 
 
+def _ratio(update: Moments | None, before: Moments) -> float | None:
+    """The norm of one by that of the other, also where float64 cannot hold them."""
+    known = update is not None and update.finite and before.finite and before.norm
+    return float(update.norm / before.norm) if update is not None and known else None
+
+
+def _too_large(steps: Iterable[Step]) -> Iterator[str]:
+    """What to know about norms that are infinite."""
+    for step in steps:
+        norms = {"norm": step.norm, "update": step.update, "grad": step.grad, **step.moments}
+        if names := [name for name, norm in norms.items() if norm == inf]:
+            of = "" if step.path is None else f" of {step.path or '.'}"
+            yield f"larger than float64 can hold, hence infinite: {', '.join(names)}{of}"
+
+
 class _Pair:
     """Measures one checkpoint beside the one before it."""
 
-    def __init__(self, picked: Picked, before: Picked | None, watch: Watch) -> None:
-        self._picked, self._before = picked, before
+    def __init__(self, followed: Followed, before: Followed | None, watch: Watch) -> None:
+        self._followed, self._before = followed, before
         self._unread: dict[str, str] = {}
         self._reshaped: list[str] = []
         self._odd: dict[str, int] = {}
-        checkpoint = picked.checkpoint
-        observations = [one.at for stored in picked.stored.values() for one in stored]
-        alone = [i for path, i in picked.once.items() if before is None or path not in before.at]
+        checkpoint = followed.checkpoint
+        observations = [one.at for stored in followed.stored.values() for one in stored]
+        alone = [i for path, i in followed.once.items() if before is None or path not in before.at]
         self._scans = (
-            Scan(checkpoint, watch, sum(checkpoint.params[i].nbytes for i in picked.once.values())),
+            Scan(checkpoint, watch, sum(checkpoint.params[i].nbytes for i in followed.once.values())),
             Scan(before.checkpoint) if before is not None else None,
         )
         self._summaries = Summaries(checkpoint, [*observations, *alone], watch=watch)
 
     def measured(self, path: str) -> _Measured:
         """The figures of the param of that path."""
-        at = self._picked.once[path]
+        at = self._followed.once[path]
         stored: dict[str, Moments] = {}
-        for one in self._picked.stored[at]:
+        for one in self._followed.stored[at]:
             found = self._summarised(one.at, f"{one.name} of {path}")
             stored[one.name] = stored.get(one.name, NONE) + found
             self._odd[one.name] = self._odd.get(one.name, 0) + found.nan + found.inf
@@ -167,7 +178,7 @@ class _Pair:
 
     def _summarised(self, at: int, name: str) -> Moments:
         """The moments of a param alone."""
-        with blamed(self._picked.checkpoint):
+        with blamed(self._followed.checkpoint):
             summary = self._summaries.of(at)
         if summary.why:
             self._unread[name] = summary.why
@@ -178,7 +189,7 @@ class _Pair:
         other = None if self._before is None else self._before.at.get(path)
         if self._before is None or other is None:
             return None
-        param, old = self._picked.checkpoint.params[at], self._before.checkpoint.params[other]
+        param, old = self._followed.checkpoint.params[at], self._before.checkpoint.params[other]
         if param.shape != old.shape:
             self._reshaped.append(path)
             return None
@@ -193,29 +204,33 @@ class _Pair:
         import numpy as np
 
         param, old, times = _once(param, old)
-        values, update, before = Running(), Running(), Running()
+        values, update, far, before = Running(), Running(), Running(), Running()
         for x, y in map(_wide, aligned(self._numbers(0, param), self._numbers(1, old), most=SLICE)):
             with np.errstate(all="ignore"):
-                apart = x - y
-            for running, numbers in ((values, x), (before, y), (update, apart)):
-                _add(running, magnitudes(numbers) if numbers.dtype.kind == "c" else numbers)
-        now, moved, then = (running.moments.times(times) for running in (values, update, before))
-        return _Measured(now, moved, then)
+                apart = _sizes(x - y)
+                if np.isinf(apart).any():
+                    _add(far, _sizes(x * QUARTER - y * QUARTER))
+                else:
+                    _add(update, apart)
+            _add(values, _sizes(x))
+            _add(before, _sizes(y))
+        moved = update.moments + far.moments.scaled(1 / QUARTER)
+        return _Measured(values.moments.times(times), moved.times(times), before.moments.times(times))
 
     def _numbers(self, side: int, param: Param) -> Iterator[Array]:
         """The values of a param in C order."""
-        picked, scan = (self._picked, self._before)[side], self._scans[side]
-        assert picked is not None and scan is not None
+        followed, scan = (self._followed, self._before)[side], self._scans[side]
+        assert followed is not None and scan is not None
         if param.dtype.category == "bits" or param.layout.startswith("sparse"):
             raise Unsupported(f"a {param.layout} tensor of {param.dtype.name} is not compared")
-        with blamed(picked.checkpoint):
+        with blamed(followed.checkpoint):
             yield from scan.values(param)
 
     def remarks(self) -> Iterator[str]:
         """What to know about the figures: what is not in both checkpoints, and what could not be read."""
         if self._before is not None:
-            new = [path for path in self._picked.once if path not in self._before.at]
-            gone = [path for path in self._before.once if path not in self._picked.at]
+            new = [path for path in self._followed.once if path not in self._before.at]
+            gone = [path for path in self._before.once if path not in self._followed.at]
             apart = {"new": new, "missing": gone, "of another shape": self._reshaped}
             for what, paths in apart.items():
                 if paths:
@@ -243,6 +258,11 @@ def _wide(parts: Iterable[Array]) -> Iterator[Array]:
     import numpy as np
 
     return (part.astype(np.complex128 if part.dtype.kind == "c" else np.float64) for part in parts)
+
+
+def _sizes(values: Array) -> Array:
+    """Values, or how large complex ones are."""
+    return magnitudes(values) if values.dtype.kind == "c" else values
 
 
 def _add(running: Running, values: Array) -> None:

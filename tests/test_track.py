@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,8 +15,9 @@ from torch import nn
 
 from paramctl import formats
 from paramctl.checkpoint import Checkpoint
-from paramctl.errors import FormatError, NoMatch, UsageError
-from paramctl.track import Order, Run, Step, Tracked, survey, track
+from paramctl.errors import FormatError
+from paramctl.runs import Order, Run, survey
+from paramctl.track import Step, Tracked, track
 
 SAMPLES = [str(Path(__file__).parents[1] / "sample_models" / f"tied_mlp_step{i}.pt") for i in range(3)]
 
@@ -164,6 +165,15 @@ def test_integers_are_left_out_beside_other_numbers_and_followed_alone() -> None
     assert steps(files, "num_batches_tracked")[0].norm == 1000
 
 
+def test_integers_that_are_named_in_full_are_followed_beside_other_numbers() -> None:
+    files = saved(a={"w": torch.tensor([3.0]), "n": torch.tensor(4), "m": torch.tensor(5)})
+    assert [(step.path, step.norm) for step in steps(files, "*", "n", each=True)] == [("w", 3.0), ("n", 4.0)]
+    assert steps(files, "w", "n")[0].norm == 5.0
+    assert [survey(files, named, formats.open).spared for named in ([], ["*"], ["*", "n"], ["n", "m"])] == [
+        (), ("n", "m"), ("m",), ()
+    ]  # fmt: skip
+
+
 def test_momentum_is_a_moment_and_the_optimizers_count_of_steps_is_none() -> None:
     net = nn.Linear(2, 1)
     files: list[str] = []
@@ -225,19 +235,6 @@ def test_a_checkpoint_without_the_selection_has_an_empty_line() -> None:
     assert remarks(files, "x")[1] == ("no parameter or layer matches 'x': nothing to follow here",)
 
 
-def test_a_selection_that_matches_nowhere_is_an_error() -> None:
-    files = saved(a={"first": torch.ones(4)}, b={"first": torch.ones(4)})
-    assert refused(NoMatch, survey, files, ["frst"], formats.open) == (
-        "a.pt: no parameter or layer matches 'frst'; nearest: first"
-    )
-
-
-def test_a_checkpoint_of_nothing_but_numbers_is_no_match() -> None:
-    assert refused(NoMatch, survey, saved(a={"epoch": 1}), [], formats.open) == (
-        "a.pt: there are no parameters in this checkpoint"
-    )
-
-
 def test_damage_names_its_file() -> None:
     files = saved(a={"x": torch.ones(4)}, b={"x": torch.ones(4)})
     spot = record_of(Path("a.pt"), "data/0")
@@ -286,40 +283,33 @@ def test_only_some_are_named_of_many_that_are_left_out() -> None:
     ]  # fmt: skip
 
 
-# --- order ---------------------------------------------------------------------------------------
+def test_norms_that_float64_cannot_hold_are_infinite_and_said_to_be() -> None:
+    a, b = (torch.tensor([value, -value, 0.0, 1.0], dtype=torch.float64) for value in (1.7e308, -1.7e308))
+    files = saved(a={"w": a, "b": torch.ones(2)}, b={"w": b, "b": torch.ones(2)})
+    found = steps(files)
+    assert (found[0].norm, found[1].norm, found[1].update, found[1].inf) == (math.inf, math.inf, math.inf, 0)
+    assert found[1].ratio == pytest.approx(2.0)
+    assert remarks(files) == [
+        ("larger than float64 can hold, hence infinite: norm",),
+        ("larger than float64 can hold, hence infinite: norm, update",),
+    ]
+    files = saved(a={"w": a[:1], "b": torch.ones(2)}, b={"w": b[:1], "b": torch.zeros(2)})
+    step = steps(files, each=True)[2]
+    assert (step.path, step.norm, step.update) == ("w", 1.7e308, math.inf)
+    assert step.ratio == pytest.approx(2.0)
+    assert remarks(files, "w")[1] == ("larger than float64 can hold, hence infinite: update",)
 
 
-def ordered(files: Sequence[str], order: Order = "auto") -> tuple[list[str], str]:
-    run = survey(files, [], formats.open, order)
-    return [stop.file for stop in run.stops], run.order
+def test_complex_values_that_are_far_apart_have_a_ratio() -> None:
+    a, b = (torch.tensor([complex(value, 0)], dtype=torch.complex128) for value in (1.7e308, -1.7e308))
+    step = steps(saved(a={"w": a}, b={"w": b}))[1]
+    assert (step.norm, step.update) == (1.7e308, math.inf)
+    assert step.ratio == pytest.approx(2.0)
 
 
-def at(**held: Any) -> dict[str, Any]:
-    return {"model": {"w": torch.ones(1)}, **held}
-
-
-def test_steps_in_the_checkpoints_decide() -> None:
-    files = saved(a=at(step=30), b=at(step=4), c=at(step=11.5))
-    assert ordered(files) == (["b.pt", "c.pt", "a.pt"], "step")
-    assert ordered(files, "name") == (["a.pt", "b.pt", "c.pt"], "name")
-    assert ordered(files[::-1], "given") == (["c.pt", "b.pt", "a.pt"], "given")
-    assert [stop.step for stop in survey(files, [], formats.open, "name").stops] == [30, 4, 11.5]
-
-
-def test_names_decide_where_steps_do_not_as_people_count() -> None:
-    files = saved(step10=at(step=1), step2=at(step=1), step1=at())
-    assert ordered(files) == (["step1.pt", "step2.pt", "step10.pt"], "name")
-    assert refused(UsageError, ordered, files, "step") == (
-        "the checkpoints hold no step that tells them apart; order them by 'name', or as 'given'"
-    )
-
-
-def test_the_first_word_that_tells_all_apart_is_the_step() -> None:
-    files = saved(a=at(epoch=1, global_step=20), b=at(epoch=1, global_step=10))
-    assert ordered(files) == (["b.pt", "a.pt"], "global_step")
-    assert [stop.step for stop in survey(files, [], formats.open).stops] == [10, 20]
-
-
-@pytest.mark.parametrize("odd", [True, "7", None, float("nan"), [1]])
-def test_only_numbers_are_steps(odd: object) -> None:
-    assert ordered(saved(b=at(step=odd), a=at(step=2))) == (["a.pt", "b.pt"], "name")
+def test_infinite_values_are_not_taken_for_a_large_update() -> None:
+    a, b = torch.tensor([1.0, 2.0]), torch.tensor([4.0, math.inf])
+    files = saved(a={"w": a}, b={"w": b})
+    step = steps(files)[1]
+    assert (step.norm, step.update, step.inf) == (4.0, 3.0, 1)
+    assert remarks(files)[1] == ()

@@ -11,7 +11,7 @@ from paramctl.cli import output
 from paramctl.cli.output import BARS, Line
 
 if TYPE_CHECKING:
-    from paramctl.plot import Bars, Chart, Curve
+    from paramctl.charts import Bars, Chart, Curve
 
 HEIGHT = 8  # lines of a chart, of eight levels each
 WIDEST = 8  # columns of one bar
@@ -22,7 +22,7 @@ BELOW = log10(0.5)  # where a logarithmic scale of counts begins, so that 1 can 
 
 def drawing(chart: Chart, width: int) -> Iterator[Line]:
     """The lines of a chart in `width` columns."""
-    from paramctl.plot import Bars
+    from paramctl.charts import Bars
 
     log = ", logarithmic" if chart.log else ""
     yield Line((output.cut(chart.title, width),), ("bold",))
@@ -101,7 +101,7 @@ def _curve(curve: Curve, width: int, log: bool) -> Iterator[Line]:
 def _apart(low: float, high: float) -> tuple[str, str]:
     """Two numbers with as many digits as it takes to tell them apart."""
     texts = ((f"{low:.{digits}g}", f"{high:.{digits}g}") for digits in range(4, 17))
-    return next((pair for pair in texts if pair[0] != pair[1]), (_number(low), _number(high)))
+    return next((pair for pair in texts if pair[0] != pair[1]), (output.number(low), output.number(high)))
 
 
 def _columns(
@@ -127,7 +127,7 @@ def _block(eighths: int) -> str:
 
 def _ends(first: float, last: float, room: int) -> str:
     """The numbers that a scale begins and ends with, and zero where it lies between them."""
-    low, high = _number(first), _number(last)
+    low, high = output.number(first), output.number(last)
     if first == last:
         return low
     line = f"{low}{high:>{max(room - len(low), len(high) + 1)}}"
@@ -136,10 +136,6 @@ def _ends(first: float, last: float, room: int) -> str:
         if len(low) < at < room - len(high) - 1:
             line = f"{line[:at]}0{line[at + 1 :]}"
     return line
-
-
-def _number(value: float) -> str:
-    return f"{value:.4g}" if not float(value).is_integer() or abs(value) >= 1e9 else f"{value:.0f}"
 
 
 def _caption(text: str, width: int) -> Line:

@@ -118,6 +118,13 @@ def human_bytes(n: int) -> str:
     return f"{size / 1024:,.1f} EiB"
 
 
+def number(value: float | None) -> str:
+    """`1,234`, `0.02786`, `1.8e+20`: whole numbers in full up to a billion, others by four digits; None is empty."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) < 10**9 and value == int(value) else f"{value:.4g}"
+
+
 def counted(n: int, noun: str) -> str:
     """`1 tensor`, `1,234 tensors`."""
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"

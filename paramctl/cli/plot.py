@@ -14,9 +14,9 @@ from paramctl.cli.track import Opening, OrderOption, say, told
 from paramctl.errors import UsageError
 
 if TYPE_CHECKING:
+    from paramctl.charts import Chart
     from paramctl.files import NewFile
-    from paramctl.plot import Chart
-    from paramctl.track import Order
+    from paramctl.runs import Order
 
 WIDTH = 80  # columns of a drawing off a terminal
 
@@ -57,8 +57,10 @@ def plot(
     """Draw histograms of parameters, or a curve over a run.
 
     A histogram of each selected parameter of one checkpoint, or with --of a curve of one of the figures
-    of 'paramctl track' over several: a line for each selected parameter, or one for the model. Without
-    -o it is drawn with characters, as wide as the terminal, and 80 columns wide in a pipe. There,
+    of 'paramctl track' over several: a line for each selected parameter, or one for the model. At most 24
+    parameters are drawn, unless --together makes one curve of them.
+
+    Without -o it is drawn with characters, as wide as the terminal, and 80 columns wide in a pipe. There,
     --together gives all histograms the same scale. A picture needs matplotlib: pip install 'paramctl[plot]'.
 
     \b
@@ -106,11 +108,11 @@ def _target(out: str, force: bool, named: list[str]) -> NewFile:
 
 
 def _histograms(file: str | None, selections: list[str], together: bool, log: bool) -> Chart:
-    from paramctl.plot import Chart, histograms
-    from paramctl.track import Picked
+    from paramctl.charts import Chart, histograms
+    from paramctl.picked import pick
 
     with opened(file) as checkpoint, progress.bar() as watch:
-        picked = Picked(checkpoint, selections)
+        picked = pick(checkpoint, selections)
         if picked.under:
             output.note(f"selected inside '{output.escape(picked.under)}'")
         _check_few(len(picked.once))
@@ -127,8 +129,9 @@ def _histograms(file: str | None, selections: list[str], together: bool, log: bo
 def _curves(
     files: list[str], selections: list[str], of: str, together: bool, log: bool, order: Order
 ) -> Chart:
-    from paramctl.plot import FIGURES, Chart, check_figure, curves
-    from paramctl.track import survey, track
+    from paramctl.charts import FIGURES, Chart, check_figure, curves
+    from paramctl.runs import survey
+    from paramctl.track import track
 
     opening = Opening()
     run = survey(files, selections, opening, order)
@@ -150,7 +153,7 @@ def _curves(
 
 def _check_few(params: int) -> None:
     """Raise UsageError where there are more params than one can look at."""
-    from paramctl.plot import MOST
+    from paramctl.charts import MOST
 
     if params > MOST:
         raise UsageError(

@@ -22,15 +22,18 @@ from paramctl.cli.options import (
     single_threaded,
 )
 from paramctl.cli.output import Line
+from paramctl.errors import some
 
 if TYPE_CHECKING:
     from paramctl.checkpoint import Checkpoint
-    from paramctl.track import Run, Step, Tracked
+    from paramctl.runs import Run
+    from paramctl.track import Step, Tracked
 
 FIGURES = ("norm", "update", "ratio", "grad", "mean", "std", "nan", "inf")
 SPARED = ("std", "mean", "update")  # what goes where a terminal is narrow, after the moments
 UNDRAWN = ("step", "NaN", "infinite")
 NAME = 12  # columns that files and paths keep before other columns make room for them
+NAMED = 3  # of the parameters that are left out
 POINTS = 12  # of a curve in a column that is narrower
 
 Files = Annotated[
@@ -55,10 +58,12 @@ def track(
 ) -> None:
     """Follow parameters over the checkpoints of a run, a line a step.
 
-    All that is selected counts together, tied parameters once; without --layer that is the model,
-    integers left out. norm is ‖w‖, update ‖w − w before‖, ratio update / ‖w before‖, grad ‖gradient‖; the
-    moments of an optimizer are norms too. mean, std (sample) and norms are of finite values. What a
-    checkpoint does not hold is empty.
+    All that is selected counts together, tied parameters once; without --layer that is the model.
+    Integers and flags are left out beside other numbers, unless --layer names them by their full paths.
+
+    norm is ‖w‖, update ‖w − w before‖, ratio update / ‖w before‖, grad ‖gradient‖; the moments of an
+    optimizer are norms too. mean, std (sample) and norms are of finite values. What a checkpoint does not
+    hold is empty.
 
     The steps are in the order of 'step', 'global_step', 'iteration', 'iter_num' or 'epoch', if the
     checkpoints hold one, else of the files' names, 2 before 10.
@@ -74,7 +79,7 @@ def track(
     """
     one_of({"--tsv": as_tsv, "--json": as_json, "--jsonl": as_json_lines})
     single_threaded()
-    from paramctl.track import survey
+    from paramctl.runs import survey
     from paramctl.track import track as verb
 
     selections, opening = layer or [], Opening()
@@ -118,11 +123,15 @@ class Opening:
 
 
 def say(run: Run) -> None:
-    """Say what decided the order of a run, and where selections matched."""
+    """Say what decided the order of a run, where selections matched, and what of them is left out."""
     if run.under:
         output.note(f"selected inside '{output.escape(run.under)}'")
     if len(run.stops) > 1 and run.order != "given":
         output.note("in the order of the files' names" if run.order == "name" else f"in the order of '{run.order}'")
+    if run.spared:
+        what, names = output.counted(len(run.spared), "tensor"), output.sentence(some(run.spared, NAMED))
+        why = "integers and flags are followed beside other numbers only if named by their full paths"
+        output.note(f"left out: {what} ({names}); {why}")
 
 
 def told(tracked: Iterator[Tracked]) -> Iterator[Tracked]:
@@ -188,13 +197,7 @@ def _columns(steps: Sequence[Step], moments: Sequence[str], each: bool) -> list[
 
 
 def _figures(title: str, numbers: Sequence[float | None]) -> Column:
-    return Column(title, [_number(number) for number in numbers], numbers)
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:,}" if isinstance(value, int) and abs(value) < 10**9 else f"{value:.4g}"
+    return Column(title, [output.number(number) for number in numbers], numbers)
 
 
 def _fitted(columns: list[Column], moments: Sequence[str], width: int | None) -> list[Column]:

@@ -13,9 +13,10 @@ from textwrap import dedent
 import pytest
 import torch
 from PIL import Image
+from set_files import make
 
+from paramctl.charts import Bars, Chart, Curve
 from paramctl.cli.charts import drawing
-from paramctl.plot import Bars, Chart, Curve
 
 Run = Callable[..., tuple[int, str, str]]
 Spawn = Callable[..., subprocess.CompletedProcess[bytes]]
@@ -216,6 +217,44 @@ def test_what_has_no_values_says_so(run: Run, here: Path) -> None:
         """)
 
 
+def test_every_selected_parameter_has_a_histogram_whatever_its_dtype(run: Run, here: Path) -> None:
+    torch.save({"w": torch.rand(9), "n": torch.arange(9), "flags": torch.tensor([True, False])}, "x.pt")
+    for names in ([], ["-l", "*"], ["-l", "w", "-l", "n", "-l", "flags"]):
+        code, out, err = run("plot", "x.pt", *names)
+        assert (code, err) == (0, "")
+        assert [line for line in out.splitlines() if line.endswith(" values)")] == [
+            "w  (9 values)", "n  (9 values)", "flags  (2 values)"
+        ]  # fmt: skip
+
+
+def test_curves_leave_out_what_is_whole_and_say_so(run: Run, here: Path) -> None:
+    torch.save({"w": torch.rand(9), "n": torch.arange(9)}, "x.pt")
+    code, out, err = run("plot", "x.pt", "--of", "norm", "-l", "*")
+    assert (code, [line for line in out.splitlines() if line in ("w", "n")]) == (0, ["w"])
+    assert err == (
+        "left out: 1 tensor (n); integers and flags are followed beside other numbers only if named by their full"
+        " paths\n"
+    )
+    code, out, err = run("plot", "x.pt", "--of", "norm", "-l", "*", "-l", "n")
+    assert (code, [line for line in out.splitlines() if line in ("w", "n")], err) == (0, ["w", "n"], "")
+
+
+def test_the_help_names_the_limit(run: Run) -> None:
+    from paramctl.charts import MOST
+
+    assert f"At most {MOST} parameters are drawn" in " ".join(run("plot", "--help")[1].replace("│", " ").split())
+
+
+def test_folders_are_drawn_as_files_are(run: Run, here: Path) -> None:
+    for n in (10, 9):
+        make(here / f"step{n}", [{"a": torch.full((4,), float(n))}, {"b": torch.ones(1)}])
+    code, out, err = run("plot", "step10/", "step9/", "--of", "norm", "-l", "a")
+    assert (code, err) == (0, "in the order of the files' names\n")
+    assert out.splitlines()[:2] == ["norm of a: step9/ … step10/", "‖w‖ by checkpoint, in the order of names"]
+    code, out, err = run("plot", "step9/", "-l", "a")
+    assert (code, err, out.splitlines()[0]) == (0, "", "step9/model.safetensors.index.json")
+
+
 def test_ascii_terminals(spawn: Spawn, samples: None) -> None:
     done = spawn("plot", "tied_mlp.pt", "-l", "2.weight", env={"PYTHONIOENCODING": "ascii"})
     assert done.stdout.decode("ascii").splitlines()[4:7] == [
@@ -256,6 +295,14 @@ def test_a_picture_is_written_and_said(run: Run, samples: None, tmp_path: Path) 
         assert (image.format, image.size) == ("PNG", (768, 504))
     assert run("plot", "mlp.pt", "-o", out) == (2, "", f"paramctl: {out}: exists already; add -f to replace it\n")
     assert run("plot", *SAMPLES, "-l", "2", "--of", "norm", "--log", "-o", out, "-f")[0] == 0
+    with Image.open(out) as image:
+        assert image.size == (1056, 504)
+
+
+def test_a_picture_of_a_curve_in_the_order_of_names(run: Run, samples: None, tmp_path: Path) -> None:
+    out = tmp_path / "x.png"
+    code, _, err = run("plot", *SAMPLES, "-l", "2", "--of", "norm", "--order", "name", "-o", out)
+    assert (code, err.splitlines()[:2]) == (0, ["selected inside 'model'", "in the order of the files' names"])
     with Image.open(out) as image:
         assert image.size == (1056, 504)
 

@@ -13,6 +13,7 @@ from textwrap import dedent
 
 import pytest
 import torch
+from set_files import make, saved
 
 from paramctl.cli.charts import sparkline, thinned
 
@@ -159,6 +160,42 @@ def test_the_order_can_be_chosen(run: Run, odd: list[str], samples: None) -> Non
     code, out, err = run("track", *files, "--order", "given")
     assert (code, [line.split("\t")[0] for line in out.splitlines()], err) == (0, ["2", "1", "0"], "")
     assert run("track", *files, "--order", "name")[2] == "in the order of the files' names\n"
+
+
+def test_one_file_has_no_order(run: Run, odd: list[str]) -> None:
+    code, out, err = run("track", "run2.pt")
+    assert (code, out.split("\t")[:4], err) == (0, ["", "run2.pt", "", "2.0"], "")
+
+
+def test_what_was_named_and_is_left_out_is_said_once(run: Run, odd: list[str]) -> None:
+    for name in ("x1.pt", "x2.pt"):
+        torch.save({"w": torch.ones(4), **{f"n{i}\x1b": torch.tensor(i) for i in range(5)}}, name)
+    remark = (
+        "left out: {} (n0\\x1b, n1\\x1b, n2\\x1b and {} more); integers and flags are followed beside other numbers"
+        " only if named by their full paths\n"
+    )
+    order = "in the order of the files' names\n"
+    assert run("track", "x1.pt", "x2.pt", "-l", "*", "--each")[2] == order + remark.format("5 tensors", 2)
+    code, out, err = run("track", "x1.pt", "x2.pt", "-l", "*", "-l", "n4\x1b", "--each")
+    assert [line.split("\t")[2] for line in out.splitlines()] == ["w", "n4\\x1b"] * 2
+    assert (code, err) == (0, order + remark.format("4 tensors", 1))
+    assert run("track", "x1.pt", "x2.pt")[2] == order
+
+
+def test_folders_are_followed_as_files_are(run: Run, odd: list[str]) -> None:
+    for n in (10, 2):
+        make(Path(f"step{n}"), [{"a": torch.full((4,), float(n))}, {"b": torch.zeros(1)}])
+        saved(Path(f"dcp{n}"), {"model": {"w": torch.full((4,), float(n))}, "step": n})
+    code, out, err = run("track", "step10/", "step2/")
+    assert (code, err) == (0, "in the order of the files' names\n")
+    assert [line.split("\t")[:5] for line in out.splitlines()] == [
+        ["", "step2/", "", "4.0", ""], ["", "step10/", "", "20.0", "16.0"]
+    ]  # fmt: skip
+    code, out, err = run("track", "dcp10", "dcp2", "-l", "w", "--each")
+    assert (code, err) == (0, "selected inside 'model'\nin the order of 'step'\n")
+    assert [line.split("\t")[:5] for line in out.splitlines()] == [
+        ["2", "dcp2", "w", "4.0", ""], ["10", "dcp10", "w", "20.0", "16.0"]
+    ]  # fmt: skip
 
 
 def test_one_may_come_through_a_pipe(spawn: Spawn, samples: None) -> None:
