@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from paramctl.changes import Edit
-from paramctl.checkpoint import Checkpoint, Loss, Param
+from paramctl.checkpoint import Checkpoint, Loss, Param, Storage
 from paramctl.errors import UsageError, some
-from paramctl.formats import FORMATS, AnyFormat, named, sharded
+from paramctl.formats import FORMATS, AnyFormat, as_set, distributed, named, sharded
 from paramctl.formats.sharded import Division
 from paramctl.paths import layer_members
 from paramctl.ties import overlaps
@@ -39,13 +39,14 @@ def convert(
             hint="accept the loss with --lossy, or take one part with --layer",
         )
     kept = replace(_without(part, lost, division) if lost else part, format=form.NAME)
+    kept, untied = _untied(kept) if form.NAME == distributed.NAME else (kept, ())
     unique = len(kept.params) - len(kept.tied_to)
     count = f"{len(kept.params):,} tensor{'s' * (len(kept.params) != 1)}"
     count += f" ({unique:,} unique)" if kept.tied_to else ""
     texts = [f"{name} (metadata)" for name in checkpoint.metadata if name != "format"]
     dropped = [[loss.text for loss in lost], [] if _keeps_texts(checkpoint, form, division) else texts]
     left = tuple(f"left out {some(what)}" for what in dropped if what)
-    return Edit(kept, (), notes=(*notes, f"{count} {_as(kept, form, division)}", *_parted(kept), *left))
+    return Edit(kept, (), notes=(*notes, f"{count} {_as(kept, form, division)}", *untied, *_parted(kept), *left))
 
 
 def _as(kept: Checkpoint, form: AnyFormat, division: Division | None) -> str:
@@ -77,17 +78,20 @@ _UNITS = {"": 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB
 
 
 def division_for(output: str, to: str | None, size: str | None) -> Division | None:
-    """How what is written to `output` is divided into shards; None where it becomes one file.
+    """How what is written to `output` is divided into shards; None where it becomes one file, or a set of another kind.
 
     Raises UsageError where the name of the output, the format and the size contradict one another.
     """
     index = next((ending for ending in sharded.SUFFIXES if output.endswith(ending)), None)
     suffix = Path(output).suffix.lower()
-    if index is None and not output.endswith("/") and size is None and to != sharded.NAME:
+    whole = as_set(named(to)) if to is not None else None
+    if index is None and not output.endswith("/") and size is None and whole is None:
         return None
     if index is None and any(suffix in form.SUFFIXES for form in FORMATS):
         hint = "name a directory, or an index such as model.safetensors.index.json"
         raise UsageError("is one file, and shards are several", hint=hint, file=output)
+    if index is None and size is None and whole is not None and whole.NAME != sharded.NAME:
+        return None
     kind = sharded.TORCH if index == ".bin.index.json" else sharded.SAFETENSORS
     asked = kind if to in (None, sharded.NAME) else named(str(to)).NAME
     if asked not in sharded.STEMS:
@@ -95,6 +99,24 @@ def division_for(output: str, to: str | None, size: str | None) -> Division | No
     if index is not None and asked != kind:
         raise UsageError(f"is the index of {kind} shards, not of {asked}", hint=f"say --to {kind}", file=output)
     return Division(asked, sharded.LIMIT if size is None else shard_size(size))
+
+
+def _untied(checkpoint: Checkpoint) -> tuple[Checkpoint, tuple[str, ...]]:
+    """The checkpoint for a format that knows no ties, and saves each of them in full as torch does; a note says so."""
+    if not checkpoint.tied_to:
+        return checkpoint, ()
+    taken = set(checkpoint.storages)
+    params: dict[int, Param] = {}
+    storages: dict[str, Storage] = {}
+    for i in checkpoint.tied_to:
+        param = checkpoint.params[i]
+        key = f"{param.storage}'"
+        while key in taken:
+            key += "'"
+        taken.add(key)
+        params[i], storages[key] = param._replace(storage=key), checkpoint.storages[str(param.storage)]
+    note = f"{some([checkpoint.labels[i] for i in checkpoint.tied_to])} were tied, and have bytes of their own now"
+    return checkpoint.with_params(params).with_storages(storages), (note,)
 
 
 def _parted(checkpoint: Checkpoint) -> Iterator[str]:

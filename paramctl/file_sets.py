@@ -7,9 +7,10 @@ because only the index says which files are the set's.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -24,6 +25,8 @@ from paramctl.targets import InPlace, NewFile, Stream, Target
 from paramctl.watch import Watch, nobody
 
 INDEXES = (".safetensors.index.json", ".bin.index.json", ".metadata")  # endings of the names that open a folder
+# Names of files of which any stands for all beside it, as torch's HuggingFaceStorageWriter gives them.
+WITHOUT_INDEX = re.compile(r"shard-[0-9]{5,9}-model-[0-9]{5,9}-of-[0-9]{5,9}\.safetensors")
 
 
 class Part(NamedTuple):
@@ -64,6 +67,17 @@ def index_in(folder: Path) -> Path | None:
         what = f"is a directory with several indexes ({', '.join(found)})"
         raise UsageError(what, hint="name one of them", file=str(folder))
     return folder / found[0] if found else None
+
+
+def first_in(folder: Path) -> Path | None:
+    """The first file in a folder of which each safetensors file is called as one without an index; None if none is."""
+    names = [path.name for path in folder.iterdir() if path.suffix == ".safetensors" and _is_named(path.name)]
+    return folder / min(names) if names and all(map(WITHOUT_INDEX.fullmatch, names)) else None
+
+
+def stands_for_others(name: str) -> bool:
+    """Whether a file of that name may be opened for all of its set."""
+    return name.endswith(INDEXES) or WITHOUT_INDEX.fullmatch(name) is not None
 
 
 def _is_named(name: str) -> bool:
@@ -191,10 +205,31 @@ def _change(job: Job, target: InPlace, folder: Path, watch: Watch) -> int:
         _check_not_linked([held[part.was] for part in changed if part.was in held], folder)
         others = (part.was for part in changed if part is not parts[-1] and part.was in held)
         parts = job.lay({was: _free_name(folder, was) for was in others})
-        written = _commit(job, _changed(parts, job.sources), folder, InPlace(target.source), watch)
-    for name in held.keys() - {part.name for part in parts}:
+        changed = _changed(parts, job.sources)
+        try:
+            written = _commit(job, changed, folder, InPlace(target.source), watch)
+        except UsageError:
+            if any(os.path.lexists(folder / part.name) for part in changed if part.name not in held):
+                what = "is being changed by another paramctl; nothing was written"
+                raise FileError(what, hint="run it again", file=target.source.name) from None
+            raise
+    old = held.keys() - {part.name for part in parts}
+    for name in old - _named_elsewhere(old, folder, parts[-1].name):
         _remove(folder / name)
     return written
+
+
+def _named_elsewhere(names: Set[str], folder: Path, index: str) -> set[str]:
+    """Those of the names that another index in the folder may hold too: its set needs the files."""
+    if not names:
+        return set()
+    try:
+        others = [path for path in folder.iterdir() if path.name.endswith(INDEXES) and path.name != index]
+        texts = [path.read_bytes() for path in others if _is_named(path.name)]
+    except OSError:
+        return set(names)
+    spellings = {name: (os.fsencode(name), json.dumps(name).encode()) for name in names}
+    return {name for name, found in spellings.items() if any(word in text for word in found for text in texts)}
 
 
 def _changed(parts: Sequence[Part], sources: Sequence[Source]) -> list[Part]:
@@ -258,15 +293,23 @@ def _commit(job: Job, parts: Sequence[Part], folder: Path, index: NewFile | InPl
     *others, last = parts
     files.check_room([part.segments for part in parts], folder)
     path, before = _index_of(index)
-    written, made = 0, []
+    written, made, ours = 0, [], None
+
+    def verify(name: Path) -> None:
+        nonlocal ours
+        ours = _inode(name)
+        job.verify(name)
+
     try:
         for part in others:
             own = NewFile(folder / part.name, isinstance(index, NewFile) and index.force)
             written += files.write(part.segments, own, (), partial(_look, job, part), watch)
             made.append(own.path)
-        return written + files.write(last.segments, index, job.sources, job.verify, watch)
+        return written + files.write(last.segments, index, job.sources, verify, watch)
     except BaseException:
-        if _inode(path) == before:  # else the new set counts, whatever came after
+        now = _inode(path)
+        theirs = isinstance(index, InPlace) and now not in (None, ours)
+        if now == before or theirs:  # else the new set counts, whatever came after
             for name in made:
                 _remove(name)
         raise

@@ -107,10 +107,13 @@ def _save_distributed(items: Mapping[str, Saved | object], folder: str) -> None:
 def _reason(error: CheckpointException) -> BaseException:
     """What went wrong in the one process there is."""
     found = error.failures[0][0]
-    if not isinstance(found, OSError):
+    refusal: BaseException | None = found
+    while refusal is not None and not isinstance(refusal, OSError):
+        refusal = refusal.__context__  # torch closes its archive after a failed write, and fails at that too
+    if refusal is None:
         return found
     hint = "make room in the directory for temporary files, or set TMPDIR to a larger place"
-    return FileError(f"cannot write: {found.strerror}", hint=hint)
+    return FileError(f"cannot write: {refusal.strerror}", hint=hint)
 
 
 def _tensor_of_its_own(saved: Saved) -> torch.Tensor:

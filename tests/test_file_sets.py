@@ -162,6 +162,48 @@ def test_in_place(tmp_path: Path) -> None:
     assert held(folder) == {"a-edit1.x": b"A", "b-edit1.x": b"B", "i.json": b"a-edit1.x,b-edit1.x"}
 
 
+def test_somebody_else_changes_the_set_meanwhile(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    sources = opened(folder)
+    theirs = tuple(open_source(source.name) for source in sources)
+
+    def slow(path: Path) -> None:
+        write(unchanged(*theirs, a=b"their 1", b=b"their 2"), InPlace(theirs[0]))
+
+    ours = unchanged(*sources, a=b"our 1", b=b"our 2")._replace(verify=slow)
+    what = "changed while it was being read; nothing was written; run it again"
+    assert refused(FileError, write, ours, InPlace(sources[0])) == what
+    names = {"a-edit2.x": b"their 1", "b-edit2.x": b"their 2"}
+    assert held(folder) == {**names, "i.json": b"a-edit2.x,b-edit2.x"}
+
+
+def test_files_that_another_index_names_stay(tmp_path: Path) -> None:
+    folder = make(tmp_path / "set")
+    before = values(folder)
+    other = folder / "backup.safetensors.index.json"
+    other.write_bytes((folder / INDEX).read_bytes())
+    source = formats.open(str(folder / INDEX))
+    formats.save(set_values(source, "0.weight = 7", "2.weight = 8").checkpoint, InPlace(source.sources[0]))
+    assert {param.path: read_values(formats.open(str(other)), param).tobytes() for param in source.params} == before
+    other.unlink()
+    assert values(folder) != before
+
+
+def test_somebody_else_takes_a_name_meanwhile(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    sources = opened(folder)
+    before = held(folder)
+
+    def slow(path: Path, was: str) -> None:
+        (folder / "b-edit1.x").write_bytes(b"theirs")
+
+    ours = unchanged(*sources, a=b"our 1", b=b"our 2")._replace(verify_part=slow)
+    assert refused(FileError, write, ours, InPlace(sources[0])) == (
+        f"{folder}/i.json: is being changed by another paramctl; nothing was written; run it again"
+    )
+    assert held(folder) == {**before, "b-edit1.x": b"theirs"}
+
+
 def test_in_place_again_goes_back_to_the_plain_names(tmp_path: Path) -> None:
     folder = make(tmp_path / "set")
     for names in (["model-00001-of-00002-edit1", "model-00002-of-00002-edit1"], ["model-00001-of-00002", "model-00002-of-00002"]):

@@ -21,7 +21,7 @@ def convert(
     to: Annotated[
         str | None,
         typer.Option(
-            "--to", metavar="FORMAT", show_default=False, help="The format to write: safetensors or torch-zip."
+            "--to", metavar="FORMAT", show_default=False, help="The format to write: safetensors, torch-zip or dcp."
         ),
     ] = None,
     layer: Annotated[
@@ -54,7 +54,11 @@ def convert(
 
     The format, .pt or .safetensors, is told by the suffix or --to. Ties survive. What the other format has
     no place for (scalars, optimizer settings, objects) is listed and refused, unless --lossy accepts the
-    loss. A directory (ending in /), an index or --max-shard-size makes a set of shards, as transformers does.
+    loss.
+
+    A set of several files goes into a directory. One that ends in /, an index or --max-shard-size makes
+    shards as transformers does, of .bin files with --to torch-zip; --to dcp makes what
+    torch.distributed.checkpoint loads. FILE may be such a directory, too.
 
     \b
     Examples:
@@ -62,6 +66,7 @@ def convert(
       paramctl convert run.ckpt --layer model -o model.safetensors
       paramctl convert --to safetensors < net.pt > net.safetensors
       paramctl convert net.pt -o shards/ --max-shard-size 5GB
+      paramctl convert net.pt -o run/step100 --to dcp
       paramctl convert shards/ -o net.safetensors
     """
     from paramctl.convert import convert as verb
@@ -87,5 +92,6 @@ def _form(output: str | None, to: str | None) -> AnyFormat:
         return formats.named(to)
     form = formats.by_suffix(Path(output)) if output not in (None, STDIN) else None
     if form is None:
-        raise UsageError("cannot tell which format to write", hint="name it with --to safetensors or --to torch-zip")
+        hint = "name it with --to safetensors, torch-zip or dcp, or a directory for shards with a / at its end"
+        raise UsageError("cannot tell which format to write", hint=hint)
     return form

@@ -255,7 +255,7 @@ def verify_part(path: Path, was: str, meant: Checkpoint) -> None:
     """Read a shard that was just written, and open it with its own library."""
     from paramctl.formats import verify_listing
 
-    sub = dict(_subs(meant))[was]
+    sub = next(sub for name, sub in _listings(meant) if name == was)
     verify_listing(_read_shard(path), sub)
     _format(sub.format).verify(path, sub)
 
@@ -286,17 +286,26 @@ def _format(name: str) -> Format:
 
 def _subs(checkpoint: Checkpoint) -> Iterator[tuple[str, Checkpoint]]:
     """Each shard as a checkpoint of its own, as it is now, by the name that it has unless it gets another."""
-    if not isinstance(checkpoint.document, Document):
+    document = checkpoint.document
+    edited: dict[str, dict[str, Storage]] = {}
+    if isinstance(document, Document):
+        keys = checkpoint.derived(_apart).keys
+        for key, storage in checkpoint.edited.items():
+            if place := document.saved.find(key) or keys.get(key):
+                edited.setdefault(document.shards[place[0]].name, {})[place[1]] = storage
+    for name, sub in _listings(checkpoint):
+        yield name, sub.with_storages(edited[name]) if name in edited else sub
+
+
+def _listings(checkpoint: Checkpoint) -> Iterator[tuple[str, Checkpoint]]:
+    """Each shard as in `_subs`, but for new values in what was read: nothing but a listing follows from it."""
+    document = checkpoint.document
+    if not isinstance(document, Document):
         yield from checkpoint.derived(divided).named(checkpoint)
         return
-    apart = checkpoint.derived(_apart)
-    edited: dict[int, dict[str, Storage]] = {}
-    for key, storage in checkpoint.edited.items():
-        if place := checkpoint.document.saved.find(key) or apart.keys.get(key):
-            edited.setdefault(place[0], {})[place[1]] = storage
-    for i, (shard, sub) in enumerate(zip(checkpoint.document.shards, apart.subs, strict=True)):
+    for shard, sub in zip(document.shards, checkpoint.derived(_apart).subs, strict=True):
         if sub.params:
-            yield shard.name, sub.with_storages(edited[i]) if i in edited else sub
+            yield shard.name, sub
 
 
 # --- a set that was read, and edited ---------------------------------------------------------------
@@ -443,7 +452,8 @@ def _index(
     metadata = index.document.get("metadata", {})
     if isinstance(metadata, dict):
         metadata = {key: counted.get(key, value) for key, value in metadata.items() if key not in index.aliases}
-        metadata |= aliases
+    if aliases:  # there is no other place for them
+        metadata = {**(metadata if isinstance(metadata, dict) else {}), **aliases}
     return (_json({**index.document, "metadata": metadata, "weight_map": weight_map}),)
 
 

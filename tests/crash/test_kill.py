@@ -5,20 +5,27 @@ PARAMCTL_SHARED (or ../shared) holds `hostile/crash_write.py`, which breaks a co
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from set_files import INDEX, make
+from torch import nn
 
-pytestmark = pytest.mark.crash
+pytestmark = [pytest.mark.crash, pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")]
 
+jit: Any = torch.jit  # which has no types
 ROOT = Path(__file__).parents[2]
 SHARED = Path(os.environ.get("PARAMCTL_SHARED", ROOT.parent / "shared"))
 CRASH_WRITE = SHARED / "hostile" / "crash_write.py"
@@ -130,6 +137,11 @@ SAMPLED = {
     ("net.safetensors", "set -i --patch"): "progress,meta",
     ("net.safetensors", "tie -i"): "strace,term",
     ("net.safetensors", "convert -o over a file"): "ioerr,meta",
+    ("legacy.pt", "init -i"): "progress,term",
+    ("legacy.pt", "set -i --patch"): "progress",
+    ("legacy.pt", "tie -i"): "ioerr",
+    ("script.pt", "set -i"): "progress,ioerr",
+    ("script.pt", "init -i --patch"): "time,int",
 }
 FULL = os.environ.get("PARAMCTL_CRASH") == "full"
 SIZE = ["--n", "20", "--max-points", "40"] if FULL else ["--n", "2", "--max-points", "8"]
@@ -141,12 +153,16 @@ def test_broken_at_many_points(tmp_path: Path, name: str, what: str) -> None:
     small = tmp_path / name
     weight = torch.ones(64, 64)
     tensors = {"0.weight": weight, "0.bias": torch.ones(64), "1.weight": 2 * weight, "rest": torch.ones(10_000)}
-    if name == "net.pt":
-        torch.save(tensors, small)
-    else:
-        save_file(tensors, small)
+    match name:
+        case "net.safetensors":
+            save_file(tensors, small)
+        case "script.pt":
+            layers = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
+            jit.save(jit.trace(layers, torch.ones(1, 64)), small)
+        case _:
+            torch.save(tensors, small, _use_new_zipfile_serialization=name != "legacy.pt")
     paramctl = f"{sys.executable} -m paramctl"
-    other, suffix = ("safetensors", ".safetensors") if name == "net.pt" else ("torch-zip", ".pt")
+    other, suffix = ("torch-zip", ".pt") if name == "net.safetensors" else ("safetensors", ".safetensors")
     over = ["--out-exists", "--out-ext", suffix] if "{out}" in COMMANDS[what] else []
     runner = [str(RECOVERING), str(CRASH_WRITE)] if "--patch" in what else [str(CRASH_WRITE)]
     command = f"{paramctl} {COMMANDS[what].replace('{other}', other)}"
@@ -156,3 +172,82 @@ def test_broken_at_many_points(tmp_path: Path, name: str, what: str) -> None:
         env=ENVIRONMENT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+# --- sets of several files -----------------------------------------------------------------------
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def read_whole(folder: Path) -> dict[str, torch.Tensor]:
+    """What transformers would load: all that the index names, each from the file it says."""
+    weight_map = json.loads((folder / INDEX).read_text())["weight_map"]
+    shards = {name: load_file(folder / name) for name in {*weight_map.values()}}
+    return {path: shards[name][path] for path, name in weight_map.items()}
+
+
+def same(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[path], other[path]) for path in one)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+def test_init_of_several_shards_in_place(tmp_path: Path, signum: signal.Signals) -> None:
+    half = torch.arange(float(LARGE // 2))
+    shards = [{f"{i}.weight": torch.ones(64, 64), f"{i}.rest": half} for i in range(3)]
+    made = make(tmp_path / "made", shards)
+    old, held = read_whole(made), contents(made)
+    folder = shutil.copytree(made, tmp_path / "set")
+    edit = ("init", folder / INDEX, "-l", "0.weight", "-l", "2.weight", "--scheme", "zeros", "--seed", 1, "-i")
+    took = seconds(*edit)
+    new, changed = read_whole(folder), contents(folder)
+    assert [path for path in old if not torch.equal(old[path], new[path])] == ["0.weight", "2.weight"]
+    assert len(changed.keys() - held.keys()) == len(held.keys() - changed.keys()) == 2
+    seen = {"old": 0, "new": 0}
+    for moment in moments(took)[::2]:
+        shutil.rmtree(folder)
+        shutil.copytree(made, folder)
+        code = killed(edit, moment, signum)
+        found, files = read_whole(folder), contents(folder)
+        which = "old" if same(found, old) else "new"
+        assert same(found, {"old": old, "new": new}[which]), f"neither old nor new after {moment:.3f} s of {took:.3f}"
+        seen[which] += 1
+        assert which == "new" or code != 0
+        assert {**files, **(held if which == "old" else changed)} == files
+        if signum == signal.SIGTERM and code == 128 + signum and which == "old":
+            assert files == held
+        assert start(*edit).wait(60) == 0
+        assert same(read_whole(folder), new)
+    assert seen["old"] > 0
+
+
+def test_convert_into_a_set(tmp_path: Path) -> None:
+    path, folder = model(tmp_path, "net.safetensors"), tmp_path / "set"
+    source, tensors = path.read_bytes(), state()
+    edit = ("convert", path, "-o", f"{folder}/", "--max-shard-size", "8MB")
+    took = seconds(*edit)
+    whole = contents(folder)
+    assert len(whole) == 3 and same(read_whole(folder), tensors)
+    unfinished = 0
+    for moment in moments(took):
+        shutil.rmtree(folder, ignore_errors=True)
+        killed(edit, moment, signal.SIGKILL)
+        assert path.read_bytes() == source
+        files = contents(folder) if folder.exists() else {}
+        if INDEX in files:
+            assert {name: data for name, data in files.items() if name in whole} == whole
+            continue
+        unfinished += 1
+        assert not files or start("tree", folder).wait(60) == 3
+        assert start(*edit, "-f").wait(60) == 0
+        assert {name: data for name, data in contents(folder).items() if name in whole} == whole
+    assert unfinished > 0
+
+
+def killed(edit: Sequence[object], moment: float, signum: signal.Signals) -> int:
+    """What a command that gets a signal at a moment ends with."""
+    process = start(*edit)
+    time.sleep(moment)
+    process.send_signal(signum)
+    return process.wait(60)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 from helpers import refused, ties
+from set_files import BIN_INDEX, INDEX, Tensors, make, write_index
 from verb_files import same
 
 import paramctl
@@ -25,10 +26,6 @@ from paramctl.set import set as set_values
 from paramctl.tie import tie, untie
 from paramctl.values import read_values
 
-Tensors = dict[str, torch.Tensor]
-INDEX = "model.safetensors.index.json"
-BIN_INDEX = "pytorch_model.bin.index.json"
-
 
 def tensor(value: float) -> torch.Tensor:
     return torch.full((2, 3), float(value))
@@ -40,28 +37,6 @@ def state() -> list[Tensors]:
         {"embed.weight": tensor(0), "layers.0.weight": tensor(1), "layers.1.weight": tensor(2)},
         {"layers.2.weight": tensor(3), "layers.10.weight": tensor(4), "norm.weight": torch.ones(3)},
     ]
-
-
-def make(folder: Path, shards: list[Tensors], suffix: str = ".safetensors", metadata: Mapping[str, Any] | None = None) -> Path:
-    """A set as transformers writes it, by the libraries of its shards."""
-    folder.mkdir()
-    stem = "model" if suffix == ".safetensors" else "pytorch_model"
-    weight_map: dict[str, str] = {}
-    for i, shard in enumerate(shards, 1):
-        name = f"{stem}-{i:05}-of-{len(shards):05}{suffix}"
-        if suffix == ".safetensors":
-            safetensors.torch.save_file(shard, folder / name, {"format": "pt"})
-        else:
-            torch.save(shard, folder / name)
-        weight_map |= dict.fromkeys(shard, name)
-    size = sum(value.nbytes for shard in shards for value in shard.values())
-    write_index(folder, {"metadata": {"total_size": size, **(metadata or {})}, "weight_map": weight_map})
-    return folder
-
-
-def write_index(folder: Path, document: object) -> None:
-    name = INDEX if any(folder.glob("*.safetensors")) else BIN_INDEX
-    (folder / name).write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
 
 
 def index(folder: Path) -> dict[str, Any]:
@@ -240,6 +215,31 @@ def test_a_copy_keeps_the_names_and_all_that_did_not_change(tmp_path: Path, suff
     assert values(alone) == values(edited)  # a draw does not depend on the shards
 
 
+def calls_to_save(checkpoint: Checkpoint, target: Path) -> int:
+    """How many calls of functions it takes to write a set anew."""
+    calls = 0
+
+    def counted(frame: object, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(counted)
+    try:
+        formats.save(checkpoint, NewFile(target))
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def test_the_work_of_writing_grows_with_the_set_and_not_faster(tmp_path: Path) -> None:
+    took = []
+    for n in (12, 48):
+        shards = [{f"{i}.{j}.weight": torch.ones(1) for j in range(12)} for i in range(n)]
+        edited = init(opened(make(tmp_path / f"set {n}", shards)), ["re:.*"], ["constant:2"], seed=1).checkpoint
+        took.append(calls_to_save(edited, tmp_path / f"new {n}"))
+    assert took[1] < 4.4 * took[0]
+
+
 def test_several_shards_change_under_new_names(tmp_path: Path) -> None:
     folder = make(tmp_path / "set", state())
     in_place(set_values(opened(folder), "layers.0.weight = 8", "norm.weight = 5").checkpoint)
@@ -250,6 +250,17 @@ def test_several_shards_change_under_new_names(tmp_path: Path) -> None:
     formats.save(opened(folder), NewFile(tmp_path / "copy"))
     assert names(tmp_path / "copy") == [*(name.replace("-edit1", "") for name in new), INDEX]
     assert all(same(loaded(folder)[path], value) for path, value in loaded(tmp_path / "copy").items())
+
+
+@pytest.mark.parametrize("metadata", [None, [], "none"])
+def test_a_tie_where_the_index_has_no_metadata_to_say_it_in(tmp_path: Path, metadata: object) -> None:
+    folder = make(tmp_path / "set", state())
+    (folder / INDEX).write_text(json.dumps({**index(folder), "metadata": metadata}))
+    in_place(set_values(opened(folder), "layers.0.weight = 8", "norm.weight = 5").checkpoint)
+    assert index(folder)["metadata"] == metadata
+    in_place(tie(opened(folder), "layers.0.weight", "layers.10.weight").checkpoint)
+    assert ties(opened(folder)) == [["layers.0.weight", "layers.10.weight"]]
+    assert index(folder)["metadata"] == {"layers.10.weight": "layers.0.weight"}
 
 
 def test_ties_within_a_shard_are_its_own_and_across_shards_the_indexs(tmp_path: Path) -> None:
@@ -385,6 +396,9 @@ def test_what_makes_a_set() -> None:
     assert division_for("x", None, "1MB") == division_for("x/model.safetensors.index.json", None, "1MB")
     assert division_for("x.bin.index.json", None, None) == Division(TORCH)
     assert division_for("x", "sharded", None) == Division()
+    assert division_for("x", "dcp", None) is division_for("x/", "dcp", None) is division_for("x/.metadata", None, None) is None
+    what = "there are no shards in dcp; name one of safetensors, torch-zip"
+    assert refused(UsageError, division_for, "x", "dcp", "1GB") == what
     what = "x.pt: is one file, and shards are several; name a directory, or an index such as model.safetensors.index.json"
     assert refused(UsageError, division_for, "x.pt", None, "1GB") == what
     what = "x.bin.index.json: is the index of torch-zip shards, not of safetensors; say --to torch-zip"
