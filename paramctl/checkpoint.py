@@ -310,6 +310,7 @@ def span(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
     return reach
 
 
+@lru_cache(4096)
 def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Strides, in elements, of a tensor of `shape` whose elements lie in C order."""
     strides: list[int] = []

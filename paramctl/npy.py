@@ -16,7 +16,7 @@ from paramctl.errors import FormatError, Unsupported, UsageError
 from paramctl.files import Target
 from paramctl.indexing import Index
 from paramctl.segments import Buffer, Computed, Content, Literal
-from paramctl.sources import Source
+from paramctl.sources import Source, open_source
 from paramctl.values import content_of, narrow, read_index, storage_of
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def save(checkpoint: Checkpoint, param: Param, index: Index, target: Target) -> 
     nbytes = len(header) + view.numel * dtype.itemsize
 
     def verify(path: Path) -> None:
-        if path.stat().st_size != nbytes:
+        if open_source(str(path)).size != nbytes:
             raise FormatError("the file that was written is not whole", file=str(path))
 
     content = _content(checkpoint, param, index, dtype)

@@ -159,7 +159,7 @@ def test_these_writes_have_segments_of_every_kind(tmp_path: Path) -> None:
         scene = Scene(folder, write)
         scene.prepared()
         checkpoint = write.verb(formats.open(str(scene.source))).checkpoint
-        form = next(form for form in formats.FORMATS if form.NAME == checkpoint.format)
+        form = next(form for form in formats.FORMATS if checkpoint.format == form.NAME)
         for segment in form.layout(checkpoint):
             kinds |= {type(segment), *(type(part) for part in getattr(segment, "parts", ()))}
     assert kinds == {Literal, Extent, Computed, Summed, Derived}

@@ -25,9 +25,11 @@ def recover(
     """
     if file == STDIN:
         raise UsageError("standard input is never changed in place", hint="name a FILE")
+    from paramctl import formats
+
     try:
         undone = recovered(file)
-        open_source(file)
+        open_source(formats.locate(file))
     except ParamctlError as error:
         error.file = error.file or file
         raise

@@ -134,13 +134,22 @@ def open(name: str, watch: Watch = nobody) -> Checkpoint:
 
 
 def locate(name: str) -> str:
-    """The file that is opened for `name`: of a folder that holds a set, its index; else `name` itself.
+    """The file that is opened for `name`: of a folder that holds a set, its index, or its first file if it needs none.
 
-    Raises UsageError where a folder has several indexes.
+    Else it is `name` itself. Raises UsageError where a folder has several indexes.
     """
     if name == STDIN or "\0" in name or not Path(name).is_dir():
         return name
-    return str(file_sets.index_in(Path(name)) or name)
+    return str(file_sets.index_in(Path(name)) or _first_in(Path(name)) or name)
+
+
+def _first_in(folder: Path) -> Path | None:
+    """The first file of a set without an index, by its bytes; None where a folder holds something else."""
+    first = file_sets.first_in(folder)
+    try:
+        return first if first is not None and as_set(of(open_source(str(first)))) else None
+    except ParamctlError:
+        return None
 
 
 def recover(name: str, watch: Watch = nobody) -> int:
@@ -156,8 +165,8 @@ def recover(name: str, watch: Watch = nobody) -> int:
 
 
 def _members(path: Path) -> list[str]:
-    """The files that an index names, where a journal lies beside it; none where it cannot be read, which shows."""
-    if not path.name.endswith(file_sets.INDEXES) or not any(path.parent.glob(".*.paramctl-journal")):
+    """The others of a set, where a journal lies beside its index; none where it cannot be read, which shows."""
+    if not file_sets.stands_for_others(path.name) or not any(path.parent.glob(".*.paramctl-journal")):
         return []
     try:
         source = open_source(str(path))
@@ -218,7 +227,7 @@ def named(name: str) -> AnyFormat:
     for form in BY_NAME.values():
         if name == form.NAME or f".{name.lstrip('.').lower()}" in form.SUFFIXES:
             return form
-    known = ", ".join(form.NAME for form in FORMATS)
+    known = ", ".join(form.NAME for form in (*FORMATS, *SETS) if form.SUFFIXES)
     raise UsageError(f"no format '{name}'", hint=f"name one of {known}")
 
 

@@ -7,7 +7,6 @@ Reference: torch/distributed/checkpoint/hf_storage.py. Any of the files stands f
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from paramctl.checkpoint import Checkpoint, Loss, Param, Storage, View, contiguous
 from paramctl.errors import FileError, FormatError, Unsupported
-from paramctl.file_sets import Part
+from paramctl.file_sets import WITHOUT_INDEX, Part
 from paramctl.formats import safetensors
 from paramctl.formats.chunk_grid import Box, Held, concatenated, is_concatenation, made_once, taken, tile, woven
 from paramctl.sources import Source, open_source
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 NAME = "dcp-safetensors"
 SUFFIXES: tuple[str, ...] = ()  # their names end as those of other safetensors files do
 INFO = "DCP_SHARDING_INFO"
-_SHARD = re.compile(r"shard-[0-9]{5,9}-model-[0-9]{5,9}-of-[0-9]{5,9}\.safetensors")
 MAX_INT = 2**63
 
 
@@ -48,7 +46,8 @@ class Document(NamedTuple):
 
 def recognises(head: bytes, source: Source) -> bool:
     """Whether a safetensors file says that it holds parts of tensors, and is called as such a file is."""
-    return source.path is not None and INFO.encode() in head and _SHARD.fullmatch(Path(source.name).name) is not None
+    is_called_so = WITHOUT_INDEX.fullmatch(Path(source.name).name) is not None
+    return source.path is not None and INFO.encode() in head and is_called_so
 
 
 def read(source: Source) -> Checkpoint:
@@ -130,7 +129,7 @@ def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
 
 def _own_name(source: Source) -> str:
     """What a file is called, or will be: while it is written it has more around its name."""
-    found = _SHARD.search(Path(source.name).name)
+    found = WITHOUT_INDEX.search(Path(source.name).name)
     return found[0] if found else Path(source.name).name
 
 
@@ -139,7 +138,7 @@ def _beside(source: Source) -> list[str]:
     if source.path is None:
         raise FileError("is one of several files, and came without the others", hint="name one in their directory")
     names = (path.name for path in Path(source.name).absolute().parent.iterdir())
-    return sorted(name for name in names if _SHARD.fullmatch(name) and name != _own_name(source))
+    return sorted(name for name in names if WITHOUT_INDEX.fullmatch(name) and name != _own_name(source))
 
 
 def _listed(source: Source, name: str | None) -> Checkpoint:

@@ -139,7 +139,7 @@ class Storages(Mapping[str, Storage]):
         record = self.archive.records.get(self.folder + key) if key is not None else None
         if record is None or key is None:
             raise FormatError(f"storage {key!r} is not in the archive")
-        bits = max(dtype.bits, 8) if dtype else 8  # of elements smaller than a byte torch counts the bytes
+        bits = dtype.bits if dtype and dtype.bits > 8 else 8  # of elements smaller than a byte torch counts the bytes
         if type(numel) is not int or numel < 0 or (numel * bits + 7) // 8 != record.nbytes:
             raise FormatError(
                 f"storage {key!r} claims {numel!r} elements of {bits} bits; its record has {record.nbytes:,} bytes"

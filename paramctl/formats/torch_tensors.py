@@ -81,9 +81,10 @@ def is_tensor(node: object) -> bool:
     """Whether a node of a pickle is a tensor of any kind."""
     if not (isinstance(node, Call) and isinstance(node.func, Global)):
         return False
-    if node.func.full in _WRAPPING:
+    name = node.func.full
+    if name in _WRAPPING:
         return _wraps_a_tensor(node)
-    return node.func.full in _REBUILDERS or (node.func.full in _OLD and _holds_values(node))
+    return name in _REBUILDERS or (name in _OLD and _holds_values(node))
 
 
 def _wraps_a_tensor(node: Call) -> bool:
@@ -113,7 +114,7 @@ def read_tensor(place: Place, storages: Storages) -> Param:
     """The Param that the node at a place describes. Raises FormatError where it contradicts itself."""
     name, args = place.node.func.full, place.node.args
     try:
-        return (_REBUILDERS.get(name) or _OLD[name])(args, place, storages)
+        return _READERS[name](args, place, storages)
     except (IndexError, ValueError):
         raise FormatError(f"tensor '{place.path}' has too few arguments for {name}") from None
     except RecursionError:
@@ -443,6 +444,7 @@ _OLD: Mapping[str, Rebuild] = {
     "torch.autograd.variable.Variable": _variable,
     **dict.fromkeys(_CLASSES, _own_class),
 }
+_READERS: Mapping[str, Rebuild] = {**_REBUILDERS, **_OLD}
 
 NameStorage = Callable[[str, DType, int, str], Persistent]  # of key, dtype, nbytes and device, as `storage_id`
 

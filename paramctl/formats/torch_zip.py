@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from paramctl.checkpoint import Checkpoint, Loss, Param, Storage
 from paramctl.errors import FormatError, Unsupported, some
-from paramctl.formats import pickle_writer, pickles, zips
+from paramctl.formats import foreign_pickles, pickle_writer, pickles, zips
 from paramctl.formats.pickle_nodes import Call
 from paramctl.formats.torch_archives import (
     ALIGNMENT,
@@ -121,11 +121,13 @@ def _strays(document: Document) -> Iterator[Finding]:
 
 
 def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """The pickles that loading this file would run, each with the name of its record."""
+    """The pickles that loading this file would run, each with the name of its record; in an .npz, numpy's."""
     archive = zips.read(source)
     for name, record in archive.records.items():
         if name.endswith(".pkl"):
             yield name, partial(archive.read, record, pickle_limit(record))
+    if not any(name.rpartition("/")[2] == "data.pkl" for name in archive.records):
+        yield from foreign_pickles.in_archive(archive, pickle_limit)
 
 
 def _prefix(archive: Archive) -> str:

@@ -34,6 +34,10 @@ ADDED = frozenset(  # what `import torch` itself adds to the table
         "distributed._mesh_layout._MeshLayout",
     )
 )
+FORMATS_REFUSED = {  # whatever their pickles hold
+    "torch-tar": "it is a tar archive, and torch takes none of these",
+    "torchscript": "it is a TorchScript archive, and torch takes none of these",
+}
 NEVER = ("sys", "os", "posix", "nt")  # modules of which nothing can be allowed
 
 _KNOWN_OPCODES = b"".join((

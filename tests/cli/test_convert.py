@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -57,3 +58,19 @@ def test_losses_are_accepted_by_name(run: Run, tmp_path: Path) -> None:
     code, _, err = run("convert", path, "-f", "-o", out, "--layer", "model")
     assert (code, err.splitlines()[0]) == (0, "note: 1 tensor as safetensors")
     assert list(loaded(out)) == ["w"]
+
+
+def test_no_room_for_what_the_writer_of_torch_makes(spawn: Spawn, tmp_path: Path) -> None:
+    path = saved(tmp_path, {"weight": torch.ones(300, 300)}, "net.pt")
+    limit = (100_000, 100_000)
+    done = spawn(
+        "convert", path, "--to", "dcp", "-o", tmp_path / "set",
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr.decode()) == (
+        3,
+        b"",
+        f"paramctl: {path}: cannot write: File too large;"
+        " make room in the directory for temporary files, or set TMPDIR to a larger place\n",
+    )
+    assert not (tmp_path / "set").exists()

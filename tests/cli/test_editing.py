@@ -458,9 +458,15 @@ LINES: list[tuple[list[str], int, str]] = [
      "net.pt: cannot tie: 0.weight is float32 2 × 3 and 3.bias is float32 2"),
     (["untie", "net.pt", "x", "-i"], 1, "net.pt: no parameter or layer matches 'x'; 'paramctl ls' lists them all"),
     (["convert", "net.pt", "-o", "out.what"], 2,
-     "cannot tell which format to write; name it with --to safetensors or --to torch-zip"),
-    (["convert", "net.pt"], 2, "cannot tell which format to write; name it with --to safetensors or --to torch-zip"),
-    (["convert", "net.pt", "--to", "onnx", *OUT], 2, "no format 'onnx'; name one of {known}"),
+     "cannot tell which format to write; name it with --to safetensors, torch-zip or dcp, or a directory for shards"
+     " with a / at its end"),
+    (["convert", "net.pt"], 2,
+     "cannot tell which format to write; name it with --to safetensors, torch-zip or dcp, or a directory for shards"
+     " with a / at its end"),
+    (["convert", "net.pt", "-o", "out.safetensors", "--to", "dcp"], 2,
+     "out.safetensors: is one file, and shards are several; name a directory, or an index such as"
+     " model.safetensors.index.json"),
+    (["convert", "net.pt", "--to", "onnx", *OUT], 2, "no format 'onnx'; name one of {known}, sharded, dcp"),
     (["convert", "net.pt", "--to", "safetensors", *OUT], 2,
      "net.pt: '.pt' is a suffix of torch-zip files, and this would be safetensors; name it out.safetensors"),
     (["convert", "net.pt", "-o", "net.safetensors"], 2, "net.safetensors: exists already; add -f to replace it"),

@@ -65,6 +65,17 @@ def test_bytes_for_people(n: int, text: str) -> None:
     assert output.human_bytes(n) == text
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, ""), (0, "0"), (1234, "1,234"), (-1234.0, "-1,234"), (10**9, "1e+09"), (12345.5, "1.235e+04"),
+        (0.027862, "0.02786"), (math.nan, "nan"), (-math.inf, "-inf"),
+    ],
+)  # fmt: skip
+def test_numbers_for_people(value: float | None, text: str) -> None:
+    assert output.number(value) == text
+
+
 def test_totals() -> None:
     assert output.totals_text(5, 4, 1234, 4936) == "5 tensors (4 unique), 1,234 values, 4.8 KiB"
     assert output.totals_text(1, 1, 4, 16) == "1 tensor, 4 values, 16 B"

@@ -50,6 +50,29 @@ def test_changing(run: Run, folder: Path, tmp_path: Path) -> None:
     assert {name for name in before if not same(before[name], found[name])} == {"0.bias", "3.weight", "3.bias"}
 
 
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_a_set_that_torch_distributed_loads(run: Run, tmp_path: Path, slash: str) -> None:
+    path = saved(tmp_path, mlp().state_dict(), "net.pt")
+    code, out, err = run("convert", path, "--to", "dcp", "-o", f"{tmp_path}/dcp{slash}")
+    assert (code, out, err.splitlines()[0]) == (0, "", "note: 9 tensors as dcp")
+    assert sorted(each.name for each in (tmp_path / "dcp").iterdir()) == [".metadata", "__0_0.distcp"]
+    assert run("diff", tmp_path / "dcp", path) == (0, "", "same: 9 tensors\n")
+    sizes = run("convert", path, "--to", "dcp", "-o", f"{tmp_path}/new/", "--max-shard-size", "1kB")
+    assert sizes == (2, "", "paramctl: there are no shards in dcp; name one of safetensors, torch-zip\n")
+
+
+def test_recover_takes_a_directory(run: Run, folder: Path, tmp_path: Path) -> None:
+    assert run("recover", folder) == (0, "", f"{folder}: there is nothing to undo\n")
+    line = f"paramctl: {tmp_path}: is a directory, not a checkpoint file; name a file in it\n"
+    assert run("recover", tmp_path) == (3, "", line)
+
+
+def test_the_help_of_convert_names_sets(run: Run) -> None:
+    shown = " ".join(run("convert", "--help")[1].replace("│", " ").split())
+    assert "--to dcp makes what torch.distributed.checkpoint loads" in shown
+    assert "The format to write: safetensors, torch-zip or dcp." in shown
+
+
 def written(folder: Path) -> str:
     nbytes = sum(path.stat().st_size for path in folder.iterdir())
     return f"{nbytes / 1024:.1f} KiB"

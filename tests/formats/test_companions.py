@@ -6,9 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
-from helpers import file_of, stdin_pipe
+import torch
+from helpers import file_of, listing, stdin_pipe
+from safetensors.torch import save_file
 
-from paramctl.formats.companions import MAX_CONFIG, says_tied, ties_embeddings
+from paramctl.formats.companions import MAX_CONFIG, declared_ties, says_tied, ties_embeddings
 from paramctl.sources import open_source
 
 
@@ -36,6 +38,20 @@ from paramctl.sources import open_source
 def test_whether_embeddings_are_tied(tmp_path: Path, config: str, is_tied: bool) -> None:
     (tmp_path / "config.json").write_text(config)
     assert says_tied(tmp_path) is is_tied
+
+
+def test_ties_that_a_file_or_its_configuration_declares(tmp_path: Path) -> None:
+    names = ("wte.weight", "lm_head.weight", "a", "b", "format")
+    metadata = {"b": "a", "a": "a", "c": "a", "format": "a", "lm_head.weight": "text"}
+    save_file({name: torch.ones(1) for name in names}, tmp_path / "x.safetensors", metadata)
+    checkpoint = listing(tmp_path / "x.safetensors")
+    at = {param.path: i for i, param in enumerate(checkpoint.params)}
+    declared = [(at["b"], at["a"], "the file's metadata")]
+    assert declared_ties(checkpoint, is_shard=False) == declared
+    (tmp_path / "config.json").write_text('{"tie_word_embeddings": true}')
+    both = [*declared, (at["lm_head.weight"], at["wte.weight"], "config.json")]
+    assert declared_ties(checkpoint, is_shard=False) == both
+    assert declared_ties(checkpoint, is_shard=True) == declared
 
 
 def test_bytes_that_are_no_text_say_nothing(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,15 @@ import numpy as np
 import pytest
 import torch
 from helpers import assert_same_but, changed_bytes, listing, raw, refused, save, source_of, tensors
+from safetensors import torch as safetensors_torch
+from set_files import make, saved
 from torch.distributed.checkpoint import metadata as dcp
-from torch.distributed.checkpoint.filesystem import FileSystemWriter, SerializationFormat, _StorageInfo
+from torch.distributed.checkpoint.filesystem import SerializationFormat, _StorageInfo
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
-from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
-from paramctl import formats
+from paramctl import formats, journal, temporary
 from paramctl.checkpoint import Checkpoint, Leaf
 from paramctl.convert import convert
 from paramctl.errors import FileError, FormatError, Unsupported, UsageError
@@ -58,14 +60,6 @@ def as_torch_loads(folder: Path) -> Any:
     """What torch makes of a set."""
     dcp_to_torch_save(folder, folder.with_suffix(".loaded"))
     return torch.load(folder.with_suffix(".loaded"), weights_only=True)
-
-
-def saved(folder: Path, state: dict[str, Any], **options: Any) -> Path:
-    """A set of one process."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that there is one process
-        dcp_save(state, storage_writer=FileSystemWriter(folder, **options), no_dist=True)
-    return folder
 
 
 def bytes_of(checkpoint: Checkpoint) -> dict[str, bytes]:
@@ -442,6 +436,24 @@ def test_one_file_becomes_a_set(made: Path, tmp_path: Path) -> None:
     ]
 
 
+def test_ties_are_saved_in_full_and_that_is_said(tmp_path: Path) -> None:
+    first, second = torch.arange(6.0).view(2, 3), torch.ones(2)
+    torch.save({"a": first, "b": second, "c": first, "d": second, "row": first[1]}, tmp_path / "x.pt")
+    edit = convert(listing(tmp_path / "x.pt"), distributed)
+    assert edit.notes == (
+        "5 tensors as dcp",
+        "c, d were tied, and have bytes of their own now",
+        "a, row overlapped, and have bytes of their own now",
+    )
+    out = tmp_path / "out"
+    formats.save(edit.checkpoint, formats.NewFile(out), distributed)
+    assert_same_but({"a": first, "b": second, "c": first, "d": second, "row": first[1]}, as_torch_loads(out), set())
+    tied = set_values(listing(tmp_path / "x.pt"), "b = 5").checkpoint
+    again = tmp_path / "again"
+    formats.save(convert(tied, distributed).checkpoint, formats.NewFile(again), distributed)
+    assert as_torch_loads(again)["d"].tolist() == [5.0, 5.0]
+
+
 def test_damage_to_the_file_that_becomes_a_set(tmp_path: Path) -> None:
     torch.save({"a": torch.arange(6.0)}, tmp_path / "x.pt")
     data = (tmp_path / "x.pt").read_bytes()
@@ -498,6 +510,50 @@ def test_shards_change_in_place_one_at_a_time(made: Path, tmp_path: Path) -> Non
     expected = tensors(whole(made)["model"])["rows.weight"].clone()
     expected[7] = 4
     assert bytes_of(listing(folder / FIRST))["rows.weight"] == raw(expected)
+
+
+def test_shards_open_by_their_folder(made: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(made / "hf", tmp_path / "hf")
+    (folder / "config.json").write_text("{}")
+    (folder / f".{FIRST}.tmp.safetensors").write_bytes(b"")
+    assert listing(folder).format == "dcp-safetensors"
+    assert bytes_of(listing(folder)) == bytes_of(listing(folder / FIRST))
+    assert (formats.locate(str(folder)), formats.locate(f"{folder}/")) == (str(folder / FIRST),) * 2
+    in_place(set_values(listing(folder), "rows.weight[7] = 4").checkpoint)
+    assert read_values(listing(folder), listing(folder).params[1])[7].tolist() == [4.0] * 6
+    save(listing(folder), tmp_path / "out")
+    assert bytes_of(listing(tmp_path / "out")) == bytes_of(listing(folder))
+
+
+@pytest.mark.parametrize("other", ["model.safetensors", "shard-1.safetensors", "plain"])
+def test_a_folder_that_holds_something_else_is_none(made: Path, tmp_path: Path, other: str) -> None:
+    folder = shutil.copytree(made / "hf", tmp_path / "hf")
+    if other == "plain":
+        safetensors_torch.save_file({"w": torch.ones(2)}, folder / FIRST)
+    else:
+        shutil.copy(folder / FIRST, folder / other)
+    assert refused(FileError, listing, folder) == f"{folder}: is a directory, not a checkpoint file; name a file in it"
+
+
+def test_an_index_in_the_folder_of_shards_comes_first(made: Path, tmp_path: Path) -> None:
+    folder = make(tmp_path / "set", [{"a": torch.ones(2)}])
+    shutil.copy(made / "hf" / FIRST, folder)
+    assert listing(folder).format == "sharded"
+
+
+def test_an_interrupted_patch_of_any_shard_is_rolled_back(made: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(made / "hf", tmp_path / "hf")
+    path, before = folder / SECOND, (folder / SECOND).read_bytes()
+    torn = before[:-8] + bytes(8)
+    for name in (folder, folder / FIRST):
+        runs = [journal.Run(len(torn) - 8, 8, zlib.crc32(before[-8:]), zlib.crc32(torn[-8:]))]
+        with path.open("rb") as file, temporary.beside(path) as (fd, hidden):
+            journal._write(fd, file.fileno(), path, runs)
+            journal._publish(hidden, journal.path_of(path))
+        path.write_bytes(torn)
+        listing(name)
+        assert path.read_bytes() == before
+        assert not journal.path_of(path).exists()
 
 
 def test_a_shard_that_is_missing_shows(made: Path, tmp_path: Path) -> None:
