@@ -343,7 +343,7 @@ _KNOWN = _table(
      torch.fx._symbolic_trace.Tracer torch.fx.proxy.Tracer
      """),
     ("makes a tensor of a numpy array", " ".join(sorted(FROM_NUMPY))),
-    (_CONTAINER, """
+    ("makes a list or tensor of TorchScript", """
      torch.jit._pickle.build_intlist torch.jit._pickle.build_tensorlist torch.jit._pickle.build_doublelist
      torch.jit._pickle.build_boollist torch.jit._pickle.build_tensor_from_id torch.jit._pickle.restore_type_tag
      """),

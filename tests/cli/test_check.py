@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import pty
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import pytest
 import torch
 from helpers import stdin_from, stdin_pipe
 from safetensors.torch import save_file
+from terminals import shown
 
 from paramctl import __version__
 from paramctl.findings import RULES
@@ -62,22 +62,8 @@ def shards(here: Path) -> Path:
 
 
 def terminal(code: int, columns: int, *args: str, **env: str) -> str:
-    """What a terminal shows, standard error too."""
-    reader, writer = pty.openpty()
-    clean = {key: value for key, value in os.environ.items() if "COLOR" not in key}
-    settings = {**clean, "TERM": "xterm", "COLUMNS": str(columns), "PYTHONPATH": str(ROOT), **env}
-    command = [sys.executable, "-m", "paramctl", *args]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=writer, stderr=writer, env=settings) as process:
-        os.close(writer)
-        out = b""
-        try:
-            while data := os.read(reader, 65536):
-                out += data
-        except OSError:
-            pass
-        os.close(reader)
-        assert process.wait() == code
-    return out.decode().replace("\r\n", "\n")
+    """What a terminal shows of a command that ends with `code`."""
+    return shown(columns, *args, code=code, **env)
 
 
 def expected(text: str) -> str:

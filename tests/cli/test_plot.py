@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import pty
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
@@ -14,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from set_files import make
+from terminals import shown
 
 from paramctl.charts import Bars, Chart, Curve
 from paramctl.cli.charts import drawing
@@ -41,24 +39,8 @@ def text(chart: Chart, width: int = 80) -> str:
 
 
 def on_terminal(columns: int, *args: str) -> str:
-    """What a command shows on a terminal of so many columns."""
-    reader, terminal = pty.openpty()
-    clean = {key: value for key, value in os.environ.items() if "COLOR" not in key}
-    settings = {"TERM": "xterm", "NO_COLOR": "1", "COLUMNS": str(columns), "PYTHONPATH": str(FOLDER.parent)}
-    with subprocess.Popen(
-        [sys.executable, "-m", "paramctl", *args],
-        stdin=subprocess.DEVNULL, stdout=terminal, stderr=terminal, env={**clean, **settings},
-    ) as process:  # fmt: skip
-        os.close(terminal)
-        out = b""
-        try:
-            while data := os.read(reader, 65536):
-                out += data
-        except OSError:
-            pass
-        os.close(reader)
-        assert process.wait() == 0
-    return out.decode().replace("\r\n", "\n")
+    """What a command shows on a terminal of so many columns, without colour."""
+    return shown(columns, *args, NO_COLOR="1")
 
 
 # --- drawings ------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import stdin_pipe
+from terminals import shown
 
 Run = Callable[..., tuple[int, str, str]]
 Spawn = Callable[..., "subprocess.CompletedProcess[bytes]"]
@@ -38,24 +38,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def expected(text: str) -> str:
     return dedent(text).lstrip("\n")
 
-
-def terminal(columns: int, *args: str, **env: str) -> str:
-    """What a terminal shows, standard error too."""
-    reader, writer = pty.openpty()
-    clean = {key: value for key, value in os.environ.items() if "COLOR" not in key}
-    settings = {**clean, "TERM": "xterm", "COLUMNS": str(columns), "PYTHONPATH": str(ROOT), **env}
-    command = [sys.executable, "-m", "paramctl", *args]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=writer, stderr=writer, env=settings) as process:
-        os.close(writer)
-        out = b""
-        try:
-            while data := os.read(reader, 65536):
-                out += data
-        except OSError:
-            pass
-        os.close(reader)
-        assert process.wait() == 0
-    return out.decode().replace("\r\n", "\n")
 
 
 # --- for programs --------------------------------------------------------------------------------
@@ -213,7 +195,7 @@ def test_what_has_no_spectrum_says_why(run: Run, here: Path) -> None:
 
 def test_a_span_that_float64_cannot_hold_has_a_histogram(run: Run, here: Path) -> None:
     torch.save({"x": torch.tensor([1e308, -1e308], dtype=torch.float64)}, "x.pt")
-    assert terminal(100, "stats", "x.pt", "--color", "never") == expected("""
+    assert shown(100, "stats", "x.pt", "--color", "never") == expected("""
            count  mean         std      min     max          L2  zeros
         x      2     0  1.414e+308  -1e+308  1e+308  1.414e+308      0  █          █
     """)
@@ -223,18 +205,18 @@ def test_nothing_in_a_file(run: Run, here: Path) -> None:
     torch.save({}, "x.pt")
     assert run("stats", "x.pt") == (0, "", "")
     assert run("stats", "x.pt", "--json")[1] == '{"schema": 1, "file": "x.pt", "tensors": []}\n'
-    assert terminal(80, "stats", "x.pt") == ""
+    assert shown(80, "stats", "x.pt") == ""
 
 
 def test_hostile_names_are_spelled_out(run: Run, here: Path) -> None:
     torch.save({"a\tb\n\x1b[31m": torch.ones(1), "[red]": torch.ones(1)}, "x.pt")
     assert [line.split("\t")[0] for line in run("stats", "x.pt")[1].splitlines()] == ["a\\tb\\n\\x1b[31m", "[red]"]
-    assert terminal(100, "stats", "x.pt", "--color", "never") == expected("""
+    assert shown(100, "stats", "x.pt", "--color", "never") == expected("""
                         count  mean  std  min  max  L2  zeros
         a\\tb\\n\\x1b[31m      1     1         1    1   1      0  █
         [red]               1     1         1    1   1      0  █
     """)
-    assert "\x1b[31m" not in terminal(100, "stats", "x.pt")
+    assert "\x1b[31m" not in shown(100, "stats", "x.pt")
 
 
 # --- refusals ------------------------------------------------------------------------------------
@@ -306,13 +288,13 @@ TABLE = expected("""
 
 
 @pytest.mark.parametrize("columns", [80, 140])
-def test_a_terminal(here: Path, columns: int) -> None:
-    assert terminal(columns, "stats", "net.pt", "--color", "never") == TABLE
-    assert terminal(columns, "stats", "net.pt", NO_COLOR="1") == TABLE
+def test_a_shown(here: Path, columns: int) -> None:
+    assert shown(columns, "stats", "net.pt", "--color", "never") == TABLE
+    assert shown(columns, "stats", "net.pt", NO_COLOR="1") == TABLE
 
 
 def test_columns_of_odd_values_show_where_there_are_some(here: Path) -> None:
-    assert terminal(80, "stats", "odd.pt", NO_COLOR="1") == (
+    assert shown(80, "stats", "odd.pt", NO_COLOR="1") == (
         expected("""
                count  mean    std  min  max     L2  zeros  NaN  inf
             x      4     2  1.414    1    3  3.162      0    1    1  █          █
@@ -326,18 +308,18 @@ def test_columns_of_odd_values_show_where_there_are_some(here: Path) -> None:
 
 def test_narrow_terminals_lose_columns_and_say_which(here: Path) -> None:
     torch.save({"model.layers.0.attention.query_projection.weight": torch.arange(8.0), "short": torch.tensor(1.0)}, "x.pt")
-    assert terminal(140, "stats", "x.pt", NO_COLOR="1") == expected("""
+    assert shown(140, "stats", "x.pt", NO_COLOR="1") == expected("""
                                                           count  mean    std  min  max     L2  zeros
         model.layers.0.attention.query_projection.weight      8   3.5  2.449    0    7  11.83      1  ██ █ ██ █ ██
         short                                                 1     1           1    1      1      0  █
     """)
-    assert terminal(60, "stats", "x.pt", NO_COLOR="1") == expected("""
+    assert shown(60, "stats", "x.pt", NO_COLOR="1") == expected("""
                                       mean    std  min  max     L2
         model.layers.…jection.weight   3.5  2.449    0    7  11.83  ██ █ ██ █ ██
         short                            1           1    1      1  █
         the terminal is too narrow for count, zeros; --tsv has them
     """)
-    assert terminal(50, "stats", "x.pt", NO_COLOR="1") == expected("""
+    assert shown(50, "stats", "x.pt", NO_COLOR="1") == expected("""
                                         mean    std  min  max
         model.layers.0…ojection.weight   3.5  2.449    0    7
         short                              1           1    1
@@ -345,8 +327,8 @@ def test_narrow_terminals_lose_columns_and_say_which(here: Path) -> None:
     """)
 
 
-def test_colours_are_the_sixteen_of_the_terminal(here: Path) -> None:
-    out = terminal(80, "stats", "odd.pt")
+def test_colours_are_the_sixteen_of_the_shown(here: Path) -> None:
+    out = shown(80, "stats", "odd.pt")
     assert out.splitlines()[0] == "".join(
         f"\x1b[2m{title}\x1b[0m" for title in ("   ", "count  ", "mean  ", "  std  ", "min  ", "max  ", "   L2  ", "zeros  ", "NaN  ", "inf")
     )
@@ -359,4 +341,4 @@ def test_force_color_in_a_pipe_changes_no_lines_for_programs(spawn: Spawn, here:
 
 
 def test_a_terminal_without_unicode(here: Path) -> None:
-    assert terminal(80, "stats", "net.pt", NO_COLOR="1", PYTHONIOENCODING="ascii") == TABLE.replace("█", "#")
+    assert shown(80, "stats", "net.pt", NO_COLOR="1", PYTHONIOENCODING="ascii") == TABLE.replace("█", "#")

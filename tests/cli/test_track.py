@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
@@ -14,6 +11,7 @@ from textwrap import dedent
 import pytest
 import torch
 from set_files import make, saved
+from terminals import shown
 
 from paramctl.cli.charts import sparkline, thinned
 
@@ -39,24 +37,8 @@ def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def on_terminal(columns: int, *args: str) -> str:
-    """What a command shows on a terminal of so many columns, remarks included."""
-    reader, terminal = pty.openpty()
-    clean = {key: value for key, value in os.environ.items() if "COLOR" not in key}
-    settings = {"TERM": "xterm", "NO_COLOR": "1", "COLUMNS": str(columns), "PYTHONPATH": str(FOLDER.parent)}
-    with subprocess.Popen(
-        [sys.executable, "-m", "paramctl", *args],
-        stdin=subprocess.DEVNULL, stdout=terminal, stderr=terminal, env={**clean, **settings},
-    ) as process:  # fmt: skip
-        os.close(terminal)
-        out = b""
-        try:
-            while data := os.read(reader, 65536):
-                out += data
-        except OSError:
-            pass
-        os.close(reader)
-        assert process.wait() == 0
-    return out.decode().replace("\r\n", "\n")
+    """What a command shows on a terminal of so many columns, without colour."""
+    return shown(columns, *args, NO_COLOR="1")
 
 
 def test_a_line_a_step(run: Run, samples: None) -> None:
