@@ -1,4 +1,4 @@
-"""CRC-32 of bytes of which only some changed, from those alone.
+"""CRC-32 as fast as this machine can, and that of bytes of which only some changed, from those alone.
 
 The checksum is linear: two texts of one length differ in it by what their difference gives, whatever
 else they hold, and bytes that follow multiply that by a power of x. Reference: crc32_combine of zlib.
@@ -7,6 +7,13 @@ else they hold, and bytes that follow multiply that by a power of x. Reference: 
 from __future__ import annotations
 
 from functools import lru_cache
+
+try:
+    from isal.isal_zlib import crc32  # nine times as fast as zlib's, where the processor can multiply without carry
+except ImportError:  # no wheels of it for this kind of machine
+    from zlib import crc32
+
+__all__ = ["crc32", "followed"]
 
 _POLYNOMIAL = 0xEDB88320  # of CRC-32; the coefficient of x**0 is the highest of its 32 bits
 _ONE = 1 << 31

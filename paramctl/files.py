@@ -6,12 +6,11 @@ import contextlib
 import errno
 import os
 import resource
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from paramctl import journal, temporary
+from paramctl import checksums, journal, temporary
 from paramctl.copies import can_share, copy, get_at, put, put_at, reserve
 from paramctl.errors import FileError, ReaderLeft, UsageError
 from paramctl.journal import Run
@@ -274,7 +273,7 @@ def _differing(piece: Extent | Buffer, source: Source, at: int) -> Iterator[tupl
         while last - BLOCK > first and old[last - BLOCK : last] == new[last - BLOCK : last]:
             last -= BLOCK
         old, new = old[first:last], new[first:last]
-        yield Run(at + start + first, last - first, zlib.crc32(old), zlib.crc32(new)), new
+        yield Run(at + start + first, last - first, checksums.crc32(old), checksums.crc32(new)), new
 
 
 # --- what must hold before and after ---------------------------------------------------------------

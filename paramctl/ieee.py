@@ -50,10 +50,10 @@ class Floats(NamedTuple):
 
         sign = 1 << (self.bits - 1)
         signed = patterns.view(f"i{self.bits // 8}")
-        highest, lowest = int(signed.max()), int(patterns.max())
+        highest, lowest = int(np.maximum.reduce(signed)), int(np.maximum.reduce(patterns))
         if highest >= self.infinity or lowest >= sign + self.infinity:
             return None
-        least, most_negative = int(patterns.min()), int(signed.min())
+        least, most_negative = int(np.minimum.reduce(patterns)), int(np.minimum.reduce(signed))
         zeros = 0
         if least == 0 or most_negative == -sign:  # the patterns of 0 and of -0
             zeros = patterns.size - int(np.count_nonzero(patterns << 1))
@@ -109,8 +109,7 @@ class Widened:
         if len(self._values) < len(values):
             self._values = np.empty(len(values))
         made = self._values[: len(values)]
-        with np.errstate(invalid="ignore"):  # signalling NaNs
-            np.copyto(made, values)
+        np.copyto(made, values)
         return made
 
 

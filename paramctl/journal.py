@@ -15,13 +15,12 @@ import json
 import os
 import stat
 import struct
-import zlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from paramctl import temporary
+from paramctl import checksums, temporary
 from paramctl.copies import get_at, put, put_at
 from paramctl.errors import FileError
 from paramctl.segments import CHUNK
@@ -109,7 +108,7 @@ def _write(journal: int, fd: int, file: Path, runs: Sequence[Run]) -> None:
     info = os.fstat(fd)
     for run in runs:
         data = get_at(fd, run.nbytes, run.offset)
-        if zlib.crc32(data) != run.old:
+        if checksums.crc32(data) != run.old:
             raise FileError("changed while it was being read; nothing was written", hint="run it again")
         put(journal, data)
     description = {
@@ -118,7 +117,7 @@ def _write(journal: int, fd: int, file: Path, runs: Sequence[Run]) -> None:
         "size": info.st_size,
         "boot": boot(),
         "runs": runs,
-        "rest": [(at, n, zlib.crc32(get_at(fd, n, at))) for at, n in _samples(info.st_size, runs)],
+        "rest": [(at, n, checksums.crc32(get_at(fd, n, at))) for at, n in _samples(info.st_size, runs)],
     }
     text = json.dumps(description).encode()
     if len(text) > _LONGEST:
@@ -182,7 +181,7 @@ def _read(journal: int, fd: int, file: Path, path: Path) -> list[Run]:
             raise ValueError("a sample")
         if any(run.nbytes > CHUNK or run.offset + run.nbytes > size for run in runs):
             raise ValueError("a run")
-        if any(zlib.crc32(old) != run.old for run, old in _held(journal, runs)):
+        if any(checksums.crc32(old) != run.old for run, old in _held(journal, runs)):
             raise ValueError("what it held")
     except (ValueError, TypeError, KeyError, struct.error, RecursionError):
         hint = f"restore the file from a copy, or delete {path} if the file is as it should be"
@@ -190,8 +189,8 @@ def _read(journal: int, fd: int, file: Path, path: Path) -> list[Run]:
     info = os.fstat(fd)
     if (inode, size) != (info.st_ino, info.st_size):
         raise FileError("was replaced since its change was interrupted; nothing was undone", hint=_delete(path))
-    torn = sum(zlib.crc32(get_at(fd, run.nbytes, run.offset)) not in (run.old, run.new) for run in runs)
-    stayed = all(zlib.crc32(get_at(fd, n, at)) == crc for at, n, crc in rest)
+    torn = sum(checksums.crc32(get_at(fd, run.nbytes, run.offset)) not in (run.old, run.new) for run in runs)
+    stayed = all(checksums.crc32(get_at(fd, n, at)) == crc for at, n, crc in rest)
     if not stayed or (same_boot and torn > _TORN):
         raise FileError("was written to since its change was interrupted; nothing was undone", hint=_delete(path))
     return runs

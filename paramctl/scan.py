@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from paramctl import checksums
 from paramctl.blocks import block_indices
 from paramctl.checkpoint import Checkpoint, Param, Storage
 from paramctl.errors import Unsupported
@@ -94,7 +94,7 @@ class Scan:
         content = storage.content if whole else clip(storage.content, param.start, param.nbytes)
         for data in filled(content, self._buffer):
             if checked:
-                value = zlib.crc32(data, value)
+                value = checksums.crc32(data, value)
             block = cells(data, param.dtype)[:left]  # the last byte may hold more
             left -= block.size
             yield in_machine_order(block, param.dtype, storage.byteorder)

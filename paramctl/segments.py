@@ -6,7 +6,6 @@ or copied by the kernel, a computed one exists only while it is written.
 
 from __future__ import annotations
 
-import zlib
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from functools import cached_property
@@ -14,7 +13,7 @@ from itertools import accumulate
 from operator import itemgetter
 from typing import NamedTuple
 
-from paramctl.checksums import followed
+from paramctl import checksums
 from paramctl.errors import FormatError
 from paramctl.sources import Source, Window
 
@@ -189,7 +188,7 @@ def _summed(segment: Summed) -> Generator[Extent | Buffer, None, int]:
     value = 0
     for part in segment.parts:
         for chunk in _all_of(part):
-            value = zlib.crc32(chunk, value)
+            value = checksums.crc32(chunk, value)
             yield chunk
     return value
 
@@ -206,7 +205,7 @@ def _summed_again(parts: tuple[Content, ...], before: Known) -> Generator[Extent
         for chunk in _all_of(part):
             offset, left = offset + len(chunk), left - len(chunk)
             was = crc32((Extent(source, offset - len(chunk), len(chunk)),))
-            value ^= followed(was ^ zlib.crc32(chunk), left)
+            value ^= checksums.followed(was ^ checksums.crc32(chunk), left)
             yield chunk
     return value
 
@@ -281,7 +280,7 @@ def crc32(content: Iterable[Content]) -> int:
     """CRC-32 of all bytes of `content`, in constant memory."""
     value = 0
     for chunk in chunks(content):
-        value = zlib.crc32(chunk, value)
+        value = checksums.crc32(chunk, value)
     return value
 
 

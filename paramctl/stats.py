@@ -166,16 +166,20 @@ class Summaries:
 
     def _added(self, param: Param) -> tuple[Moments, Histogram]:
         """The moments of IEEE floats, whose bits tell at once whether all of a block are finite, and the extremes."""
+        import numpy as np
+
         floats = BITWISE[param.dtype.name]
         widened, adding = Widened(floats), _Adding(self._histograms)
         for block in self._scan.stored(param, in_order=False):
             ends = floats.extremes(block)
+            if ends is None:
+                with np.errstate(invalid="ignore"):  # signalling NaNs
+                    for values in widened.values(block):
+                        adding.add_any(values)
+                continue
             for values in widened.values(block):
-                if ends is None:
-                    adding.add_any(values)
-                else:
-                    adding.add(values, *ends)
-                    ends = Ends(ends.low, ends.high, 0)  # the zeros were counted in the whole block
+                adding.add(values, *ends)
+                ends = ends._replace(zeros=0)  # those were counted in the whole block
         return adding.found
 
     def _counted(self, param: Param) -> tuple[Moments, Histogram]:

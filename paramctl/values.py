@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterator
 from math import gcd
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from paramctl import checksums
 from paramctl.checkpoint import Checkpoint, Param, Storage, contiguous
 from paramctl.dtypes import DType
 from paramctl.errors import Unsupported, UsageError
@@ -81,7 +81,7 @@ def _checked(storage: Storage, key: str) -> Iterator[Buffer]:
     """A storage's bytes. Raises FormatError behind the last if they are not those that were written."""
     value = 0
     for chunk in chunks(storage.content):
-        value = zlib.crc32(chunk, value)
+        value = checksums.crc32(chunk, value)
         yield chunk
     storage.check_sum(value, key)
 

@@ -5,14 +5,13 @@ Bytes are little-endian elements in C order throughout, in each box and in the w
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from math import prod
 from typing import Any, NamedTuple
 
-from paramctl.checksums import followed
+from paramctl import checksums
 from paramctl.errors import FormatError
 from paramctl.segments import CHUNK, Buffer, Computed, Content, clip, filled, read
 from paramctl.sources import Spool
@@ -107,7 +106,7 @@ def concatenated(held: Sequence[Held], itemsize: int) -> tuple[tuple[Content, ..
     for one in sorted(held, key=lambda one: one.box.offsets):
         content += one.content
         nbytes = prod(one.box.sizes) * itemsize
-        value = None if value is None or one.crc32 is None else followed(value, nbytes) ^ one.crc32
+        value = None if value is None or one.crc32 is None else checksums.followed(value, nbytes) ^ one.crc32
     return tuple(content), value
 
 
@@ -133,7 +132,7 @@ class _Checked:
         if start == 0:
             self._at = self._value = 0
         if start == self._at:
-            self._value = zlib.crc32(data, self._value)
+            self._value = checksums.crc32(data, self._value)
             self._at += nbytes
             if self._at == self._nbytes and self._held.crc32 not in (None, self._value):
                 raise FormatError(f"{self._held.name} is corrupt: its bytes do not match their CRC-32")

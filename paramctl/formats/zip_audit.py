@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Iterator
 
+from paramctl import checksums
 from paramctl.errors import FormatError
 from paramctl.findings import Finding, Level
 from paramctl.formats.zips import HAS_DESCRIPTOR, LOCAL, MAX32, Archive, Record
@@ -67,7 +67,7 @@ class _Auditor:
     def _crc32(self, record: Record) -> int:
         value, total = 0, self._archive.source.size
         for chunk in chunks((self._archive.content(record),)):
-            value = zlib.crc32(chunk, value)
+            value = checksums.crc32(chunk, value)
             self._done += len(chunk)
             self._watch("checking", self._done, max(self._done, total))
         return value

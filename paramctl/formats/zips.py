@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+from paramctl import checksums
 from paramctl.copies import PAGE
 from paramctl.errors import FormatError, Unsupported
 from paramctl.segments import CHUNK, Buffer, Computed, Content, Derived, Extent, Known, Literal, Segment, Summed
@@ -86,7 +87,7 @@ class Archive:
             data = b"".join(content.chunks())
         else:
             data = self.source.read(content.offset, content.nbytes)  # type: ignore[union-attr]
-        if record.has_crc and zlib.crc32(data) != record.crc32:
+        if record.has_crc and checksums.crc32(data) != record.crc32:
             raise FormatError(f"record {record.name!r} is corrupt: its bytes do not match their CRC-32")
         return data
 
