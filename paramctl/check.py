@@ -8,7 +8,7 @@ from typing import NamedTuple
 from paramctl import formats, integrity
 from paramctl.checkpoint import Checkpoint
 from paramctl.errors import FileError, FormatError, ParamctlError, Unsupported
-from paramctl.findings import GROUPS, Finding, Group
+from paramctl.findings import GROUPS, NOT_READ, Finding, Group
 from paramctl.formats import shard_index, sharded
 from paramctl.formats.pickle_safety import Safety
 from paramctl.health import health
@@ -42,9 +42,8 @@ class _Checked(NamedTuple):
 def check(name: str, only: Collection[Group] = GROUPS, watch: Watch = nobody) -> Report:
     """Check the file `name` (`-`: standard input), the index of a sharded set, or a folder with one.
 
-    Every byte is read. What cannot be read because it contradicts its format is a finding like others,
-    whatever `only` says. Raises FileError where there is no file, or one of a kind that is not read; if
-    its pickles were looked into and are dangerous, that is what is found of it.
+    Every byte is read. What cannot be read, because it contradicts its format, or is of a kind that is not
+    read, is a finding like others, whatever `only` says. Raises FileError where there is no file.
     """
     name = formats.locate(name)
     formats.recover(name, watch)
@@ -65,18 +64,15 @@ def check_source(source: Source, only: Collection[Group] = GROUPS, watch: Watch 
 
 
 def _check_one(source: Source, only: Collection[Group], watch: Watch, *, is_shard: bool = False) -> _Checked:
-    """What is found in one file. Raises FileError for one of a kind that is not read, unless it does harm."""
+    """What is found in one file."""
     form = formats.of(source) if source.size else None
     loading = looked_into(source, form) if "safety" in only else nothing()
     try:
         found = _read(source, only, watch, is_shard)
-    except (FormatError, Unsupported) as error:
-        if form is not None and isinstance(error, FormatError):
-            found = _Checked([Finding("error", "integrity", "unreadable", None, _whole(error))], [], None)
-        elif loading.is_dangerous:
-            found = _Checked([], [], None)
-        else:
-            raise
+    except FormatError as error:
+        found = _Checked([Finding("error", "integrity", "unreadable", None, _whole(error))], [], None)
+    except Unsupported as error:
+        found = _Checked([Finding("warning", "integrity", NOT_READ, None, _whole(error))], [], None)
     return _Checked([*found.findings, *_about(loading, found, only)], loading.pickles, found.checkpoint)
 
 

@@ -6,7 +6,7 @@ ParamctlError
 └── FileError       exit 3   a file cannot be read or written
     ├── FormatError          its bytes are not what its format promises
     ├── ReaderLeft           nobody reads the pipe any more: not a word of it is said
-    └── Unsupported          its bytes are fine, but paramctl cannot do this with them
+    └── Unsupported          its bytes may be fine, but paramctl cannot do this with them
 
 Stopped is none of them: nothing went wrong, a signal asks the command to end.
 
@@ -64,7 +64,7 @@ class ReaderLeft(FileError):
 
 
 class Unsupported(FileError):
-    """The file is sound, but what was asked cannot be done with it."""
+    """The file may be sound, but what was asked cannot be done with it: it is of a kind that is not read, say."""
 
 
 class Stopped(BaseException):

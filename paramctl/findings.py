@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 Group = Literal["integrity", "health", "safety"]
 Level = Literal["error", "warning", "note"]
 GROUPS: tuple[Group, ...] = ("integrity", "health", "safety")
+NOT_READ = "not-read"  # the rule that says that a check says nothing
 
 
 class Finding(NamedTuple):
@@ -26,7 +27,8 @@ class Finding(NamedTuple):
 
 # Every rule, and what it looks for: for the help, and for programs that list rules.
 RULES: dict[str, str] = {
-    "unreadable": "the file contradicts its format, or is cut off",
+    "unreadable": "the file contradicts its format, is cut off, or something else was fetched in its stead",
+    NOT_READ: "a file of a kind that is not read: nothing was looked at but its pickles",
     "checksum": "bytes do not match the CRC-32 they were saved with",
     "record": "two parts of a zip archive say different things about one record",
     "bomb": "a compressed record that claims to be much more than it is",

@@ -23,10 +23,6 @@ class Loading(NamedTuple):
     damaged: list[Finding]
     unread: list[Finding]
 
-    @property
-    def is_dangerous(self) -> bool:
-        return any(finding.rule == "dangerous" for finding in self.findings)
-
 
 def nothing() -> Loading:
     """What is known of a file whose pickles nobody asked about."""
@@ -34,13 +30,19 @@ def nothing() -> Loading:
 
 
 def looked_into(source: Source, form: AnyFormat | None) -> Loading:
-    """Judge every pickle in a file; where its format is unknown, those that it begins with."""
+    """Judge every pickle in a file; where its format is unknown, those that it begins with.
+
+    A text may look like a pickle of old, so that what bears no mark of one counts only where it does harm.
+    """
     found = nothing()
     try:
         for part, read in form.code(source) if form else foreign_pickles.code(source):
             _judge(found, part, read)
     except (FormatError, Unsupported) as error:
         found.unread.append(_unreadable(error))
+    harmless = all(finding.rule != "dangerous" for finding in found.findings)
+    if form is None and harmless and not foreign_pickles.are_surely_in(source):
+        return nothing()
     found = found._replace(findings=[*dict.fromkeys(found.findings)])  # several may say the same
     why = weights_only.FORMATS_REFUSED.get(form.NAME) if form else None
     return _refused_whole(found, why) if why else found

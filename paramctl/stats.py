@@ -12,7 +12,7 @@ from paramctl.checkpoint import Checkpoint, Param
 from paramctl.dtypes import BY_NAME, DType
 from paramctl.errors import Unsupported, UsageError
 from paramctl.histogram import EMPTY, Binning, Histogram
-from paramctl.ieee import BITWISE, Ends, Widened
+from paramctl.ieee import BITWISE, Widened
 from paramctl.moments import NONE, Moments, Running, RunningWhole, of_counts, of_few
 from paramctl.scan import Scan, distinct
 from paramctl.watch import Watch, nobody

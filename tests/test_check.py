@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import struct
 import zipfile
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from safetensors.torch import save_file
 
 from paramctl.check import check, check_source
 from paramctl.errors import FileError, FormatError, ParamctlError
-from paramctl.findings import GROUPS, RULES, Finding
+from paramctl.findings import GROUPS, RULES, Finding, Group
 from paramctl.sources import Source
 
 
@@ -169,11 +170,36 @@ def test_a_file_cut_off_says_so(net: Path) -> None:
 
 def test_no_file_is_an_error(tmp_path: Path) -> None:
     assert refused(FileError, check, str(tmp_path / "x.pt")) == "no such file; check the path"
-    empty = file_of(tmp_path, b"", "x.pt")
-    assert refused(FormatError, check, str(empty)) == "is empty; check the command or the download that made it"
-    other = file_of(tmp_path, b"some text", "x.txt")
-    expected = "is no checkpoint that paramctl knows"
-    assert refused(FormatError, check, str(other)).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    "data, what",
+    [
+        (b"", "is empty; check the command or the download that made it"),
+        (b"<html>", "is a web page, not a checkpoint; the download saved an error page: fetch it again"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer, not the file itself; run 'git lfs pull'"),
+    ],
+)
+@pytest.mark.parametrize("group", ["integrity", "health", "safety"])
+def test_what_is_no_checkpoint_is_found(tmp_path: Path, data: bytes, what: str, group: Group) -> None:
+    (finding,) = check(str(file_of(tmp_path, data, "x.pt")), [group]).findings
+    assert finding._replace(what="") == error("unreadable", None, "")
+    assert finding.what.startswith(what)
+
+
+@pytest.mark.parametrize(
+    "data, what",
+    [
+        (b"GGUF\3\0\0\0", "is a GGUF file; this version does not read it"),
+        (b"\x1f\x8b\x08", "is compressed with gzip; unpack it with 'gunzip' first"),
+        (pickle.dumps({"a": 1}, 2), "looks like a bare pickle, not like a file that torch.save wrote; "),
+        (b"some text", "is no checkpoint that paramctl knows; it reads torch-zip, torchscript, torch-export, "),
+    ],
+)
+def test_what_is_not_read_is_called_neither_sound_nor_damaged(tmp_path: Path, data: bytes, what: str) -> None:
+    report = check(str(file_of(tmp_path, data, "x")))
+    assert [finding[:4] for finding in report.findings] == [("warning", "integrity", "not-read", None)]
+    assert report.findings[0].what.startswith(what)
 
 
 @pytest.mark.parametrize("change", [lambda file: file.write(b"more"), lambda file: file.truncate(600)], ids=["grows", "shrinks"])

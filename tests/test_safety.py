@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,10 @@ import numpy as np
 import old_torch
 import pytest
 import torch
-from helpers import file_of, record_of, records, refused, rezipped
+from helpers import file_of, record_of, records, rezipped
 
 from paramctl import formats
 from paramctl.check import check
-from paramctl.errors import FormatError, Unsupported
 from paramctl.findings import GROUPS, Finding, Group
 
 
@@ -56,17 +56,28 @@ def test_a_bare_pickle_that_runs_commands_is_found_though_it_is_no_checkpoint(tm
     path = file_of(tmp_path, pickle.dumps(Runs(), protocol), "x.pt")
     for groups in (GROUPS, ("safety",)):
         assert errors(path, groups) == [RUNS if protocol > 2 else RUNS_OLD]
-        assert {finding.rule for finding in check(str(path), groups).findings} == {"dangerous", "weights-only"}
-    assert is_not_read(path, ["integrity", "health"])
-    assert is_not_read(file_of(tmp_path, pickle.dumps({"a": 1}, protocol), "y.pt"))
+        assert {finding.rule for finding in check(str(path), groups).findings} == {"not-read", "dangerous", "weights-only"}
+    assert not_read(path, ["integrity", "health"])
+    assert not_read(file_of(tmp_path, pickle.dumps({"a": 1}, protocol), "y.pt"))
+
+
+def test_what_a_pickle_names_is_told_though_it_is_not_read(tmp_path: Path) -> None:
+    path = file_of(tmp_path, pickle.dumps(Counter(a=1), 2))
+    assert not_read(path).startswith("looks like a bare pickle")
+    [(_, safety)] = check(str(path)).safety
+    assert [use.name for use in safety.uses] == ["collections.Counter"]
 
 
 def errors(path: Path, only: Collection[Group] = GROUPS) -> list[Finding]:
     return [finding for finding in check(str(path), only).findings if finding.level == "error"]
 
 
-def is_not_read(path: Path, only: Collection[Group] = GROUPS) -> str:
-    return refused(Unsupported if path.suffix == ".npz" else FormatError, check, str(path), only)
+def not_read(path: Path, only: Collection[Group] = GROUPS) -> str:
+    """What is said of a file of which nothing else can be said."""
+    finding, *others = check(str(path), only).findings
+    assert all(other.level == "note" and other.group == "safety" for other in others)
+    assert finding[:4] == ("warning", "integrity", "not-read", None)
+    return finding.what
 
 
 def test_of_pickles_one_behind_the_other_none_is_missed(tmp_path: Path) -> None:
@@ -75,10 +86,10 @@ def test_of_pickles_one_behind_the_other_none_is_missed(tmp_path: Path) -> None:
     assert errors(file_of(tmp_path, pickle.dumps(Runs(), 0) + bytes(99))) == [RUNS_OLD]
 
 
-@pytest.mark.parametrize("text", ["", "N.\n", "No.\n", "cat a\nb c\nN.", "checkpoint\nmodel\n.", "I1\n.", '{"a": 1}', "a: 1\n", "(lp0\n"])
+@pytest.mark.parametrize("text", ["N.\n", "No.\n", "cat a\nb c\nN.", "checkpoint\nmodel\n.", "I1\n.", '{"a": 1}', "a: 1\n", "(lp0\n"])
 def test_a_text_is_no_pickle_that_does_harm(tmp_path: Path, text: str) -> None:
     path = file_of(tmp_path, text.encode())
-    assert is_not_read(path) == (NO_PICKLE if text else "is empty; check the command or the download that made it")
+    assert not_read(path) == NO_PICKLE and not check(str(path)).safety
 
 
 def test_a_bare_pickle_that_is_damaged_after_it_did_harm(tmp_path: Path) -> None:
@@ -86,7 +97,7 @@ def test_a_bare_pickle_that_is_damaged_after_it_did_harm(tmp_path: Path) -> None
         "pickle is damaged: it takes a value from an empty stack, or ends before its STOP (byte 11); "
         "do not load it: before that it names os.system, which runs a shell command"
     )
-    assert found(file_of(tmp_path, b"cos\nsystem\n")) == [RUNS._replace(what=what)]
+    assert errors(file_of(tmp_path, b"cos\nsystem\n")) == [RUNS._replace(what=what)]
 
 
 @pytest.mark.parametrize("version", [None, (1, 0), (2, 0), (3, 0)])
@@ -94,14 +105,14 @@ def test_objects_in_an_array(tmp_path: Path, version: tuple[int, int] | None) ->
     with (tmp_path / "x.npy").open("wb") as file:
         np.lib.format.write_array(file, np.array([Runs(), 1], object), version)
     assert errors(tmp_path / "x.npy") == [RUNS]
-    assert is_not_read(tmp_path / "x.npy", ["integrity"]) == "is a NumPy .npy file; this version does not read it"
+    assert not_read(tmp_path / "x.npy", ["integrity"]) == "is a NumPy .npy file; this version does not read it"
     record = np.zeros(1, [("x", "f4"), ("O", object)])
     record["O"][0] = Runs()
     np.save(tmp_path / "y.npy", record)
     assert errors(tmp_path / "y.npy") == [RUNS]
     with (tmp_path / "z.npy").open("wb") as file:
         np.lib.format.write_array(file, np.array([{"a": 1}], object), version)
-    assert is_not_read(tmp_path / "z.npy") == "is a NumPy .npy file; this version does not read it"
+    assert not_read(tmp_path / "z.npy") == "is a NumPy .npy file; this version does not read it"
 
 
 def test_a_header_that_hides_the_objects_of_an_array(tmp_path: Path) -> None:
@@ -110,7 +121,7 @@ def test_a_header_that_hides_the_objects_of_an_array(tmp_path: Path) -> None:
     assert errors(file_of(tmp_path, array, "x.npy")) == [RUNS]
     for cut in (array[:-40].replace(b"getoutput", b"getnothing"), array[: 1 << 17], array[:12], array[:7]):
         path = file_of(tmp_path, cut, "y.npy")
-        assert is_not_read(path) == "is a NumPy .npy file; this version does not read it"
+        assert not_read(path) == "is a NumPy .npy file; this version does not read it"
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -119,9 +130,9 @@ def test_objects_in_an_archive_of_arrays(tmp_path: Path, save: Callable[..., Non
     assert errors(tmp_path / "x.npz") == [RUNS]
     assert [part for part, _ in check(str(tmp_path / "x.npz")).safety] == ["b.npy"]
     what = "is a NumPy .npz archive, which this version does not read"
-    assert is_not_read(tmp_path / "x.npz", ["health"]) == what
+    assert not_read(tmp_path / "x.npz", ["health"]) == what
     save(tmp_path / "y.npz", a=np.ones(3), b=np.array([{"a": 1}], object))
-    assert is_not_read(tmp_path / "y.npz") == what
+    assert not_read(tmp_path / "y.npz") == what
 
 
 # --- torch's old formats -------------------------------------------------------------------------

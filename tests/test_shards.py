@@ -74,7 +74,7 @@ def test_a_shard_that_is_cut_off(shards: Path) -> None:
 
 def test_a_shard_that_is_empty_or_something_else(shards: Path) -> None:
     (shards / TWO).write_bytes(b"")
-    assert found(shards) == [error("unreadable", None, "is empty", TWO)]
+    assert found(shards) == [error("unreadable", None, "is empty; check the command or the download that made it", TWO)]
     (shards / TWO).write_bytes(b"<html>")
     assert [finding[:4] for finding in found(shards)] == [("error", "integrity", "unreadable", None)]
 

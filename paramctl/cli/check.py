@@ -41,8 +41,8 @@ def check(
     NaN, infinities, weights that are all zero or constant, dead rows, denormals. Safety: every class and
     function that a pickle names beyond plain tensors, and what torch.load(weights_only=True) says to it.
 
-    Exit 1 if an error or a warning is found, 3 if the file is of a kind that is not read. In a pipe the
-    lines are tab-separated: level, group, rule, file (of a sharded set), path, what.
+    Exit 1 if an error or a warning is found, 3 if it is only that the file is of a kind that is not read. In
+    a pipe the lines are tab-separated: level, group, rule, file (of a sharded set), path, what.
 
     \b
     Examples:
@@ -73,10 +73,17 @@ def check(
         output.listing(_listing(report), color)
     else:
         output.lines(_lines(report))
-    failed = any(strict or finding.level != "note" for finding in report.findings)
     if not quiet:
         output.note(f"{output.escape(called(report.file))}: {_summary(report, groups)}")
-    raise typer.Exit(1 if failed else 0)
+    raise typer.Exit(_exit_code(report, strict))
+
+
+def _exit_code(report: Report, strict: bool) -> int:
+    """1 where something is wrong, 3 where nobody can tell, 0 else."""
+    from paramctl.findings import NOT_READ
+
+    failed = {finding.rule for finding in report.findings if strict or finding.level != "note"}
+    return 1 if failed - {NOT_READ} else 3 if failed else 0
 
 
 def _groups(only: list[str] | None) -> tuple[Group, ...]:

@@ -17,7 +17,7 @@ from paramctl.errors import FormatError, ParamctlError, UsageError
 from paramctl.file_sets import Part
 from paramctl.files import InPlace, NewFile, Plan, Stream, Target
 from paramctl.formats import later
-from paramctl.formats.hints import kind_of
+from paramctl.formats.hints import why_not
 from paramctl.formats.later import Later
 from paramctl.segments import Segment
 from paramctl.sources import STDIN, Source, open_source
@@ -122,7 +122,7 @@ def open(name: str, watch: Watch = nobody) -> Checkpoint:
     """List the checkpoint in the file `name` (`-`: standard input), or in that folder; no value is read.
 
     A patch of it that was interrupted is rolled back first. Raises FileError if it cannot be read,
-    FormatError if its bytes are not a checkpoint's.
+    FormatError if its bytes are not a checkpoint's, Unsupported if they are one's of a kind that is not read.
     """
     try:
         found = locate(name)
@@ -192,9 +192,7 @@ def _read(source: Source, which: Callable[[Source], AnyFormat | None]) -> Checkp
     if form := which(source):
         return form.read(source)
     head = source.read(0, min(HEAD, source.size))
-    known = ", ".join(form.NAME for form in FORMATS)
-    what, hint = kind_of(head) or ("is no checkpoint that paramctl knows", f"it reads {known}")
-    raise FormatError(what, hint=hint)
+    raise why_not(head, ", ".join(form.NAME for form in FORMATS))
 
 
 def of(source: Source) -> AnyFormat | None:

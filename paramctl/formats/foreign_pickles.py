@@ -17,6 +17,7 @@ from paramctl.segments import chunks
 from paramctl.sources import Source
 
 ARRAY = b"\x93NUMPY"
+PICKLE = b"\x80"  # of protocol 2 or later
 MAX_HEADER = 1 << 16  # bytes of an array's header that are looked at
 BARE = 5  # pickles that may follow one another: torch's old format has as many
 MAX_PICKLES = 64 << 20  # bytes of all of them
@@ -39,6 +40,11 @@ def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
         start = following
         if start == end:
             return
+
+
+def are_surely_in(source: Source) -> bool:
+    """Whether a file's first bytes are those of a pickle, or of an array, and of little else."""
+    return source.size > 0 and source.read(0, min(source.size, len(ARRAY))).startswith((PICKLE, ARRAY))
 
 
 def in_archive(archive: Archive, limit: Callable[[Record], int]) -> Iterator[tuple[str, Callable[[], bytes]]]:

@@ -1,10 +1,11 @@
-"""What a file that is no checkpoint probably is, told from its first bytes."""
+"""What a file that is of no format that is read probably is, told from its first bytes."""
 
 from __future__ import annotations
 
+from paramctl.errors import FileError, FormatError, Unsupported
+
 _LATER = "this version does not read it"
 _KINDS = (
-    (b"version https://git-lfs", "is a Git LFS pointer, not the file itself", "run 'git lfs pull'"),
     (b"\x1f\x8b", "is compressed with gzip", "unpack it with 'gunzip' first"),
     (b"BZh", "is compressed with bzip2", "unpack it with 'bunzip2' first"),
     (b"\xfd7zXZ\x00", "is compressed with xz", "unpack it with 'unxz' first"),
@@ -19,10 +20,18 @@ _KINDS = (
 _PAGES = (b"<!doctype", b"<html", b"<?xml")
 
 
-def kind_of(head: bytes) -> tuple[str, str] | None:
-    """What these first bytes are, and what to do about it; None where they tell nothing."""
-    if head[257:262] == b"ustar":
-        return "is a tar archive, and none that torch wrote", "unpack it, and name a file in it"
+def why_not(head: bytes, known: str) -> FileError:
+    """The error to raise for a file with these first bytes, which is of no format that is `known`.
+
+    FormatError where something else was fetched in the file's stead, Unsupported where it is of another kind.
+    """
+    if head.startswith(b"version https://git-lfs"):
+        return FormatError("is a Git LFS pointer, not the file itself", hint="run 'git lfs pull'")
     if head.lstrip().lower().startswith(_PAGES):
-        return "is a web page, not a checkpoint", "the download saved an error page: fetch it again"
-    return next(((what, hint) for magic, what, hint in _KINDS if head.startswith(magic)), None)
+        return FormatError("is a web page, not a checkpoint", hint="the download saved an error page: fetch it again")
+    if head[257:262] == b"ustar":
+        return Unsupported("is a tar archive, and none that torch wrote", hint="unpack it, and name a file in it")
+    for magic, what, hint in _KINDS:
+        if head.startswith(magic):
+            return Unsupported(what, hint=hint)
+    return Unsupported("is no checkpoint that paramctl knows", hint=f"it reads {known}")

@@ -305,8 +305,8 @@ def test_standard_input(run: Run, here: Path) -> None:
     with Path("fine.pt").open("rb") as file, stdin_from(file.fileno()):
         assert run("check", "-") == (0, "", summary)
     with stdin_pipe(b""):
-        message = "paramctl: standard input: is empty; check the command or the download that made it\n"
-        assert run("check", "-") == (3, "", message)
+        line = "error\tintegrity\tunreadable\t\t\tis empty; check the command or the download that made it\n"
+        assert run("check", "-", "-q") == (1, line, "")
 
 
 def test_a_folder_with_an_index(run: Run, shards: Path) -> None:
@@ -336,34 +336,37 @@ def test_folders_without_an_index_and_with_two(run: Run, shards: Path) -> None:
 
 def test_what_cannot_be_checked(run: Run, here: Path) -> None:
     assert run("check", "x.pt") == (3, "", "paramctl: x.pt: no such file; check the path\n")
-    Path("text.pt").write_text("some text")
-    code, out, err = run("check", "text.pt", "--json")
-    assert (code, out) == (3, "")
-    assert err.startswith("paramctl: text.pt: is no checkpoint that paramctl knows; it reads ")
     os.mkfifo("pipe.pt")
     code, out, err = run("check", "pipe.pt")
     assert (code, out) == (3, "") and err.startswith("paramctl: pipe.pt: is a named pipe, not a checkpoint file; ")
 
 
-def test_what_is_not_read_is_an_error_unless_it_does_harm(run: Run, here: Path) -> None:
-    message = "paramctl: x.npy: is a NumPy .npy file; this version does not read it\n"
+def test_what_is_no_checkpoint(run: Run, here: Path) -> None:
+    Path("page.pt").write_text("<!doctype html>")
+    code, out, err = run("check", "page.pt", "--json")
+    assert (code, [finding["rule"] for finding in json.loads(out)["findings"]]) == (1, ["unreadable"])
+    assert err == "page.pt: 1 error (0 tensors; integrity, health, safety)\n"
+
+
+def test_what_is_not_read_is_exit_code_3_unless_it_does_harm(run: Run, here: Path) -> None:
+    line = "warning\tintegrity\tnot-read\t\t\tis a NumPy .npy file; this version does not read it\n"
     np.save("x.npy", np.ones(2))
-    assert run("check", "x.npy") == (3, "", message)
+    assert run("check", "x.npy") == (3, line, "x.npy: 1 warning (0 tensors; integrity, health, safety)\n")
     np.save("x.npy", np.array([Runs()], object))
     code, out, err = run("check", "x.npy")
     harm = "error\tsafety\tdangerous\t\t\tthe pickle names subprocess.getoutput, which runs a shell command\n"
     assert (code, out.startswith(harm), "unreadable" in out) == (1, True, False)
-    assert err == "x.npy: 1 error, 2 notes (0 tensors; integrity, health, safety)\n"
+    assert err == "x.npy: 1 error, 1 warning, 2 notes (0 tensors; integrity, health, safety)\n"
     for group in ("integrity", "health"):
-        assert run("check", "x.npy", "--only", group) == (3, "", message)
+        assert run("check", "x.npy", "--only", group, "-q") == (3, line, "")
     assert run("check", "x.npy", "--only", "safety")[0] == 1
 
 
 def test_a_folder_of_torch_distributed_that_is_damaged(run: Run, here: Path) -> None:
     Path("set").mkdir()
     Path("set/.metadata").write_bytes(b"")
-    message = "paramctl: set: is empty; check the command or the download that made it\n"
-    assert run("check", "set") == (3, "", message)
+    line = "error\tintegrity\tunreadable\t\t\tis empty; check the command or the download that made it\n"
+    assert run("check", "set", "-q") == (1, line, "")
     Path("set/.metadata").write_bytes(pickle.dumps({"a": 1}))
     line = "error\tintegrity\tunreadable\t\t\tis no metadata of torch.distributed.checkpoint: it holds a dict\n"
     summary = "set/.metadata: 1 error (0 tensors; integrity, health)\n"

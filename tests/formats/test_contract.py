@@ -18,7 +18,7 @@ from torch import nn
 from paramctl import formats
 from paramctl.checkpoint import Checkpoint
 from paramctl.convert import convert
-from paramctl.errors import FormatError, ParamctlError
+from paramctl.errors import FormatError, ParamctlError, Unsupported
 from paramctl.formats import FORMATS, Format
 from paramctl.init import init
 from paramctl.set import set as set_values
@@ -256,7 +256,7 @@ def test_a_cut_file_is_refused(form: Format, path: Path) -> None:
         path.write_bytes(data[:end])
         try:
             listing(path)
-        except FormatError as error:
+        except (FormatError, Unsupported) as error:  # the first bytes of a pickle may be of one of any kind
             assert "\n" not in str(error) and str(error).startswith(f"{path}: ")
         else:
             raise AssertionError(f"{end} of {len(data)} bytes were read")

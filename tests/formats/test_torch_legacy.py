@@ -26,7 +26,7 @@ from paramctl.check import check
 from paramctl.checkpoint import Checkpoint, Leaf
 from paramctl.cli import main
 from paramctl.convert import convert
-from paramctl.errors import FormatError, UsageError
+from paramctl.errors import FormatError, Unsupported, UsageError
 from paramctl.formats import torch_legacy
 from paramctl.init import init
 from paramctl.set import set as set_values
@@ -390,7 +390,7 @@ def test_a_pickle_longer_than_the_first_window(tmp_path: Path) -> None:
 
 def test_any_other_pickle_is_none_of_torch(tmp_path: Path) -> None:
     path = written(tmp_path, pickle.dumps({"a": 1}, 2))
-    assert refused(FormatError, formats.open, str(path)) == (
+    assert refused(Unsupported, formats.open, str(path)) == (
         f"{path}: looks like a bare pickle, not like a file that torch.save wrote; this version does not read it"
     )
 

@@ -26,7 +26,7 @@ from paramctl.check import check
 from paramctl.checkpoint import Checkpoint
 from paramctl.cli import main
 from paramctl.convert import convert
-from paramctl.errors import FormatError
+from paramctl.errors import FormatError, Unsupported
 from paramctl.formats import tars, torch_tar
 from paramctl.init import init
 from paramctl.set import set as set_values
@@ -230,7 +230,7 @@ def test_members_are_regular_files_and_there_once(tmp_path: Path) -> None:
 def test_damaged_and_foreign_archives(tmp_path: Path) -> None:
     data = bytearray(made(tmp_path / "x.pt").read_bytes())
     foreign = tar(tmp_path / "y.tar", {"readme.txt": b"hi"})
-    assert refused(FormatError, formats.open, str(foreign)) == (
+    assert refused(Unsupported, formats.open, str(foreign)) == (
         f"{foreign}: is a tar archive, and none that torch wrote; unpack it, and name a file in it"
     )
     data[1024] ^= 1

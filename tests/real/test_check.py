@@ -61,5 +61,6 @@ def test_torch_refuses_with_weights_only_what_it_is_said_to(check: Check, path: 
 @each(OTHERS)
 def test_what_is_not_read_is_not_called_sound(check: Check, path: Path) -> None:
     code, document, err = check(path)
-    assert (code, document) == (3, {})
-    assert err.startswith(f"paramctl: {path}: is ") and err.count("\n") == 1
+    (finding,) = [finding for finding in document["findings"] if finding["level"] != "note"]
+    assert (code, finding["rule"]) == (3, "not-read")
+    assert err.startswith(f"{path}: 1 warning") and err.count("\n") == 1
