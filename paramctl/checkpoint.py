@@ -202,7 +202,7 @@ class Checkpoint:
     @cached_property
     def params(self) -> tuple[Param, ...]:
         """Every tensor, in the file's order."""
-        return tuple(entry for entry in self.entries if isinstance(entry, Param))
+        return tuple([entry for entry in self.entries if isinstance(entry, Param)])  # faster than a generator's
 
     @cached_property
     def tied_to(self) -> Mapping[int, int]:

@@ -17,24 +17,32 @@ DEPTH = 100
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Form:
-    """What a tensor looks like; one object in a tree for all that look alike, so identity compares them."""
+class Look:
+    """What a tensor looks like in its layer; one object in a tree for all that look alike, so identity compares them.
 
+    `tied_to` is the path of the first param of its group of ties.
+    """
+
+    name: str
     kind: str
     dtype: str
     shape: tuple[int, ...]
     layout: str
     numel: int
     nbytes: int
+    tied_to: str | None = None
 
 
 class Tensor(NamedTuple):
-    """A param in the tree. `tied_to` is the path of the first param of its group of ties."""
+    """A param in the tree."""
 
     param: Param
-    name: str
-    form: Form
-    tied_to: str | None
+    look: Look
+
+    @property
+    def name(self) -> str:
+        return self.look.name
+
 
 class Scalar(NamedTuple):
     """An entry that is not a tensor."""
@@ -97,7 +105,7 @@ def build(checkpoint: Checkpoint, chosen: Collection[int] | None = None, others:
     named = iter(shown)
     in_ties = {*tied, *tied.values()}
     holders: dict[int, Node] = {}
-    form_of = _Forms().of
+    looks: dict[Hashable, Look] = {}
     at = -1
     for entry in checkpoint.entries:
         path = entry.path
@@ -115,14 +123,19 @@ def build(checkpoint: Checkpoint, chosen: Collection[int] | None = None, others:
         if isinstance(entry, Leaf):
             node.children.append(Scalar(name, entry.value, entry.is_object))
             continue
-        form = form_of(entry)
         tied_to = None
         if at in in_ties:
             holders[at] = node
             tied_to = params[tied[at]].path if at in tied else None
-        node.children.append(Tensor(entry, name, form, tied_to))
-        node.numel += form.numel
-        node.nbytes += form.nbytes
+        alike: Hashable = (name, entry.kind, entry.dtype.name, entry.shape, entry.layout, tied_to)
+        if entry.components:
+            alike = (alike, entry.numel, entry.nbytes)
+        look = looks.get(alike)
+        if look is None:
+            look = looks[alike] = _look(entry, name, tied_to)
+        node.children.append(Tensor(entry, look))
+        node.numel += look.numel
+        node.nbytes += look.nbytes
     layers.add(named)
     for path, owner in moment_layers(checkpoint).items():
         if path in layers:
@@ -169,27 +182,13 @@ def _before(path: str, paths: Iterator[str]) -> Iterator[str]:
     return takewhile(path.__ne__, paths)
 
 
-class _Forms:
-    """Makes one Form for all params that look alike: 60,000 params seldom have more than a hundred."""
-
-    def __init__(self) -> None:
-        self._known: dict[Hashable, Form] = {}
-
-    def of(self, param: Param) -> Form:
-        look: tuple[Hashable, ...] = (param.kind, param.dtype.name, param.shape)
-        if param.components or param.layout != "strided":
-            look = (*look, param.layout, param.numel, param.nbytes)
-        form = self._known.get(look)
-        if form is None:
-            form = self._known[look] = Form(
-                param.kind, param.dtype.name, param.shape, param.layout, param.numel, param.nbytes
-            )
-        return form
+def _look(param: Param, name: str, tied_to: str | None = None) -> Look:
+    return Look(name, param.kind, param.dtype.name, param.shape, param.layout, param.numel, param.nbytes, tied_to)
 
 
 def part(component: Param) -> Tensor:
     """A component of a composite tensor, as a leaf of the tree; it counts nowhere."""
-    return Tensor(component, component.path.rpartition(".")[2], _Forms().of(component), None)
+    return Tensor(component, _look(component, component.path.rpartition(".")[2]))
 
 
 def _leading_to(paths: Iterable[str], modules: Mapping[str, Module]) -> Mapping[str, Module]:
@@ -245,8 +244,7 @@ class Folds:
         kinds: dict[Hashable, int] = {}
         self._kind: dict[Node, int] = {}
         for node in (*reversed(root.below), root):
-            # All but the param itself is what a tensor looks like: a slice, as a call for each takes longer.
-            children = [child[1:] if isinstance(child, Tensor) else self._structure(child) for child in node.children]
+            children = [child.look if isinstance(child, Tensor) else self._structure(child) for child in node.children]
             self._kind[node] = kinds.setdefault((node.module, *children), len(kinds))
 
     def _structure(self, child: Node | Scalar) -> Hashable:

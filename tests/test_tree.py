@@ -117,7 +117,7 @@ def test_what_is_tied_counts_once_in_every_layer_above_both() -> None:
     ]
     assert root.numel == 11
     tensors = [child for node in (root, *root.below) for child in node.children if isinstance(child, Tensor)]
-    assert {tensor.param.path: tensor.tied_to for tensor in tensors} == {
+    assert {tensor.param.path: tensor.look.tied_to for tensor in tensors} == {
         "m.a.w": None,
         "m.b.w": "m.a.w",
         "m.b.v": "m.a.w",

@@ -11,7 +11,7 @@ from paramctl import tree as trees
 from paramctl.checkpoint import dims
 from paramctl.cli import output
 from paramctl.cli.options import Color, FileArgument, Json, Layers, called, chosen, opened
-from paramctl.tree import Child, Fold, Folds, Form, Node, Scalar, Tensor, Totals
+from paramctl.tree import Child, Fold, Folds, Look, Node, Scalar, Tensor, Totals
 
 if TYPE_CHECKING:
     from paramctl.checkpoint import Checkpoint
@@ -154,7 +154,7 @@ def _layer_object(node: Node) -> tuple[dict[str, object], list[object]]:
 
 def _leaf_object(leaf: Tensor | Scalar) -> dict[str, object]:
     if isinstance(leaf, Tensor):
-        return {"name": leaf.name, **output.tensor_object(leaf.param, leaf.tied_to)}
+        return {"name": leaf.name, **output.tensor_object(leaf.param, leaf.look.tied_to)}
     return {"name": leaf.name, "value": leaf.value}
 
 
@@ -175,7 +175,7 @@ class _Rows:
         self._depth = depth
         self._limit = output.LIMIT if output.stdout_is_terminal() else None  # a program may look for a name
         self._names: dict[str, str] = {}
-        self._facts: dict[Form, tuple[str, ...]] = {}
+        self._tensors: dict[Look, tuple[str, tuple[str, ...], str]] = {}
         self._layers: dict[tuple[int, int], tuple[str, ...]] = {}
 
     def of(self, root: Node, checkpoint: Checkpoint) -> list[_Row]:
@@ -192,7 +192,7 @@ class _Rows:
                 last = at == len(children)
                 guide = f"{indent}└── " if last else branch
                 if isinstance(child, Tensor):
-                    rows.append(self._tensor(guide, child if child.param.path else child._replace(name=".")))
+                    rows.append(self._tensor(guide, child))
                     below = self._parts(child) if child.param.components else None
                 else:
                     rows.append(self._other(guide, child))
@@ -219,13 +219,13 @@ class _Rows:
         return [trees.part(component) for component in tensor.param.components]
 
     def _tensor(self, guide: str, tensor: Tensor) -> _Row:
-        _, name, form, tied_to = tensor
-        plain = tied_to is None and form.kind != "buffer" and form.layout == "strided"
-        facts = self._facts.get(form)
-        if facts is None:
-            facts = self._facts[form] = _facts(form)
-        shown = self._names.get(name) or self._shown(name)
-        return guide, shown, facts, "", "" if plain else self._remark(form, tied_to)
+        look = tensor.look
+        shown = self._tensors.get(look)
+        if shown is None:
+            name = self._shown(look.name) if tensor.param.path else "."
+            shown = self._tensors[look] = name, _facts(look), self._remark(look)
+        name, facts, remark = shown
+        return guide, name, facts, "", remark
 
     def _other(self, guide: str, child: Node | Scalar | Fold) -> _Row:
         if isinstance(child, Scalar):
@@ -258,17 +258,17 @@ class _Rows:
         shown = self._names[name] = output.escape(name, self._limit) or '""'
         return shown
 
-    def _remark(self, form: Form, tied_to: str | None) -> str:
-        words = ["buffer"] if form.kind == "buffer" else []
-        if form.layout != "strided":
-            words.append(form.layout)
-        if tied_to is not None:
-            words.append(f"= {output.escape(tied_to, self._limit) or '.'}")
+    def _remark(self, look: Look) -> str:
+        words = ["buffer"] if look.kind == "buffer" else []
+        if look.layout != "strided":
+            words.append(look.layout)
+        if look.tied_to is not None:
+            words.append(f"= {output.escape(look.tied_to, self._limit) or '.'}")
         return " ".join(words)
 
 
-def _facts(form: Form) -> tuple[str, ...]:
-    return form.dtype, dims(form.shape), f"{form.numel:,}", output.human_bytes(form.nbytes)
+def _facts(look: Look) -> tuple[str, ...]:
+    return look.dtype, dims(look.shape), f"{look.numel:,}", output.human_bytes(look.nbytes)
 
 
 def _class(node: Node) -> str:

@@ -17,6 +17,7 @@ from paramctl.checkpoint import Checkpoint, Entry, Leaf, Loss, Param, Storage, V
 from paramctl.copies import PAGE
 from paramctl.dtypes import BY_SAFETENSORS, DType
 from paramctl.errors import FormatError, Unsupported, UsageError
+from paramctl.formats import unique_json
 from paramctl.segments import Extent, Literal, Segment
 from paramctl.sources import Source
 from paramctl.values import content_of
@@ -94,7 +95,7 @@ def read(source: Source) -> Checkpoint:
     places: list[tuple[int, int, str]] = []
     forms: dict[str, _Form] = {}
     for name, entry in entries.items():
-        (dtype, shape, strides, _), (begin, end) = _entry(name, entry, forms)
+        (dtype, shape, strides, _), begin, end = _entry(name, entry, forms)
         params[name] = Param(name, "tensor", dtype, shape, strides, name)
         places.append((begin, end, name))
     places.sort()
@@ -222,41 +223,11 @@ def _decoded(text: bytes) -> str:
 
 
 def _parse(text: str) -> dict[str, Any]:
-    try:
-        whole = _whole_number if "-0" in text else None  # a hook costs time, and hardly a header needs it
-        parsed = json.loads(text, parse_constant=_refuse_constant, parse_int=whole)
-        if not _surely_unique(text, parsed):
-            parsed = json.loads(text, object_pairs_hook=_unique)
-    except RecursionError:
-        raise FormatError("header is nested too deep") from None
-    except ValueError as error:
-        raise FormatError(f"header is not JSON: {error}") from None
+    whole = _whole_number if "-" in text and "-0" in text else None  # a hook costs time, and hardly a header needs it
+    parsed = unique_json.parse(text, "header", parse_constant=_refuse_constant, parse_int=whole)
     if not isinstance(parsed, dict):
         raise FormatError("header is not a JSON object")
     return parsed
-
-
-def _surely_unique(text: str, parsed: object) -> bool:
-    """Whether no object in the JSON can name a key twice, told without looking at each of them.
-
-    Where strings hold neither escapes nor white space every key is followed by `":` at once, so that
-    there are at least as many of those as keys. As many means that no key was lost to another.
-    """
-    text = text.rstrip(" ")
-    if not isinstance(parsed, dict) or any(odd in text for odd in "\\ \t\n\r"):
-        return False
-    keys = len(parsed) + sum(len(entry) for entry in parsed.values() if isinstance(entry, dict))
-    return text.count('":') == keys
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object's pairs; the format forbids two of one name, and readers disagree which one counts."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise FormatError(f"header names {twice!r} twice")
-    return found
 
 
 def _whole_number(text: str) -> int:
@@ -281,7 +252,7 @@ def _metadata(found: object) -> dict[str, str]:
     return found
 
 
-def _entry(name: str, entry: object, forms: dict[str, _Form]) -> tuple[_Form, list[int]]:
+def _entry(name: str, entry: object, forms: dict[str, _Form]) -> tuple[_Form, int, int]:
     """A tensor's dtype and shape, and where its bytes begin and end. `forms` are those met before."""
     if not isinstance(entry, dict):
         raise FormatError(f"tensor {name!r} is not described by an object")
@@ -295,13 +266,14 @@ def _entry(name: str, entry: object, forms: dict[str, _Form]) -> tuple[_Form, li
     form = forms.get(text)
     if form is None:
         form = forms[text] = _form(name, word, shape)
-    if not _is_pair(offsets):
+    begin, end = offsets if isinstance(offsets, list) and len(offsets) == 2 else (None, None)
+    if not (type(begin) is type(end) is int and 0 <= begin <= end < MAX_INT):
         raise FormatError(f"tensor {name!r} has data_offsets that are not a begin and an end")
-    if offsets[1] - offsets[0] != form.nbytes:
+    if end - begin != form.nbytes:
         raise FormatError(
-            f"tensor {name!r} takes {form.nbytes:,} bytes by its shape, {offsets[1] - offsets[0]:,} by its offsets"
+            f"tensor {name!r} takes {form.nbytes:,} bytes by its shape, {end - begin:,} by its offsets"
         )
-    return form, offsets
+    return form, begin, end
 
 
 def _form(name: str, word: object, shape: object) -> _Form:
@@ -319,15 +291,6 @@ def _form(name: str, word: object, shape: object) -> _Form:
         raise FormatError(f"tensor {name!r} does not fill its last byte: {numel:,} elements of {dtype.bits} bits")
     dims = tuple(shape)
     return _Form(dtype, dims, contiguous(dims), dtype.nbytes(numel))
-
-
-def _is_pair(found: object) -> bool:
-    return (
-        isinstance(found, list)
-        and len(found) == 2
-        and type(found[0]) is type(found[1]) is int
-        and 0 <= found[0] <= found[1] < MAX_INT
-    )
 
 
 def _check_encodable(name: str) -> None:

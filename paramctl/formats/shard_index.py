@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 
 from paramctl.checkpoint import natural_key
 from paramctl.errors import FormatError
+from paramctl.formats import unique_json
 from paramctl.sources import Source
 
 ENDINGS = (".safetensors.index.json", ".bin.index.json")
@@ -45,14 +45,9 @@ def read(source: Source) -> Index:
     """Read an index. Raises FormatError where it is none."""
     if source.size > MAX_INDEX:
         raise FormatError(f"is an index of {source.size:,} bytes, over the limit of {MAX_INDEX:,}")
-    try:
-        found = json.loads(source.read(0, source.size), object_pairs_hook=_unique)
-    except RecursionError:
-        raise FormatError("index is nested too deep") from None
-    except ValueError as error:
-        raise FormatError(f"index is not JSON: {error}") from None
+    found = unique_json.parse(source.read(0, source.size), "index")
     weight_map = found.get("weight_map") if isinstance(found, dict) else None
-    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+    if not isinstance(weight_map, dict) or not {*map(type, weight_map.values())} <= {str}:
         raise FormatError("index has no weight_map of names to files")
     metadata = found.get("metadata")
     metadata = metadata if isinstance(metadata, dict) else {}
@@ -66,16 +61,6 @@ def read(source: Source) -> Index:
     }
     folder = Path(source.name).absolute().parent
     return Index(folder, weight_map, total if type(total) is int else None, aliases, found)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object's pairs; where it names a key twice, readers disagree which one counts."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise FormatError(f"index names {twice!r} twice")
-    return found
 
 
 def why_unsafe(name: str) -> str:

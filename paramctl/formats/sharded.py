@@ -1,7 +1,7 @@
 """A set of shards and the index that names them, as transformers writes it; each shard is a file of its own.
 
-The listing has the shards in the order of their numbers. A tie across shards is an entry `alias: kept` in the
-index's metadata, as huggingface_hub writes it, because a shard can tie its own tensors only.
+The listing has the shards in the order of their numbers, each in its own. A tie across shards is an entry
+`alias: kept` in the index's metadata, as huggingface_hub writes it, because a shard can tie its own tensors only.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ import json
 import resource
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from paramctl.checkpoint import Checkpoint, Entry, Loss, Param, Storage, View, natural_key
+from paramctl.checkpoint import Checkpoint, Entry, Loss, Param, Storage, View
 from paramctl.errors import FormatError, ParamctlError, UsageError, some
 from paramctl.file_sets import Part
 from paramctl.formats import shard_index
@@ -37,7 +36,10 @@ SPARE = 64  # files that are open beside the shards, before and after a write
 
 
 class At(NamedTuple):
-    """Where a param was read: the number of its shard, and its position there; -1 where only the index names it."""
+    """Where a param was read: the number of its shard, and its position there; -1 where only the index names it.
+
+    A param without a place is the one that the index says is in a shard under that name.
+    """
 
     shard: int
     position: int
@@ -59,7 +61,7 @@ class Document:
     source: Source
     index: Index
     shards: tuple[Shard, ...]
-    saved: _Storages
+    saved: _ByName | _ByFile
 
 
 class Division(NamedTuple):
@@ -69,7 +71,29 @@ class Division(NamedTuple):
     limit: int = LIMIT
 
 
-class _Storages(Mapping[str, Storage]):
+class _ByName(Mapping[str, Storage]):
+    """The storages of safetensors shards under their own keys, the names of tensors: a set has each in one shard."""
+
+    def __init__(self, index: Index, shards: Sequence[Shard]) -> None:
+        self._shards = shards
+        self._weight_map = index.weight_map
+        self._numbers = {shard.name: i for i, shard in enumerate(shards)}
+
+    def __getitem__(self, key: str) -> Storage:
+        return self._shards[self._numbers[self._weight_map[key]]].checkpoint.storages[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return (key for shard in self._shards for key in shard.checkpoint.storages)
+
+    def __len__(self) -> int:
+        return sum(len(shard.checkpoint.storages) for shard in self._shards)
+
+    def find(self, key: str) -> tuple[int, str] | None:
+        """The number of the shard that has a storage, and its key there; None if no shard has it."""
+        return (self._numbers[self._weight_map[key]], key) if key in self else None
+
+
+class _ByFile(Mapping[str, Storage]):
     """The storages of all shards, under the name of the shard, a slash, and their own key."""
 
     def __init__(self, shards: Iterable[Shard]) -> None:
@@ -117,8 +141,10 @@ def read(source: Source) -> Checkpoint:
     folder = Path(source.name).parent
     shards = tuple(Shard(name, _read_shard(folder / name)) for name in index.shards)
     _check_places(index, shards)
-    saved = _Storages(shards)
-    entries = [entry for i, shard in enumerate(shards) for entry in _entries(i, shard)]
+    named = all(shard.checkpoint.format == SAFETENSORS for shard in shards)
+    saved = _ByName(index, shards) if named else _ByFile(shards)
+    listed = _named_entries if named else _moved_entries
+    entries = [entry for i, shard in enumerate(shards) for entry in listed(i, shard)]
     return Checkpoint(
         format=NAME,
         file=source.name,
@@ -151,13 +177,14 @@ def _read_shard(path: Path) -> Checkpoint:
 
 def _check_places(index: Index, shards: Iterable[Shard]) -> None:
     """Raise FormatError unless every tensor is where the index says, and nowhere else."""
+    held_in = {param.path: name for name, checkpoint in shards for param in checkpoint.params}
+    if held_in == index.weight_map and len(held_in) == sum(len(shard.checkpoint.params) for shard in shards):
+        return
     named: dict[str, set[str]] = {}
     for path, name in index.weight_map.items():
         named.setdefault(name, set()).add(path)
     for name, checkpoint in shards:
         held = {param.path for param in checkpoint.params}
-        if held == named[name] and not index.aliases:
-            continue
         own = {param.path for i, param in enumerate(checkpoint.params) if i not in checkpoint.tied_to}
         for paths, what in (
             (named[name] - held, "lacks {}, which the index says it holds"),
@@ -168,16 +195,22 @@ def _check_places(index: Index, shards: Iterable[Shard]) -> None:
                 raise FormatError(f"shard {name} {what.format(some(sorted(paths)))}")
 
 
-def _entries(number: int, shard: Shard) -> Iterator[Entry]:
-    """The entries of a shard as those of the set."""
-    checkpoint, position = shard.checkpoint, -1
-    entries: list[Entry] = []
-    for entry in checkpoint.entries:
+def _named_entries(number: int, shard: Shard) -> Iterable[Entry]:
+    """The tensors of a safetensors shard, which are as they are those of the set; its aliases have a place."""
+    params = shard.checkpoint.params
+    if all(param.path == param.storage for param in params):
+        return params
+    return [p if p.path == p.storage else p._replace(place=At(number, i)) for i, p in enumerate(params)]
+
+
+def _moved_entries(number: int, shard: Shard) -> Iterator[Entry]:
+    """The entries of a shard whose storages have numbers as those of the set."""
+    position = -1
+    for entry in shard.checkpoint.entries:
         if isinstance(entry, Param):
             position += 1
             entry = _moved(entry, shard.name, At(number, position))
-        entries.append(entry)
-    return iter(_in_natural_order(entries, checkpoint.tied_to) if _is_spelled(checkpoint) else entries)
+        yield entry
 
 
 def _moved(param: Param, name: str, at: At | None) -> Param:
@@ -187,34 +220,12 @@ def _moved(param: Param, name: str, at: At | None) -> Param:
     return Param(*param[:5], storage, *param[6:10], parts, param.flags, at, param.quantizer)
 
 
-def _is_spelled(checkpoint: Checkpoint) -> bool:
-    """Whether a shard has its tensors as the library sorts them, by size of element and spelling: layer 10 before 2."""
-    if checkpoint.format != SAFETENSORS:
-        return False
-    own = [(-param.dtype.bits, param.path) for i, param in enumerate(checkpoint.params) if i not in checkpoint.tied_to]
-    return own == sorted(own)
-
-
-def _in_natural_order(entries: list[Entry], tied_to: Mapping[int, int]) -> list[Entry]:
-    """Tensors in natural order of their paths, and those that are tied to one of them after that."""
-    own = [entry for i, entry in enumerate(entries) if i not in tied_to]
-    own.sort(key=lambda entry: [*map(_part_key, entry.path.split("."))])
-    return [*own, *(entries[i] for i in tied_to)]
-
-
-@lru_cache(4096)  # a model has many tensors, and few words in their names
-def _part_key(part: str) -> tuple[tuple[bool, int | str], ...]:
-    return tuple(natural_key(part))
-
-
 def _aliases(index: Index, entries: Iterable[Entry]) -> Iterator[Param]:
     """Params that only the index names, each the same as another."""
     if index.aliases:
         held = {entry.path: entry for entry in entries if isinstance(entry, Param)}
         for alias, path in index.aliases.items():
-            place = held[path].place
-            assert isinstance(place, At)
-            yield held[path]._replace(path=alias, place=At(place.shard, -1))
+            yield held[path]._replace(path=alias, place=At(index.shards.index(index.weight_map[path]), -1))
 
 
 def _common(several: Sequence[Mapping[str, str]]) -> dict[str, str]:
@@ -363,9 +374,9 @@ def _apart(checkpoint: Checkpoint) -> _Apart:
     changes = [_Changes(shard.checkpoint) for shard in document.shards]
     keys: dict[str, tuple[int, str]] = {}
     elsewhere: list[tuple[int, Param]] = []
+    places = _places(document)
     for param in checkpoint.params:
-        at = param.place
-        assert isinstance(at, At)
+        at = param.place if isinstance(param.place, At) else places[param.path]
         number, own = _own(param, at, document, changes, keys)
         shard = changes[number]
         if number != at.shard or (at.position < 0 and param.storage not in keys):
@@ -377,6 +388,13 @@ def _apart(checkpoint: Checkpoint) -> _Apart:
             shard.changed[at.position] = own._replace(place=was.place, components=was.components)
     aliases = _elsewhere(elsewhere, changes)
     return _Apart(tuple(change.made() for change in changes), aliases, keys)
+
+
+def _places(document: Document) -> dict[str, At]:
+    """Where the shards have what goes by its own name."""
+    shards = enumerate(document.shards)
+    found = ((i, at, param) for i, shard in shards for at, param in enumerate(shard.checkpoint.params))
+    return {param.path: At(i, at) for i, at, param in found if param.path == param.storage}
 
 
 def _own(
