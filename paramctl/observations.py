@@ -152,8 +152,8 @@ class Moment(NamedTuple):
 class _Optimizer(NamedTuple):
     """One optimizer's state: which params it moves, group after group, and what it remembers of each."""
 
-    groups: dict[str, list[object]]  # numbers, or names where the optimizer knew them, by the group's path
-    names: dict[str, list[object]]  # what a group calls its numbers, if it does
+    groups: dict[str, Sequence[object]]  # numbers, or names where the optimizer knew them, by the group's path
+    names: dict[str, Sequence[object]]  # what a group calls its numbers, if it does
     moments: dict[str, list[Observed]]  # by the number or name, as it stands in the path
 
 
@@ -214,7 +214,7 @@ def _optimizers(checkpoint: Checkpoint) -> list[_Optimizer]:
     """Every optimizer whose groups say which params it moves."""
     found: dict[str, _Optimizer] = {}
     for entry in checkpoint.entries:
-        if isinstance(entry, Leaf) and isinstance(entry.value, list):
+        if isinstance(entry, Leaf) and isinstance(entry.value, list | tuple):
             group, _, name = entry.path.rpartition(".")
             prefix, number, _ = group.rpartition("param_groups.")
             if number and name in ("params", "param_names"):

@@ -409,9 +409,7 @@ def _index(document: Document, names: Mapping[str, str]) -> Segment:
 def _no_place(entry: Entry) -> str:
     """Why an entry cannot be written anew; empty if it can."""
     if isinstance(entry, Leaf):
-        if entry.is_object:
-            return "object"
-        return "" if entry.value is None or isinstance(entry.value, bool | int | float | str) else "list"
+        return "object" if entry.is_object else "empty dict" if entry.value == {} else ""
     if not entry.is_plain:
         return f"{entry.layout} tensor"
     if entry.dtype.name.startswith(("float6_", "float4_")) and entry.dtype.name != "float4_e2m1fn_x2":

@@ -263,7 +263,7 @@ def key_text(key: object) -> str:
     if isinstance(key, int):
         return str(key) if key.bit_length() < 1000 else f"an integer of {key.bit_length()} bits"
     plain = _plain(key, 100)
-    return str(tuple(plain)) if isinstance(plain, list) and isinstance(key, tuple) else describe(key)
+    return str(plain) if isinstance(plain, tuple) else describe(key)
 
 
 def _object_text(node: object) -> str:
@@ -277,7 +277,7 @@ def _object_text(node: object) -> str:
 
 
 def _plain(node: object, budget: int = PLAIN_ITEMS) -> object:
-    """A scalar, or a list of scalars and of lists of them, as JSON has them; None for all else."""
+    """A scalar, or a list or tuple of scalars and of lists of them, as JSON has them; None for all else."""
     if isinstance(node, bool | float | str):
         return node
     if isinstance(node, int):
@@ -295,7 +295,7 @@ def _plain(node: object, budget: int = PLAIN_ITEMS) -> object:
             return None
         out.append(value)
         budget -= len(item) if isinstance(item, list | tuple) else 0
-    return out
+    return tuple(out) if isinstance(node, tuple) else out
 
 
 def _numpy_scalar(node: object) -> float | int | None:
