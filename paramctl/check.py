@@ -13,7 +13,7 @@ from paramctl.formats import shard_index, sharded
 from paramctl.formats.pickle_safety import Safety
 from paramctl.health import health
 from paramctl.safety import Loading, looked_into, nothing
-from paramctl.shards import Shard, against, copies
+from paramctl.shards import Shard, against, copies, unnamed
 from paramctl.sources import Source, open_source
 from paramctl.watch import Watch, nobody
 
@@ -146,6 +146,7 @@ def _check_set(source: Source, only: Collection[Group], watch: Watch) -> Report:
         shards.append(Shard.of(name, found.checkpoint, found.findings))
     if "integrity" in only:
         findings += against(index, shards)
+        findings += unnamed(index)
         findings += copies(index.folder, shards)
     tensors = sum(shard.tensors for shard in shards) + len(index.aliases)
     return Report(source.name, tuple(findings), tuple(safety), tensors, len(shards))

@@ -264,12 +264,12 @@ def _check_not_linked(sources: Iterable[Source], folder: Path) -> None:
             raise UsageError(what, hint="write a copy with -o DIR", file=source.name)
 
 
-_EDITION = re.compile(r"-edit[0-9]{1,9}(?=\.|$)")
+EDITION = re.compile(r"-edit[0-9]{1,9}(?=\.|$)")  # in the name of a part that took the place of another
 
 
 def _plain_names(parts: Sequence[Part], index: str | None) -> dict[str, str]:
     """The new names of parts where none is in the way: of the index as it was said, of others without `-edit1`."""
-    plain = {part.was: _EDITION.sub("", part.was) for part in parts}
+    plain = {part.was: EDITION.sub("", part.was) for part in parts}
     if len(set(plain.values())) < len(plain):
         plain = {}
     names = {**plain, parts[-1].was: index or parts[-1].was}
@@ -278,7 +278,7 @@ def _plain_names(parts: Sequence[Part], index: str | None) -> dict[str, str]:
 
 def _free_name(folder: Path, name: str) -> str:
     """A name like that of a part, which no file has: the plain one, or with `-edit1`, `-edit2`, … in it."""
-    plain = _EDITION.sub("", name)
+    plain = EDITION.sub("", name)
     stem, dot, suffix = plain.rpartition(".")
     stem, suffix = (stem, f"{dot}{suffix}") if stem else (plain, "")
     names = (plain if n == 0 else f"{stem}-edit{n}{suffix}" for n in count())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +10,7 @@ from typing import NamedTuple
 from paramctl import formats
 from paramctl.checkpoint import Checkpoint
 from paramctl.errors import FormatError, some
+from paramctl.file_sets import EDITION
 from paramctl.findings import Finding
 from paramctl.formats.companions import CONFIG, embeddings, says_tied
 from paramctl.formats.shard_index import Index
@@ -70,6 +72,23 @@ def against(index: Index, shards: Sequence[Shard]) -> Iterator[Finding]:
     if len(readable) == len(named) and index.total_size not in (None, *sizes):
         what = f"the index claims {index.total_size:,} bytes of tensors (total_size), and the shards hold {sizes[0]:,}"
         yield Finding("warning", "integrity", "total-size", None, what)
+
+
+def unnamed(index: Index) -> Iterator[Finding]:
+    """Files beside an index that are called as its shards are, but for the numbers, and that it does not name."""
+    named = set(index.shards)
+    calls = set(map(_without_numbers, named))
+    for name in sorted(path.name for path in index.folder.iterdir()):
+        if name not in named and _without_numbers(name) in calls:
+            what = "is called as a shard of the set, and its index does not name it: who loads the set leaves it out"
+            yield Finding("note", "integrity", "shard-unnamed", None, what, name)
+
+
+def _without_numbers(name: str) -> str:
+    return _NUMBERS.sub("0", EDITION.sub("", name))
+
+
+_NUMBERS = re.compile("[0-9]+")
 
 
 def copies(folder: Path, shards: Sequence[Shard]) -> Iterator[Finding]:

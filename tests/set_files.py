@@ -19,7 +19,7 @@ BIN_INDEX = "pytorch_model.bin.index.json"
 
 
 def make(folder: Path, shards: list[Tensors], suffix: str = ".safetensors", metadata: Mapping[str, Any] | None = None) -> Path:
-    """A set as transformers writes it, by the libraries of its shards."""
+    """A set as transformers writes it, by the libraries of its shards; `.old.bin` are those of torch before 1.6."""
     folder.mkdir()
     stem = "model" if suffix == ".safetensors" else "pytorch_model"
     weight_map: dict[str, str] = {}
@@ -28,7 +28,7 @@ def make(folder: Path, shards: list[Tensors], suffix: str = ".safetensors", meta
         if suffix == ".safetensors":
             safetensors.torch.save_file(shard, folder / name, {"format": "pt"})
         else:
-            torch.save(shard, folder / name)
+            torch.save(shard, folder / name, _use_new_zipfile_serialization=suffix != ".old.bin")
         weight_map |= dict.fromkeys(shard, name)
     size = sum(value.nbytes for shard in shards for value in shard.values())
     write_index(folder, {"metadata": {"total_size": size, **(metadata or {})}, "weight_map": weight_map})

@@ -55,6 +55,21 @@ def test_a_sound_set_by_its_index_and_by_its_folder(shards: Path) -> None:
         assert (report.file, report.tensors, report.files) == (str(shards / INDEX), 3, 2)
 
 
+def test_a_shard_that_the_index_does_not_name(shards: Path) -> None:
+    edited = TWO.replace(".safetensors", "-edit3.safetensors")
+    for name in (edited, "model-00003-of-00002.safetensors", "consolidated.safetensors", "pytorch_model-00001-of-00002.bin"):
+        (shards / name).write_bytes(b"x")
+    what = "is called as a shard of the set, and its index does not name it: who loads the set leaves it out"
+    assert found(shards) == [
+        Finding("note", "integrity", "shard-unnamed", None, what, name)
+        for name in (edited, "model-00003-of-00002.safetensors")
+    ]
+    (shards / TWO).replace(shards / edited)  # as one that changed is called
+    index(shards, {EMBED: ONE, "model.norm.weight": edited, HEAD: edited}, 108)
+    (shards / TWO).write_bytes(b"x")
+    assert [(finding.rule, finding.file) for finding in found(shards)][:1] == [("shard-unnamed", TWO)]
+
+
 def test_a_shard_that_is_missing(shards: Path) -> None:
     (shards / TWO).unlink()
     assert found(shards) == [error("shard-missing", None, "no such file, though the index names it", TWO)]

@@ -471,7 +471,11 @@ def _index(
     if isinstance(metadata, dict):
         metadata = {key: counted.get(key, value) for key, value in metadata.items() if key not in index.aliases}
     if aliases:  # there is no other place for them
-        metadata = {**(metadata if isinstance(metadata, dict) else {}), **aliases}
+        metadata = metadata if isinstance(metadata, dict) else {}
+        if taken := sorted(aliases.keys() & metadata.keys()):
+            what = f"{taken[0]} cannot be tied to a tensor of another shard: the index has something else of that name"
+            raise UsageError(what, hint="tie the others to it, or keep it untied")
+        metadata = {**metadata, **aliases}
     return (_json({**index.document, "metadata": metadata, "weight_map": weight_map}),)
 
 
@@ -544,6 +548,8 @@ def divided(checkpoint: Checkpoint) -> Divided:
 
 
 def _new(checkpoint: Checkpoint, names: Mapping[str, str]) -> Iterator[Part]:
+    if not checkpoint.params:
+        raise UsageError("there is no tensor, and a set of shards needs one")
     weight_map: dict[str, str] = {}
     subs = list(_subs(checkpoint))
     for name, sub in subs:

@@ -83,7 +83,7 @@ def in_place(checkpoint: Checkpoint, *, patch: bool = False) -> int:
 # --- listing ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
+@pytest.mark.parametrize("suffix", [".safetensors", ".bin", ".old.bin"])
 def test_a_set_lists_its_shards_one_after_the_other(tmp_path: Path, suffix: str) -> None:
     folder = make(tmp_path / "set", state(), suffix)
     checkpoint = opened(folder)
@@ -108,6 +108,19 @@ def test_shards_are_sorted_by_their_numbers(tmp_path: Path) -> None:
         safetensors.torch.save_file({f"{i}": tensor(i)}, folder / f"x-{i}.safetensors")
     write_index(folder, {"weight_map": {"10": "x-10.safetensors", "9": "x-9.safetensors"}})
     assert list(values(opened(folder))) == ["9", "10"]
+
+
+def test_shards_of_two_formats_whose_names_would_be_mistaken(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    safetensors.torch.save_file({"2.bin/0": tensor(1), "1.safetensors/a": tensor(2)}, folder / "1.safetensors")
+    torch.save({"a": tensor(3), "b": tensor(4)}, folder / "2.bin")
+    weight_map = {"2.bin/0": "1.safetensors", "1.safetensors/a": "1.safetensors", "a": "2.bin", "b": "2.bin"}
+    write_index(folder, {"weight_map": weight_map})
+    assert values(opened(folder)) == {"1.safetensors/a": 2, "2.bin/0": 1, "a": 3, "b": 4}
+    in_place(set_values(opened(folder), "a = 5").checkpoint)
+    in_place(set_values(opened(folder), "2.bin/0 = 6").checkpoint)
+    assert values(opened(folder)) == {"1.safetensors/a": 2, "2.bin/0": 6, "a": 5, "b": 4}
 
 
 def test_the_index_itself_and_one_of_any_name(tmp_path: Path) -> None:
@@ -186,7 +199,7 @@ def test_an_alias_that_only_the_index_knows(tmp_path: Path) -> None:
 # --- edits -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
+@pytest.mark.parametrize("suffix", [".safetensors", ".bin", ".old.bin"])
 def test_values_change_in_the_one_shard_that_holds_them(tmp_path: Path, suffix: str) -> None:
     folder = make(tmp_path / "set", state(), suffix)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -199,7 +212,7 @@ def test_values_change_in_the_one_shard_that_holds_them(tmp_path: Path, suffix: 
     assert same(loaded(folder)["layers.10.weight"], tensor(7)) and names(folder) == sorted(before)
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
+@pytest.mark.parametrize("suffix", [".safetensors", ".bin", ".old.bin"])
 def test_a_copy_keeps_the_names_and_all_that_did_not_change(tmp_path: Path, suffix: str) -> None:
     folder, copy = make(tmp_path / "set", state(), suffix), tmp_path / "copy"
     formats.save(opened(folder), NewFile(copy))
@@ -285,6 +298,23 @@ def test_ties_within_a_shard_are_its_own_and_across_shards_the_indexs(tmp_path: 
     }  # fmt: skip
 
 
+def test_a_tie_that_the_index_cannot_say(tmp_path: Path) -> None:
+    folder = make(tmp_path / "set", [{"a": tensor(1)}, {"total_size": tensor(2)}])
+    what = "total_size cannot be tied to a tensor of another shard: the index has something else of that name"
+    message = f"{what}; tie the others to it, or keep it untied"
+    assert refused(UsageError, in_place, tie(opened(folder), "a", "total_size").checkpoint) == message
+    in_place(tie(opened(folder), "total_size", "a").checkpoint)
+    assert ties(opened(folder)) == [["total_size", "a"]]
+
+
+def test_a_set_of_no_tensors(tmp_path: Path) -> None:
+    torch.save({"steps": 3}, tmp_path / "x.pt")
+    made = convert(formats.open(str(tmp_path / "x.pt")), sharded, lossy=True).checkpoint
+    what = "there is no tensor, and a set of shards needs one"
+    assert refused(UsageError, formats.save, made, NewFile(tmp_path / "set"), sharded) == what
+    assert not (tmp_path / "set").exists()
+
+
 def test_a_shard_of_which_nothing_is_left_goes(tmp_path: Path) -> None:
     folder = make(tmp_path / "set", [{"a": tensor(1)}, {"b": tensor(2)}])
     in_place(tie(opened(folder), "a", "b").checkpoint)
@@ -351,7 +381,7 @@ def test_one_file_becomes_a_set_of_torch_files(tmp_path: Path) -> None:
     assert sorted(found) == sorted(made) and all(same(made[name], value) for name, value in found.items())
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
+@pytest.mark.parametrize("suffix", [".safetensors", ".bin", ".old.bin"])
 @pytest.mark.parametrize("form", ["safetensors", "torch-zip"])
 def test_a_set_becomes_one_file(tmp_path: Path, suffix: str, form: str) -> None:
     folder, out = make(tmp_path / "set", state(), suffix), tmp_path / "out"
