@@ -196,10 +196,11 @@ def _change(job: Job, target: InPlace, folder: Path, watch: Watch) -> int:
         for source in job.sources:
             source.check_unchanged()
         return 0
-    part = changed[0]
+    part, index = changed[0], held.get(parts[-1].was)
     if len(changed) == 1 and part.was in held:
         look = job.verify if part is parts[-1] else partial(_look, job, part)
-        written = files.write(part.segments, InPlace(held[part.was], target.patch), job.sources, look, watch)
+        place = InPlace(held[part.was], target.patch)
+        written = files.write(part.segments, place, job.sources, look, watch, None if part is parts[-1] else index)
     else:
         _check_not_patched(target, changed)
         _check_not_linked([held[part.was] for part in changed if part.was in held], folder)

@@ -37,13 +37,19 @@ class Plan(NamedTuple):
 
 
 def write(
-    segments: Iterable[Segment], target: Target, sources: Iterable[Source], verify: Verify, watch: Watch = nobody
+    segments: Iterable[Segment],
+    target: Target,
+    sources: Iterable[Source],
+    verify: Verify,
+    watch: Watch = nobody,
+    guard: Source | None = None,
 ) -> int:
     """Write `segments` and return how many bytes that were.
 
     A file is written beside its place under a temporary name, synced, re-read by `verify`, and only
     then renamed: whoever looks sees the old file or the whole new one. A patch writes what differs
-    into the file, under an undo journal. If one of `sources` changed meanwhile nothing is written.
+    into the file, under an undo journal. If one of `sources` changed meanwhile nothing is written; `guard`
+    is one that whoever changes another file that must agree with this one locks too, as they lock theirs.
     Raises FileError where the system refuses, UsageError where a file exists and was not to be
     replaced, or cannot be patched.
     """
@@ -58,9 +64,9 @@ def write(
     path, previous = destination(target)
     with _reported(str(path)):
         if isinstance(target, InPlace) and target.patch:
-            return _patch(segments, target.source, path, sources, verify, watch)
+            return _patch(segments, target.source, path, sources, verify, watch, guard)
         force = previous is not None or (isinstance(target, NewFile) and target.force)
-        return _replace(segments, path, previous, force, sources, verify, watch)
+        return _replace(segments, path, previous, force, sources, verify, watch, guard)
 
 
 def check_stream(target: Stream, sources: Iterable[Source]) -> None:
@@ -99,6 +105,7 @@ def _replace(
     sources: Sequence[Source],
     verify: Verify,
     watch: Watch,
+    guard: Source | None,
 ) -> int:
     takes = _room_for(segments, path)
     with temporary.beside(path, 0o666 if previous is None else 0o600) as (fd, name):
@@ -108,7 +115,7 @@ def _replace(
         watch("syncing", 0, written)
         os.fsync(fd)
         verify(name)
-        with _nobody_else(path, sources):
+        with _nobody_else(path, sources, guard):
             _check_unchanged(sources)
             if force:
                 name.replace(path)
@@ -137,11 +144,11 @@ def _emit(segments: Sequence[Segment], fd: int, watch: Watch) -> int:
 
 
 @contextlib.contextmanager
-def _nobody_else(path: Path, sources: Iterable[Source]) -> Iterator[None]:
+def _nobody_else(path: Path, sources: Iterable[Source], guard: Source | None) -> Iterator[None]:
     """Keep out whoever would replace or patch the same file between our last look at it and our replacing it."""
     with contextlib.ExitStack() as stack:
         for source in sources:
-            if source.path == path:
+            if source.path == path or source is guard:
                 stack.enter_context(_ours(source.fileno()))
         yield
 
@@ -180,6 +187,7 @@ def _patch(
     sources: Sequence[Source],
     verify: Verify,
     watch: Watch,
+    guard: Source | None,
 ) -> int:
     """Write what differs from `source` into it. All of that is made, and what it was is kept, before the first byte."""
     _check_patchable(segments, source)
@@ -195,6 +203,8 @@ def _patch(
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         stack.callback(temporary.let_go, fd)
         stack.enter_context(_ours(fd))
+        if guard is not None:
+            stack.enter_context(_ours(guard.fileno()))
         written = sum(run.nbytes for run in runs)
         with journal.kept(path, fd, runs, lambda: _check_unchanged(sources)):
             done = 0

@@ -14,7 +14,7 @@ from disk import CHANGING, Disk, State, hooked
 from helpers import refused
 from test_faults import FAILURES, Dying, Failing, Killed, tried
 
-from paramctl import formats, journal, segments
+from paramctl import formats, journal, segments, temporary
 from paramctl.checkpoint import Checkpoint
 from paramctl.convert import convert
 from paramctl.errors import FileError, FormatError, ParamctlError, UsageError
@@ -175,6 +175,21 @@ def test_somebody_else_changes_the_set_meanwhile(tmp_path: Path) -> None:
     assert refused(FileError, write, ours, InPlace(sources[0])) == what
     names = {"a-edit2.x": b"their 1", "b-edit2.x": b"their 2"}
     assert held(folder) == {**names, "i.json": b"a-edit2.x,b-edit2.x"}
+
+
+@pytest.mark.parametrize("patch", [False, True])
+def test_one_file_does_not_change_while_another_write_is_about_to_name_other_files(tmp_path: Path, patch: bool) -> None:
+    folder = make(tmp_path / "set")
+    before = held(folder)
+    checkpoint = formats.open(str(folder))
+    edited = set_values(checkpoint, "0.weight = 7").checkpoint
+    with (folder / INDEX).open("rb") as theirs:
+        assert temporary.lock(theirs.fileno())
+        message = refused(FileError, formats.save, edited, InPlace(checkpoint.sources[0], patch))
+        assert message == "is being changed by another paramctl; nothing was written; run it again"
+        assert held(folder) == before
+    formats.save(edited, InPlace(checkpoint.sources[0], patch))
+    assert held(folder) != before
 
 
 def test_files_that_another_index_names_stay(tmp_path: Path) -> None:
