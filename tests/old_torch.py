@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
 import struct
 import tarfile
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 MAGIC = 0x1950A86A20F9469CFC6C
 SYSTEM = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
@@ -135,4 +137,83 @@ def tar(path: Path, members: Mapping[str, bytes]) -> Path:
             info = tarfile.TarInfo(name)
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+# --- TorchScript before 1.4 ----------------------------------------------------------------------
+
+CAFFE2 = {
+    torch.float32: "FLOAT", torch.float64: "DOUBLE", torch.float16: "FLOAT16", torch.bool: "BOOL", torch.uint8: "UINT8",
+    torch.int8: "INT8", torch.int16: "INT16", torch.int32: "INT32", torch.int64: "INT64",
+    torch.qint8: "INT8", torch.quint8: "UINT8", torch.qint32: "INT32",
+}  # fmt: skip
+CODE = b"op_version_set = 0\ndef forward(self,\n    x: Tensor) -> Tensor:\n  return x\n"
+
+
+def raw_storage(held: torch.UntypedStorage) -> bytes:
+    return torch.empty(0, dtype=torch.uint8).set_(held).numpy().tobytes()
+
+
+class _Table:
+    """The table of tensors, and the records that they lie in."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+        self.records: dict[str, bytes] = {}
+        self._keys: dict[int, str] = {}
+
+    def add(self, value: torch.Tensor) -> str:
+        held = value.untyped_storage()
+        key = self._keys.setdefault(held.data_ptr() or id(value), f"tensors/{len(self.lines)}")
+        self.records.setdefault(key, raw_storage(held))
+        line = {
+            "dims": [str(n) for n in value.shape], "offset": str(value.storage_offset()),
+            "strides": [str(n) for n in value.stride()], "requiresGrad": value.requires_grad,
+            "dataType": CAFFE2[value.dtype], "data": {"key": key}, "device": str(value.device),
+        }  # fmt: skip
+        if value.is_quantized:
+            line |= {"isQuantized": True, "scale": value.q_scale(), "zeroPoint": str(value.q_zero_point())}
+        self.lines.append(line)
+        return str(len(self.lines) - 1)
+
+
+def script_records(module: nn.Module, name: str = "Net") -> dict[str, bytes]:
+    """What torch.jit.save before 1.4 made of a module: its records in their order."""
+    table = _Table()
+
+    def described(module: nn.Module, name: str) -> dict[str, Any]:
+        held = [(each, False) for each in module._parameters.items()] + [(each, True) for each in module._buffers.items()]
+        return {
+            "submodules": [described(inner, key) for key, inner in module._modules.items() if inner is not None],
+            "torchscriptArena": {"key": "code/Net.py"},
+            "parameters": [
+                {"isBuffer": is_buffer, "tensorId": table.add(value), "name": key}
+                for (key, value), is_buffer in held if value is not None
+            ],
+            "name": name, "optimize": True,
+        }  # fmt: skip
+
+    main = described(module, name)
+    table.add(torch.full((2,), 7.0))  # a constant of the code
+    model = {
+        "protoVersion": "3", "mainModule": main, "producerName": "pytorch", "producerVersion": "1.0",
+        "tensors": table.lines,
+    }  # fmt: skip
+    attributes = pickle.dumps((), 2)
+    return {
+        **table.records, "code/Net.py": CODE, "attributes.pkl": attributes, "model.json": json.dumps(model).encode(),
+    }  # fmt: skip
+
+
+def save_script(module: nn.Module, path: Path) -> Path:
+    """A TorchScript archive from before 1.4."""
+    return script_archive(path, script_records(module))
+
+
+def script_archive(path: Path, records: Mapping[str, bytes]) -> Path:
+    """An archive of these records, as torch's own writer makes it."""
+    writer = torch._C.PyTorchFileWriter(str(path))
+    for name, data in records.items():
+        writer.write_record(name, data, len(data))
+    writer.write_end_of_file()
     return path

@@ -193,7 +193,7 @@ def test_what_is_no_checkpoint_is_found(tmp_path: Path, data: bytes, what: str, 
         (b"GGUF\3\0\0\0", "is a GGUF file; this version does not read it"),
         (b"\x1f\x8b\x08", "is compressed with gzip; unpack it with 'gunzip' first"),
         (pickle.dumps({"a": 1}, 2), "looks like a bare pickle, not like a file that torch.save wrote; "),
-        (b"some text", "is no checkpoint that paramctl knows; it reads torch-zip, torchscript, torch-export, "),
+        (b"some text", "is no checkpoint that paramctl knows; it reads torch-zip, torchscript, "),
     ],
 )
 def test_what_is_not_read_is_called_neither_sound_nor_damaged(tmp_path: Path, data: bytes, what: str) -> None:

@@ -87,9 +87,12 @@ if TYPE_CHECKING:  # here the type checker holds every module to its protocol
         torch_tar,
         torch_zip,
         torchscript,
+        torchscript_json,
     )
 
-    _MEET: tuple[Format, ...] = (torch_zip, torchscript, torch_export, torch_legacy, torch_tar, safetensors)
+    _MEET: tuple[Format, ...] = (
+        torch_zip, torchscript, torchscript_json, torch_export, torch_legacy, torch_tar, safetensors
+    )  # fmt: skip
     _MEET_AS_SETS: tuple[SetFormat, ...] = (sharded, distributed, distributed_shards)
 
 
@@ -104,6 +107,7 @@ _ZIP = later.begins(b"PK\x03\x04")
 FORMATS: tuple[Format, ...] = (
     _later("torch_zip", "torch-zip", _TORCH, _ZIP),
     _later("torchscript", "torchscript", _SCRIPT, _ZIP),
+    _later("torchscript_json", "torchscript-json", _SCRIPT, _ZIP),
     _later("torch_export", "torch-export", (".pt2",), _ZIP),
     _later("torch_legacy", "torch-legacy", _TORCH, later.begins(b"\x80", b"L")),
     _later("torch_tar", "torch-tar", _TORCH, later.begins(b"ustar", at=257)),

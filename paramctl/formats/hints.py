@@ -14,6 +14,7 @@ _KINDS = (
     (b"GGUF", "is a GGUF file", _LATER),
     (b"\x89HDF\r\n\x1a\n", "is an HDF5 (Keras) file", _LATER),
     (b"\x93NUMPY", "is a NumPy .npy file", _LATER),
+    (b"PYTORCH1", "is TorchScript as torch 1.0.0 wrote it", _LATER),
     (b"\x12\x01\x00\x00\x00\x00\x00\x00", "is an MXNet .params file", _LATER),
     (b"\x80", "looks like a bare pickle, not like a file that torch.save wrote", _LATER),
 )

@@ -27,7 +27,7 @@ from paramctl.watch import Watch, nobody
 if TYPE_CHECKING:
     from paramctl.findings import Finding
 
-Kind = Literal["torch.save", "TorchScript", "torch.export"]
+Kind = Literal["torch.save", "TorchScript", "TorchScript of 1.0", "torch.export"]
 
 MAX_PICKLE = 256 << 20  # bytes of data.pkl, inflated
 MAX_RATIO = 64  # inflated bytes of data.pkl for one in the file, so that work is bounded by the file's size
@@ -55,7 +55,7 @@ def kind(source: Source) -> Kind:
         return "torch.save"
     if f"{prefix}archive_format" in names or "serialized_exported_program.json" in names:
         return "torch.export"
-    return "TorchScript" if f"{prefix}model.json" in names else "torch.save"
+    return "TorchScript of 1.0" if f"{prefix}model.json" in names else "torch.save"
 
 
 def folder_of(archive: Archive) -> str:

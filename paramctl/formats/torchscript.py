@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from paramctl.checkpoint import Checkpoint, Kind, Loss, Module, Param
 from paramctl.dtypes import BY_NAME, BY_STORAGE, DType
-from paramctl.errors import Unsupported, UsageError
+from paramctl.errors import FormatError, UsageError
 from paramctl.formats import pickle_writer, pickles, zips
 from paramctl.formats.pickle_nodes import Call, Dict, Global, Persistent, is_key, slots
 from paramctl.formats.pickles import Pickle
@@ -51,7 +51,7 @@ Child = tuple[str, object, Step, int, Kind]
 
 
 def recognises(head: bytes, source: Source) -> bool:
-    """Whether torch.jit.save wrote it: a zip archive that has constants, or the model.json of torch 1.0."""
+    """Whether torch.jit.save wrote it: a zip archive that has constants."""
     return head.startswith(zips.MAGIC) and kind(source) == "TorchScript"
 
 
@@ -59,10 +59,9 @@ def read(source: Source) -> Checkpoint:
     """List a TorchScript module. Raises FormatError where the archive contradicts itself."""
     archive = zips.read(source)
     prefix = folder_of(archive)
-    if f"{prefix}data.pkl" not in archive.records:
-        what = "is a TorchScript archive as torch 1.0 wrote them, which this version does not read"
-        raise Unsupported(what, hint="torch.jit.load() it, and torch.jit.save() it again")
     check_version(archive, prefix)
+    if f"{prefix}data.pkl" not in archive.records:
+        raise FormatError("has constants and no modules (no record data.pkl)")
     pickle, storages = _part(archive, prefix, "data")
     objects = _Modules(pickle, storages, Code(archive, prefix))
     listing = objects.run()

@@ -37,6 +37,7 @@ ADDED = frozenset(  # what `import torch` itself adds to the table
 FORMATS_REFUSED = {  # whatever their pickles hold
     "torch-tar": "it is a tar archive, and torch takes none of these",
     "torchscript": "it is a TorchScript archive, and torch takes none of these",
+    "torchscript-json": "it is a TorchScript archive of torch before 1.4, and today's torch takes none of these at all",
 }
 NEVER = ("sys", "os", "posix", "nt")  # modules of which nothing can be allowed
 

@@ -12,7 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 from helpers import listing, rows, save, stdin_from, stdin_pipe, streamed, ties
-from old_torch import save_tar
+from old_torch import save_script, save_tar
 from torch import nn
 
 from paramctl import formats
@@ -82,10 +82,17 @@ def write_torch_export(path: Path) -> None:
     torch.export.save(torch.export.export(Held(), (torch.ones(1),)), path)
 
 
-WITH_CODE = ("torchscript", "torch-export")  # which no other format becomes
+def write_torchscript_json(path: Path) -> None:
+    module = Held()
+    module.get_submodule("head").register_buffer("weight", state()["head.weight"].half())  # bfloat16 came later
+    save_script(module, path)
+
+
+WITH_CODE = ("torchscript", "torchscript-json", "torch-export")  # which no other format becomes
 WRITERS: dict[str, Callable[[Path], None]] = {
     "torch-zip": write_torch,
     "torchscript": write_torchscript,
+    "torchscript-json": write_torchscript_json,
     "torch-export": write_torch_export,
     "torch-legacy": write_torch_legacy,
     "torch-tar": write_torch_tar,

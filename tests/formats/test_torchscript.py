@@ -453,12 +453,9 @@ def test_conversion_from_is_refused(tmp_path: Path) -> None:
     assert refused(UsageError, lambda: convert(listing(tmp_path / "s.pt"), form, layer="a")) == message
 
 
-def test_an_archive_of_torch_1_0_is_refused(tmp_path: Path) -> None:
-    path = rezipped(tmp_path / "x.pt", {"x/model.json": b"{}", "x/tensors/0": b"1234"})
-    assert refused(Unsupported, listing, path) == (
-        f"{path}: is a TorchScript archive as torch 1.0 wrote them, which this version does not read; "
-        "torch.jit.load() it, and torch.jit.save() it again"
-    )
+def test_an_archive_without_its_modules(tmp_path: Path) -> None:
+    path = rezipped(tmp_path / "x.pt", {"x/constants.pkl": b"", "x/data/0": b"1234"})
+    assert refused(FormatError, listing, path) == f"{path}: has constants and no modules (no record data.pkl)"
 
 
 def test_check(tmp_path: Path) -> None:
