@@ -742,7 +742,7 @@ REAL = os.environ.get("PARAMCTL_REAL", "")
 
 
 @pytest.mark.real
-@pytest.mark.skipif(not REAL, reason="PARAMCTL_REAL is not set: no real checkpoint was tested")
+@pytest.mark.skipif(not REAL, reason="no real checkpoint is there: they are fetched by 'pytest -m real'")
 def test_real_checkpoints() -> None:
     found = [path for path in sorted(Path(REAL).rglob("*")) if path.is_file() and ".wheels" not in path.parts]
     for path in filter(zipfile.is_zipfile, found):

@@ -1,6 +1,6 @@
 """Checkpoints that other projects ship: nothing is wrong with them, and `check` says what torch would.
 
-PARAMCTL_REAL names the folder that `python ../shared/real/fetch.py DIR` made. Nothing of a file is executed.
+Nothing of a file is executed.
 """
 
 from __future__ import annotations
