@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paramctl import formats
+from paramctl import formats, saving, targets
 from paramctl.changes import Change, Edit
 from paramctl.checkpoint import Checkpoint, Leaf, Param
 from paramctl.errors import NoMatch
@@ -263,7 +263,7 @@ class Model(Layer):
         """
         from paramctl.convert import convert, division_for
 
-        target = formats.NewFile(Path(path), force)
+        target = targets.NewFile(Path(path), force)
         form = formats.by_suffix(Path(path), self.format) or formats.named(self.format)
         checkpoint = self._checkpoint
         size = None if max_shard_size is None else str(max_shard_size)
@@ -273,7 +273,7 @@ class Model(Layer):
             checkpoint = convert(checkpoint, form, lossy=lossy, division=division).checkpoint
         elif checkpoint.format != form.NAME:
             checkpoint = convert(checkpoint, form, lossy=lossy).checkpoint
-        return formats.save(checkpoint, target, form)
+        return saving.save(checkpoint, target, form)
 
     def _made(self, edit: Edit) -> Model:
         return Model(edit.checkpoint, edit)

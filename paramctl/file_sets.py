@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import partial
 from itertools import count
@@ -20,24 +19,10 @@ from paramctl import files, targets, temporary
 from paramctl.errors import FileError, UsageError
 from paramctl.files import Plan, Verify
 from paramctl.segments import Extent, Segment, joined
+from paramctl.sets import EDITION, INDEXES, Part, index_in, is_named
 from paramctl.sources import Source
 from paramctl.targets import InPlace, NewFile, Stream, Target
 from paramctl.watch import Watch, nobody
-
-INDEXES = (".safetensors.index.json", ".bin.index.json", ".metadata")  # endings of the names that open a folder
-# Names of files of which any stands for all beside it, as torch's HuggingFaceStorageWriter gives them.
-WITHOUT_INDEX = re.compile(r"shard-[0-9]{5,9}-model-[0-9]{5,9}-of-[0-9]{5,9}\.safetensors")
-
-
-class Part(NamedTuple):
-    """One file of a set: its plain name beside the index, and what it holds.
-
-    `was` is the name that the same part has where nothing is renamed.
-    """
-
-    name: str
-    segments: tuple[Segment, ...]
-    was: str
 
 
 class Job(NamedTuple):
@@ -55,34 +40,6 @@ class Job(NamedTuple):
     endings: tuple[str, ...]
     verify: Verify
     verify_part: Callable[[Path, str], None]
-
-
-def index_in(folder: Path) -> Path | None:
-    """The one index in a folder, or None where there is none. Raises UsageError where there are several."""
-    try:
-        found = sorted(path.name for path in folder.iterdir() if path.name.endswith(INDEXES) and _is_named(path.name))
-    except OSError as error:
-        raise FileError(f"cannot read: {error.strerror}", file=str(folder)) from None
-    if len(found) > 1:
-        what = f"is a directory with several indexes ({', '.join(found)})"
-        raise UsageError(what, hint="name one of them", file=str(folder))
-    return folder / found[0] if found else None
-
-
-def first_in(folder: Path) -> Path | None:
-    """The first file in a folder of which each safetensors file is called as one without an index; None if none is."""
-    names = [path.name for path in folder.iterdir() if path.suffix == ".safetensors" and _is_named(path.name)]
-    return folder / min(names) if names and all(map(WITHOUT_INDEX.fullmatch, names)) else None
-
-
-def stands_for_others(name: str) -> bool:
-    """Whether a file of that name may be opened for all of its set."""
-    return name.endswith(INDEXES) or WITHOUT_INDEX.fullmatch(name) is not None
-
-
-def _is_named(name: str) -> bool:
-    """Whether a name is an index's own: no temporary one, and of torch.distributed's just `.metadata`."""
-    return name == ".metadata" or not name.startswith(".")
 
 
 def destination(target: Target, sources: Sequence[Source], endings: tuple[str, ...]) -> tuple[Path, str | None]:
@@ -226,7 +183,7 @@ def _named_elsewhere(names: Set[str], folder: Path, index: str) -> set[str]:
         return set()
     try:
         others = [path for path in folder.iterdir() if path.name.endswith(INDEXES) and path.name != index]
-        texts = [path.read_bytes() for path in others if _is_named(path.name)]
+        texts = [path.read_bytes() for path in others if is_named(path.name)]
     except OSError:
         return set(names)
     spellings = {name: (os.fsencode(name), json.dumps(name).encode()) for name in names}
@@ -263,9 +220,6 @@ def _check_not_linked(sources: Iterable[Source], folder: Path) -> None:
         if source.path != real / Path(source.name).name:
             what = f"is a link to {source.path}, and several files of the set change"
             raise UsageError(what, hint="write a copy with -o DIR", file=source.name)
-
-
-EDITION = re.compile(r"-edit[0-9]{1,9}(?=\.|$)")  # in the name of a part that took the place of another
 
 
 def _plain_names(parts: Sequence[Part], index: str | None) -> dict[str, str]:

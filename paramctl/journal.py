@@ -44,11 +44,6 @@ class Run(NamedTuple):
     new: int
 
 
-def path_of(file: Path) -> Path:
-    """Where the journal of a file lies."""
-    return file.with_name(f".{file.name}.paramctl-journal")
-
-
 @contextlib.contextmanager
 def kept(file: Path, fd: int, runs: Sequence[Run], check: Callable[[], None]) -> Iterator[None]:
     """Let those runs of `file`, open as `fd`, be changed inside: all of them, or after an error none.
@@ -56,7 +51,7 @@ def kept(file: Path, fd: int, runs: Sequence[Run], check: Callable[[], None]) ->
     `check` raises if the file is no more what it was when the runs were found; it is asked when nobody
     else can begin to change it. Raises FileError if somebody else is doing so.
     """
-    path, begun, whole = path_of(file), False, False
+    path, begun, whole = temporary.journal_of(file), False, False
     with temporary.beside(file) as (journal, name):
         _write(journal, fd, file, runs)
         try:
@@ -82,7 +77,7 @@ def roll_back(file: Path, watch: Watch = nobody) -> int:
     Raises FileError if one is still under way, or if its journal is damaged, of another file, or not to
     be used for lack of permission.
     """
-    path = path_of(file)
+    path = temporary.journal_of(file)
     try:
         path.lstat()
     except (OSError, ValueError):  # there is none, or none can be: the name would be too long
@@ -278,7 +273,7 @@ def _half_changed(file: Path) -> Iterator[None]:
     except OSError as error:
         raise FileError(
             f"is half changed, and could not be put back: {error.strerror}",
-            hint=f"its old bytes are safe in {path_of(file)}: run 'paramctl recover {file.name}'",
+            hint=f"its old bytes are safe in {temporary.journal_of(file)}: run 'paramctl recover {file.name}'",
         ) from error
 
 

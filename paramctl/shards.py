@@ -10,11 +10,11 @@ from typing import NamedTuple
 from paramctl import formats
 from paramctl.checkpoint import Checkpoint
 from paramctl.errors import FormatError, some
-from paramctl.file_sets import EDITION
 from paramctl.findings import Finding
 from paramctl.formats.companions import CONFIG, embeddings, says_tied
 from paramctl.formats.shard_index import Index
 from paramctl.integrity import differing
+from paramctl.sets import EDITION
 from paramctl.sources import open_source
 
 

@@ -39,6 +39,11 @@ def beside(path: Path, mode: int = 0o600) -> Iterator[tuple[int, Path]]:
                 let_go(fd)
 
 
+def journal_of(file: Path) -> Path:
+    """Where the undo journal of a file lies, if it has one."""
+    return file.with_name(f".{file.name}.paramctl-journal")
+
+
 def nameless(directory: str | Path) -> int:
     """An open file in `directory` that has no name, and is gone when it is closed."""
     flags = os.O_RDWR | os.O_CLOEXEC

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from paramctl import formats
+from paramctl import formats, saving, targets
 from paramctl.checkpoint import Checkpoint
 from paramctl.errors import ParamctlError
 from paramctl.sources import Source, open_source
@@ -49,7 +49,7 @@ def listing(path: Path) -> Checkpoint:
 
 def save(checkpoint: Checkpoint, path: Path) -> Path:
     """The checkpoint in a new file, or in one that may be replaced."""
-    formats.save(checkpoint, formats.NewFile(path, True))
+    saving.save(checkpoint, targets.NewFile(path, True))
     return path
 
 
@@ -65,7 +65,7 @@ def streamed(checkpoint: Checkpoint) -> bytes:
     reader = threading.Thread(target=drain)
     reader.start()
     try:
-        formats.save(checkpoint, formats.Stream(write_end))
+        saving.save(checkpoint, targets.Stream(write_end))
     finally:
         os.close(write_end)
         reader.join()

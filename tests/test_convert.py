@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from verb_files import loaded, mlp, opened, same, saved
 
-from paramctl import formats
+from paramctl import formats, saving, targets
 from paramctl.changes import Edit
 from paramctl.checkpoint import Checkpoint
 from paramctl.convert import convert
@@ -28,7 +28,7 @@ def carried(folder: Path, checkpoint: Checkpoint, to: str, **how: Any) -> Any:
     """The checkpoint converted, written and loaded by the other library."""
     form = formats.named(to)
     path = folder / f"carried{form.SUFFIXES[0]}"
-    formats.save(convert(checkpoint, form, **how).checkpoint, formats.NewFile(path, True), form)
+    saving.save(convert(checkpoint, form, **how).checkpoint, targets.NewFile(path, True), form)
     return loaded(path)
 
 
@@ -110,7 +110,7 @@ def test_to_its_own_format_is_a_copy(tmp_path: Path) -> None:
     for name, form in (("x.pt", TORCH), ("x.safetensors", SAFE)):
         path = saved(tmp_path, mlp().state_dict(), name)
         out = tmp_path / f"copy{path.suffix}"
-        formats.save(convert(formats.open(os.fspath(path)), form).checkpoint, formats.NewFile(out), form)
+        saving.save(convert(formats.open(os.fspath(path)), form).checkpoint, targets.NewFile(out), form)
         assert out.read_bytes() == path.read_bytes()
     path = saved(tmp_path, training(), "run.pt")
     assert convert(formats.open(os.fspath(path)), TORCH).notes == ("27 tensors as torch-zip",)
@@ -169,20 +169,20 @@ def test_tensors_that_are_made_of_others_are_a_loss(tmp_path: Path, form: format
     assert list(carried(tmp_path, checkpoint, form.NAME, layer="m", lossy=True)) == ["w"]
 
 
-def saving(folder: Path, edit: Edit, form: formats.AnyFormat) -> str:
+def why_not(folder: Path, edit: Edit, form: formats.AnyFormat) -> str:
     with pytest.raises(ParamctlError) as caught:
-        formats.save(edit.checkpoint, formats.NewFile(folder / "never"), form)
+        saving.save(edit.checkpoint, targets.NewFile(folder / "never"), form)
     assert not (folder / "never").exists()
     return f"{caught.value.exit_code} {caught.value}"
 
 
 def test_names_that_collide(tmp_path: Path) -> None:
     checkpoint = opened(tmp_path, {"a.b": torch.ones(2), "a": {"b": torch.zeros(2)}})
-    assert saving(tmp_path, convert(checkpoint, SAFE), SAFE) == (
+    assert why_not(tmp_path, convert(checkpoint, SAFE), SAFE) == (
         "2 two tensors print as 'a.b', and safetensors has one name for each"
     )
     checkpoint = opened(tmp_path, {"m": {0: torch.ones(2), "0": torch.zeros(2)}})
-    assert saving(tmp_path, convert(checkpoint, TORCH, layer="m"), TORCH) == (
+    assert why_not(tmp_path, convert(checkpoint, TORCH, layer="m"), TORCH) == (
         "2 two tensors print as '0', and a state_dict has one name for each"
     )
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from paramctl import copies, formats
+from paramctl import copies, formats, saving, targets
 from paramctl.init import init
 from paramctl.segments import Extent
 from paramctl.sources import Source, open_source
@@ -102,10 +102,10 @@ def test_what_stays_takes_no_room_where_blocks_are_shared(shares: Path, suffix: 
         save_file(state, path)
     checkpoint = formats.open(str(path))
     made = (init(checkpoint, ["3"], ["ones"]) if verb is init else tie(checkpoint, "3", "4")).checkpoint
-    target = formats.NewFile(out)
-    assert formats.plan(made, target).method == "reflink"
+    target = targets.NewFile(out)
+    assert saving.plan(made, target).method == "reflink"
     before = free(shares)
-    formats.save(made, target)
+    saving.save(made, target)
     assert before - free(shares) < (5 << 20 if verb is init else 1 << 20)
     assert torch.equal(state["7.weight"], dict(loaded(out))["7.weight"])
     for used in (path, out):

@@ -14,15 +14,15 @@ import torch
 from disk import CHANGING, Disk, State, hooked
 from safetensors.torch import save_file
 
-from paramctl import formats, journal, segments
+from paramctl import formats, journal, saving, segments, temporary
 from paramctl.changes import Edit
 from paramctl.checkpoint import Checkpoint
 from paramctl.convert import convert
 from paramctl.errors import FileError, ParamctlError
-from paramctl.formats import InPlace, NewFile
 from paramctl.init import init
 from paramctl.segments import Computed, Derived, Extent, Literal, Summed
 from paramctl.set import set as set_values
+from paramctl.targets import InPlace, NewFile
 from paramctl.tie import tie
 
 Verb = Callable[[Checkpoint], Edit]
@@ -105,7 +105,7 @@ class Scene:
             target: InPlace | NewFile = InPlace(checkpoint.sources[0], self.write.how == "-i --patch")
         else:
             target = NewFile(self.target, self.old is not None)
-        return lambda: formats.save(checkpoint, target)
+        return lambda: saving.save(checkpoint, target)
 
     def found(self) -> bytes | None:
         return self.target.read_bytes() if self.target.exists() else None
@@ -347,7 +347,7 @@ def test_a_recovery_that_dies_at_any_call_is_done_by_the_next(patch: Scene) -> N
             if not dies(patch.prepared(), nth):
                 assert undone > 20
                 return
-            interrupted = patch.left()[-1:] == [journal.path_of(patch.target).name]
+            interrupted = patch.left()[-1:] == [temporary.journal_of(patch.target).name]
             if not dies(lambda: formats.recover(str(patch.target)), then):
                 break
             formats.recover(str(patch.target))
@@ -368,7 +368,7 @@ def test_a_recovery_of_which_a_call_fails_is_done_by_the_next(patch: Scene) -> N
                 what = f"died at {nth}; {name} {which}: {error}"
                 assert patch.found() == patch.old if error is None else patch.left(), what
                 formats.recover(str(patch.target))
-                assert patch.found() == patch.old and patch.left()[-1:] != [journal.path_of(patch.target).name], what
+                assert patch.found() == patch.old and patch.left()[-1:] != [temporary.journal_of(patch.target).name], what
                 if not fault.failed:
                     break
 
@@ -402,7 +402,7 @@ def test_a_power_cut_while_a_change_is_undone(patch: Scene, monkeypatch: pytest.
     with disk.recording():
         write()
     monkeypatch.setattr(journal, "boot", lambda: "the next")
-    name = journal.path_of(patch.target).name
+    name = temporary.journal_of(patch.target).name
     interrupted = {at: state for at, state in disk.cuts() if name in dict(state.names)}
     assert len(interrupted) >= 4
     for at, state in interrupted.items():

@@ -14,16 +14,18 @@ from disk import CHANGING, Disk, State, hooked
 from helpers import refused
 from test_faults import FAILURES, Dying, Failing, Killed, tried
 
-from paramctl import formats, journal, segments, temporary
+from paramctl import formats, journal, saving, segments, temporary
 from paramctl.checkpoint import Checkpoint
 from paramctl.convert import convert
 from paramctl.errors import FileError, FormatError, ParamctlError, UsageError
-from paramctl.file_sets import Job, Part, index_in, plan, write
-from paramctl.formats import InPlace, NewFile, sharded
+from paramctl.file_sets import Job, plan, write
+from paramctl.formats import sharded
 from paramctl.formats.sharded import Division
 from paramctl.segments import Extent, Literal
 from paramctl.set import set as set_values
+from paramctl.sets import Part, index_in
 from paramctl.sources import Source, open_source
+from paramctl.targets import InPlace, NewFile
 from paramctl.tie import tie
 from paramctl.values import read_values
 
@@ -40,7 +42,7 @@ def make(folder: Path) -> Path:
     folder.mkdir()
     torch.save(state(), folder / "x.pt")
     checkpoint = convert(formats.open(str(folder / "x.pt")), sharded, division=Division("safetensors", 600)).checkpoint
-    formats.save(checkpoint, NewFile(folder), sharded)
+    saving.save(checkpoint, NewFile(folder), sharded)
     (folder / "x.pt").unlink()
     return folder
 
@@ -185,10 +187,10 @@ def test_one_file_does_not_change_while_another_write_is_about_to_name_other_fil
     edited = set_values(checkpoint, "0.weight = 7").checkpoint
     with (folder / INDEX).open("rb") as theirs:
         assert temporary.lock(theirs.fileno())
-        message = refused(FileError, formats.save, edited, InPlace(checkpoint.sources[0], patch))
+        message = refused(FileError, saving.save, edited, InPlace(checkpoint.sources[0], patch))
         assert message == "is being changed by another paramctl; nothing was written; run it again"
         assert held(folder) == before
-    formats.save(edited, InPlace(checkpoint.sources[0], patch))
+    saving.save(edited, InPlace(checkpoint.sources[0], patch))
     assert held(folder) != before
 
 
@@ -198,7 +200,7 @@ def test_files_that_another_index_names_stay(tmp_path: Path) -> None:
     other = folder / "backup.safetensors.index.json"
     other.write_bytes((folder / INDEX).read_bytes())
     source = formats.open(str(folder / INDEX))
-    formats.save(set_values(source, "0.weight = 7", "2.weight = 8").checkpoint, InPlace(source.sources[0]))
+    saving.save(set_values(source, "0.weight = 7", "2.weight = 8").checkpoint, InPlace(source.sources[0]))
     assert {param.path: read_values(formats.open(str(other)), param).tobytes() for param in source.params} == before
     other.unlink()
     assert values(folder) != before
@@ -224,7 +226,7 @@ def test_in_place_again_goes_back_to_the_plain_names(tmp_path: Path) -> None:
     for names in (["model-00001-of-00002-edit1", "model-00002-of-00002-edit1"], ["model-00001-of-00002", "model-00002-of-00002"]):
         checkpoint = formats.open(str(folder))
         edited = set_values(checkpoint, "0.weight += 1", "2.weight += 1").checkpoint
-        formats.save(edited, InPlace(checkpoint.sources[0]))
+        saving.save(edited, InPlace(checkpoint.sources[0]))
         assert sorted(held(folder)) == [*(f"{name}.safetensors" for name in names), INDEX]
 
 
@@ -331,7 +333,7 @@ class Scene:
             self.target.rmdir()
         checkpoint = self.write.verb(formats.open(str(self.source)))
         target = NewFile(self.target) if self.write.new else InPlace(checkpoint.sources[0])
-        return lambda: formats.save(checkpoint, target)
+        return lambda: saving.save(checkpoint, target)
 
     def found(self) -> Values | None:
         """What the target holds; None if that is no set."""
@@ -440,7 +442,7 @@ def test_a_shard_that_was_half_patched_is_put_right_first(tmp_path: Path) -> Non
         edited, fault = set_values(checkpoint, "3.weight = 9").checkpoint, Dying(nth)
         try:
             with hooked(fault, CHANGING):
-                formats.save(edited, InPlace(checkpoint.sources[0], True))
+                saving.save(edited, InPlace(checkpoint.sources[0], True))
         except Killed:
             undone += formats.recover(str(folder)) > 0
         if fault.calls < nth:

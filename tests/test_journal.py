@@ -44,7 +44,7 @@ class Scene:
 
     @property
     def journal(self) -> Path:
-        return journal.path_of(self.file)
+        return temporary.journal_of(self.file)
 
     def hint(self) -> str:
         return f"delete {self.journal} if the file is as it should be"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
-from paramctl import formats, values
+from paramctl import formats, saving, values
 from paramctl.checkpoint import Checkpoint, Param, Quantizer
 from paramctl.errors import FormatError, UsageError
 from paramctl.files import NewFile
@@ -218,5 +218,5 @@ def test_an_untouched_file_stays_as_it_is(tmp_path: Path, name: str) -> None:
     zero_points = torch.zeros(2, dtype=torch.float if name == "quint4x2" else torch.long)
     tensor = torch.quantize_per_channel(torch.ones(2, 3), torch.ones(2), zero_points, 0, getattr(torch, name))
     checkpoint, _ = saved(tmp_path / "q.pt", tensor)
-    formats.save(checkpoint, NewFile(tmp_path / "again.pt", False))
+    saving.save(checkpoint, NewFile(tmp_path / "again.pt", False))
     assert (tmp_path / "again.pt").read_bytes() == (tmp_path / "q.pt").read_bytes()

@@ -13,7 +13,7 @@ import pytest
 import torch
 from verb_files import changed, mlp, opened, same, saved, written
 
-from paramctl import formats
+from paramctl import formats, saving, targets
 from paramctl.changes import Change
 from paramctl.errors import FileError, FormatError, NoMatch, ParamctlError, Unsupported, UsageError
 from paramctl.set import set
@@ -377,7 +377,7 @@ def test_an_expanded_row_of_a_strided_param(tmp_path: Path) -> None:
 def test_no_other_byte_changes(tmp_path: Path) -> None:
     path = saved(tmp_path, {"w": GRID, "v": torch.ones(5), "n": {"epoch": 3}})
     out = tmp_path / "y.pt"
-    formats.save(set(formats.open(os.fspath(path)), "w[1, 1] = 77").checkpoint, formats.NewFile(out))
+    saving.save(set(formats.open(os.fspath(path)), "w[1, 1] = 77").checkpoint, targets.NewFile(out))
     before, after = path.read_bytes(), out.read_bytes()
     differ = sum(a != b for a, b in zip(before, after, strict=True))
     assert 0 < differ <= 4 + 3 * 4  # the value, and its record's checksum wherever the archive has it

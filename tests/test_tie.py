@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from verb_files import changed, mlp, opened, same, saved, written, written_module
 
-from paramctl import formats
+from paramctl import formats, saving, targets
 from paramctl.changes import Change
 from paramctl.errors import NoMatch, ParamctlError, UsageError
 from paramctl.set import set as set_values
@@ -112,8 +112,8 @@ def test_tying_twice_is_tying_once(tmp_path: Path) -> None:
     once = tie(opened(tmp_path, net().state_dict()), "2", "4")
     twice = tie(once.checkpoint, "2", "4")
     assert (twice.changed, twice.notes) == ((), ("they are tied already",))
-    formats.save(once.checkpoint, formats.NewFile(tmp_path / "1.pt"))
-    formats.save(twice.checkpoint, formats.NewFile(tmp_path / "2.pt"))
+    saving.save(once.checkpoint, targets.NewFile(tmp_path / "1.pt"))
+    saving.save(twice.checkpoint, targets.NewFile(tmp_path / "2.pt"))
     assert (tmp_path / "1.pt").read_bytes() == (tmp_path / "2.pt").read_bytes()
 
 
@@ -179,7 +179,7 @@ def test_names_are_data(tmp_path: Path, name: str, form: str) -> None:
 
 def _save(checkpoint: Any, folder: Path) -> Path:
     path = folder / f"out{formats.named(checkpoint.format).SUFFIXES[0]}"
-    formats.save(checkpoint, formats.NewFile(path, True))
+    saving.save(checkpoint, targets.NewFile(path, True))
     return path
 
 

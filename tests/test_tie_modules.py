@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from torch import nn
 from verb_files import opened, same, saved
 
-from paramctl import formats
+from paramctl import formats, saving, targets
 from paramctl.changes import Edit
 from paramctl.errors import Unsupported
 from paramctl.formats import pickle_writer, pickles
@@ -72,7 +72,7 @@ def weight(*values: float) -> nn.Parameter:
 def written(folder: Path, edit: Edit) -> Any:
     """The edited checkpoint, written by paramctl and loaded by torch."""
     path = folder / "out.pt"
-    formats.save(edit.checkpoint, formats.NewFile(path, True))
+    saving.save(edit.checkpoint, targets.NewFile(path, True))
     return torch.load(path, weights_only=False)
 
 
@@ -274,7 +274,7 @@ def test_what_lies_deep_follows(tmp_path: Path) -> None:
     path = rezipped(tmp_path / "deep.pt", records | {name: pickle_writer.write(root, 2)})
     edit = tie(formats.open(str(path)), "a", "b")
     assert edit.notes == ()
-    formats.save(edit.checkpoint, formats.NewFile(tmp_path / "out.pt", True))
+    saving.save(edit.checkpoint, targets.NewFile(tmp_path / "out.pt", True))
     with zipfile.ZipFile(tmp_path / "out.pt") as archive:
         state = pickles.read(archive.read(name)).root.state
     held = state.get("extra")

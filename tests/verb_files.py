@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from paramctl import formats
+from paramctl import formats, saving, targets
 from paramctl.changes import Edit
 from paramctl.checkpoint import Checkpoint
 
@@ -40,14 +40,14 @@ def written(folder: Path, edit: Edit) -> Any:
     """The edited checkpoint, written by paramctl and loaded by torch or safetensors."""
     form = formats.named(edit.checkpoint.format)
     path = folder / f"out{form.SUFFIXES[0]}"
-    formats.save(edit.checkpoint, formats.NewFile(path, True), form)
+    saving.save(edit.checkpoint, targets.NewFile(path, True), form)
     return loaded(path)
 
 
 def written_module(folder: Path, edit: Edit) -> nn.Module:
     """As `written`, of a whole module that a test saved itself."""
     path = folder / "out.pt"
-    formats.save(edit.checkpoint, formats.NewFile(path, True))
+    saving.save(edit.checkpoint, targets.NewFile(path, True))
     module = torch.load(path, weights_only=False)
     assert isinstance(module, nn.Module)
     return module

@@ -51,22 +51,22 @@ def edit(file: str | None, asked: Asked, verb: Callable[[Checkpoint], Edit], for
     if asked.patch and not asked.in_place:
         raise UsageError("--patch changes a file where it lies", hint="add -i, or leave it out")
     with opened(file, asked.quiet) as checkpoint:
-        from paramctl import formats
+        from paramctl import saving
 
         nowhere = asked.dry_run and _streams(asked)
         target = None if nowhere else target_of(checkpoint, asked, form)
         made = verb(checkpoint)
         if asked.dry_run:
-            report(made, asked, plan=formats.plan(made.checkpoint, target, form))
+            report(made, asked, plan=saving.plan(made.checkpoint, target, form))
         elif target is not None:
             with progress.bar(asked.quiet) as watch:
-                written = formats.save(made.checkpoint, target, form, watch)
+                written = saving.save(made.checkpoint, target, form, watch)
             report(made, asked, written, _streams(asked))
 
 
 def target_of(checkpoint: Checkpoint, asked: Asked, form: AnyFormat | None) -> Target:
     """Where to write. Raises UsageError where nothing was said and a terminal would get it."""
-    from paramctl import files, formats
+    from paramctl import files, formats, saving, targets
 
     own = form or formats.BY_NAME[checkpoint.format]
     if asked.output == "":
@@ -76,15 +76,15 @@ def target_of(checkpoint: Checkpoint, asked: Asked, form: AnyFormat | None) -> T
     if asked.in_place:
         if checkpoint.sources[0].path is None:
             raise UsageError("has no place to write back to", hint="give -o FILE in place of -i")
-        return _checked(formats.InPlace(checkpoint.sources[0], asked.patch), checkpoint, own)
+        return _checked(targets.InPlace(checkpoint.sources[0], asked.patch), checkpoint, own)
     if _streams(asked):
         if formats.as_set(own):
-            formats.check_target(formats.Stream(1), checkpoint, own)
+            saving.check_target(targets.Stream(1), checkpoint, own)
         if output.stdout_is_terminal():
             raise UsageError(
                 "a checkpoint is not written to a terminal", hint="give -o FILE, or -i to replace FILE, or use a pipe"
             )
-        stream = formats.Stream(output.take_over())
+        stream = targets.Stream(output.take_over())
         files.check_stream(stream, checkpoint.sources)
         return stream
     path = Path(asked.output or "")
@@ -95,7 +95,7 @@ def target_of(checkpoint: Checkpoint, asked: Asked, form: AnyFormat | None) -> T
     if names_folder(asked.output) and not formats.as_set(own):
         hint = "name a file for -o, or run 'paramctl convert' to make a set of shards"
         raise UsageError("is a directory, and this would be one file", hint=hint, file=asked.output or "")
-    return _checked(formats.NewFile(path, asked.force), checkpoint, own)
+    return _checked(targets.NewFile(path, asked.force), checkpoint, own)
 
 
 def names_folder(output: str | None) -> bool:
@@ -104,9 +104,9 @@ def names_folder(output: str | None) -> bool:
 
 
 def _checked(target: Target, checkpoint: Checkpoint, form: AnyFormat) -> Target:
-    from paramctl import formats
+    from paramctl import saving
 
-    formats.check_target(target, checkpoint, form)
+    saving.check_target(target, checkpoint, form)
     return target
 
 

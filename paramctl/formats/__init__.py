@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from paramctl import file_sets, files, journal
+from paramctl import sets, temporary
 from paramctl.checkpoint import Checkpoint, Loss, Param
 from paramctl.errors import FormatError, ParamctlError, UsageError
-from paramctl.file_sets import Part
-from paramctl.files import InPlace, NewFile, Plan, Stream, Target
 from paramctl.formats import later
 from paramctl.formats.hints import why_not
 from paramctl.formats.later import Later
@@ -25,6 +22,7 @@ from paramctl.watch import Watch, nobody
 
 if TYPE_CHECKING:
     from paramctl.findings import Finding
+    from paramctl.sets import Part
 
 
 class AnyFormat(Protocol):
@@ -144,12 +142,12 @@ def locate(name: str) -> str:
     """
     if name == STDIN or "\0" in name or not Path(name).is_dir():
         return name
-    return str(file_sets.index_in(Path(name)) or _first_in(Path(name)) or name)
+    return str(sets.index_in(Path(name)) or _first_in(Path(name)) or name)
 
 
 def _first_in(folder: Path) -> Path | None:
     """The first file of a set without an index, by its bytes; None where a folder holds something else."""
-    first = file_sets.first_in(folder)
+    first = sets.first_in(folder)
     try:
         return first if first is not None and as_set(of(open_source(str(first)))) else None
     except ParamctlError:
@@ -164,13 +162,19 @@ def recover(name: str, watch: Watch = nobody) -> int:
     if name == STDIN or "\0" in name:
         return 0
     path = Path(locate(name))
-    paths = [path, *(path.parent / member for member in _members(path))]
-    return sum(journal.roll_back(Path(os.path.realpath(each)), watch) for each in paths)
+    paths = [Path(os.path.realpath(each)) for each in (path, *(path.parent / member for member in _members(path)))]
+    return sum(_rolled_back(each, watch) for each in paths if os.path.lexists(temporary.journal_of(each)))
+
+
+def _rolled_back(path: Path, watch: Watch) -> int:
+    from paramctl import journal
+
+    return journal.roll_back(path, watch)
 
 
 def _members(path: Path) -> list[str]:
     """The others of a set, where a journal lies beside its index; none where it cannot be read, which shows."""
-    if not file_sets.stands_for_others(path.name) or not any(path.parent.glob(".*.paramctl-journal")):
+    if not sets.stands_for_others(path.name) or not any(path.parent.glob(".*.paramctl-journal")):
         return []
     try:
         source = open_source(str(path))
@@ -233,64 +237,6 @@ def named(name: str) -> AnyFormat:
     raise UsageError(f"no format '{name}'", hint=f"name one of {known}")
 
 
-def save(checkpoint: Checkpoint, target: Target, form: AnyFormat | None = None, watch: Watch = nobody) -> int:
-    """Write `checkpoint` to `target`, a folder or an index where it is a set, and return the number of bytes.
-
-    It keeps its own format unless another is given. A file is read back before it takes its name: its
-    headers, offsets and sizes, and by the format's own library where that could read the source.
-    Raises FileError where it cannot be written, UsageError where a file is in the way.
-    """
-    form = form or BY_NAME[checkpoint.format]
-    check_target(target, checkpoint, form)  # refuse before the work, not after it
-    _check_held(checkpoint, form)
-
-    def verify(path: Path) -> None:
-        verify_listing(form.read(open_source(str(path))), checkpoint)
-        form.verify(path, checkpoint)
-
-    if whole := as_set(form):
-        return file_sets.write(_job(checkpoint, whole, verify), target, watch)
-    return files.write(_one_file(form).layout(checkpoint), target, checkpoint.sources, verify, watch)
-
-
-def plan(checkpoint: Checkpoint, target: Target | None, form: AnyFormat | None = None) -> Plan:
-    """What `save` would read, copy and write, and how; nothing is written. No target is a stream."""
-    form = form or BY_NAME[checkpoint.format]
-    _check_held(checkpoint, form)
-    if whole := as_set(form):
-        return file_sets.plan(_job(checkpoint, whole, lambda path: None), target)
-    return files.plan(_one_file(form).layout(checkpoint), target)
-
-
-def check_target(target: Target, checkpoint: Checkpoint, form: AnyFormat | None = None) -> None:
-    """Raise what `save` would for what is in the way, before any work is done."""
-    form = form or BY_NAME[checkpoint.format]
-    if as_set(form):
-        file_sets.destination(target, checkpoint.sources, form.SUFFIXES)
-    elif not isinstance(target, Stream):
-        files.destination(target)
-
-
-def _job(checkpoint: Checkpoint, form: SetFormat, verify: files.Verify) -> file_sets.Job:
-    """The set that `form` makes of a checkpoint."""
-
-    def verify_part(path: Path, was: str) -> None:
-        form.verify_part(path, was, checkpoint)
-
-    return file_sets.Job(partial(form.layout_set, checkpoint), checkpoint.sources, form.SUFFIXES, verify, verify_part)
-
-
-def _one_file(form: AnyFormat) -> Format:
-    return next(found for found in FORMATS if found.NAME == form.NAME)
-
-
-def _check_held(checkpoint: Checkpoint, form: AnyFormat) -> None:
-    """Raise UsageError where a format cannot hold one of the tensors."""
-    lost = [loss for loss in form.losses(checkpoint) if isinstance(loss.entry, Param)]
-    if lost:
-        raise UsageError(f"{form.NAME} cannot hold {lost[0].text}", hint="'paramctl convert --lossy' leaves it out")
-
-
 def verify_listing(written: Checkpoint, meant: Checkpoint) -> None:
     """Raise FormatError unless `written` lists the tensors, shapes, dtypes and ties of `meant`."""
     if sorted(_summary(written)) != sorted(_summary(meant)):
@@ -316,13 +262,9 @@ __all__ = [
     "FORMATS",
     "SETS",
     "Format",
-    "InPlace",
-    "NewFile",
     "SetFormat",
-    "Stream",
     "by_suffix",
     "named",
     "open",
     "read",
-    "save",
 ]

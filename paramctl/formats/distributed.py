@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from paramctl.checkpoint import Checkpoint, Entry, Kind, Leaf, Loss, Param, View, contiguous
 from paramctl.errors import FileError, FormatError, Unsupported, UsageError
-from paramctl.file_sets import Part
 from paramctl.formats import dcp_metadata, pickle_writer, pickles, torch_zip
 from paramctl.formats.chunk_grid import Box, made_once, taken, tile
 from paramctl.formats.dcp_chunks import Storages, is_archive, opened, section_of
@@ -27,6 +26,7 @@ from paramctl.formats.shard_index import why_unsafe
 from paramctl.segments import Content, Extent, Segment, chunks, joined
 from paramctl.segments import Literal as LiteralSegment
 from paramctl.segments import read as read_content
+from paramctl.sets import Part
 from paramctl.sources import Source, open_source
 from paramctl.values import NewValues, content_of, with_values
 from paramctl.watch import Watch, nobody

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from paramctl.checkpoint import Checkpoint, Loss, Param, Storage, View, contiguous
 from paramctl.errors import FileError, FormatError, Unsupported
-from paramctl.file_sets import WITHOUT_INDEX, Part
 from paramctl.formats import safetensors
 from paramctl.formats.chunk_grid import Box, Held, concatenated, is_concatenation, made_once, taken, tile, woven
+from paramctl.sets import WITHOUT_INDEX, Part
 from paramctl.sources import Source, open_source
 from paramctl.watch import Watch, nobody
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from paramctl.checkpoint import Checkpoint, Entry, Loss, Param, Storage, View
 from paramctl.errors import FormatError, ParamctlError, UsageError, some
-from paramctl.file_sets import Part
 from paramctl.formats import shard_index
 from paramctl.formats.shard_index import Index
 from paramctl.segments import Extent, Literal, Segment
+from paramctl.sets import Part
 from paramctl.sources import Source, open_source
 from paramctl.watch import Watch, nobody
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from paramctl import files, formats, journal, temporary
+from paramctl import files, journal, targets, temporary
 from paramctl.cli.output import human_bytes
 from paramctl.segments import Extent, Literal, Segment
 from paramctl.sources import open_source
@@ -53,7 +53,7 @@ def interrupted(path: Path, edit: Callable[[bytearray], None]) -> tuple[bytes, s
     runs = [run for run, _ in files._differing(bytes(new), source, 0)]
     with temporary.beside(path) as (journal_fd, name):
         journal._write(journal_fd, fd, path, runs)
-        journal._publish(name, journal.path_of(path))
+        journal._publish(name, temporary.journal_of(path))
     run = runs[0]
     os.pwrite(fd, bytes(new[run.offset : run.offset + run.nbytes // 2]), run.offset)
     os.close(fd)
@@ -171,7 +171,7 @@ def test_a_file_that_is_to_be_replaced_is_recovered_too(run: Run, model: Path) -
     interrupted(model, half_of_it)
     assert run("set", other, "0.weight = 5", "-f", "-o", model)[0] == 0
     assert float(loaded(model)["0.weight"][0, 0]) == 5
-    assert not journal.path_of(model).exists()
+    assert not temporary.journal_of(model).exists()
 
 
 def test_completion_undoes_nothing(model: Path) -> None:
@@ -180,13 +180,13 @@ def test_completion_undoes_nothing(model: Path) -> None:
     interrupted(model, half_of_it)
     line = SimpleNamespace(params={"file": str(model)}, args=[])
     assert "1.weight" in complete_path(line, "1")  # type: ignore[arg-type]
-    assert journal.path_of(model).exists()
+    assert temporary.journal_of(model).exists()
 
 
 def test_a_patch_that_is_under_way_keeps_everybody_out(run: Run, model: Path) -> None:
     interrupted(model, half_of_it)
     busy = f"paramctl: {model}: is being changed by another paramctl; try again when it is done\n"
-    with journal.path_of(model).open("rb") as held:
+    with temporary.journal_of(model).open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         before = model.read_bytes()
         for command in (("tree", model), ("recover", model), ("set", model, "0.weight = 1", "-i", "--patch")):
@@ -292,5 +292,5 @@ def test_extents_of_another_file_may_be_patched_in(tmp_path: Path) -> None:
     other.write_bytes(b"abcdefghij")
     source, second = open_source(str(path)), open_source(str(other))
     segments: list[Segment] = [Extent(source, 0, 3), Extent(second, 3, 2), Literal(b"!"), Extent(source, 6, 4)]
-    assert files.write(segments, formats.InPlace(source, patch=True), [source, second], lambda _: None) == 3
+    assert files.write(segments, targets.InPlace(source, patch=True), [source, second], lambda _: None) == 3
     assert path.read_bytes() == b"012de!6789"

@@ -15,7 +15,7 @@ from helpers import listing, rows, save, stdin_from, stdin_pipe, streamed, ties
 from old_torch import save_script, save_tar
 from torch import nn
 
-from paramctl import formats
+from paramctl import formats, saving, targets
 from paramctl.checkpoint import Checkpoint
 from paramctl.convert import convert
 from paramctl.errors import FormatError, ParamctlError, Unsupported
@@ -243,7 +243,7 @@ def there_and_back(checkpoint: Checkpoint, folder: Path, *through: Format) -> It
     """The checkpoint in one format after the other, each time read from its file."""
     for form in through:
         path = folder / f"{form.NAME}{form.SUFFIXES[0]}"
-        formats.save(convert(checkpoint, form).checkpoint, formats.NewFile(path, True), form)
+        saving.save(convert(checkpoint, form).checkpoint, targets.NewFile(path, True), form)
         checkpoint = listing(path)
         assert checkpoint.format == form.NAME
         yield checkpoint
@@ -251,7 +251,7 @@ def there_and_back(checkpoint: Checkpoint, folder: Path, *through: Format) -> It
 
 def test_in_place(path: Path) -> None:
     checkpoint = listing(path)
-    formats.save(init(checkpoint, ["0"], ["zeros"]).checkpoint, formats.InPlace(checkpoint.sources[0]))
+    saving.save(init(checkpoint, ["0"], ["zeros"]).checkpoint, targets.InPlace(checkpoint.sources[0]))
     after = listing(path)
     assert not any(values(after)["0.weight"]) and rows(after) == rows(checkpoint)
 

@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 
-from paramctl import formats, journal, temporary
+from paramctl import formats, journal, saving, targets, temporary
 from paramctl.checkpoint import Checkpoint, Leaf
 from paramctl.convert import convert
 from paramctl.errors import FileError, FormatError, Unsupported, UsageError
@@ -67,7 +67,7 @@ def bytes_of(checkpoint: Checkpoint) -> dict[str, bytes]:
 
 
 def in_place(checkpoint: Checkpoint, patch: bool = False) -> int:
-    return formats.save(checkpoint, formats.InPlace(checkpoint.sources[0], patch))
+    return saving.save(checkpoint, targets.InPlace(checkpoint.sources[0], patch))
 
 
 # --- reading -------------------------------------------------------------------------------------
@@ -418,14 +418,14 @@ def test_a_set_becomes_one_file(made: Path, tmp_path: Path, form: Any, suffix: s
 def test_one_file_becomes_a_set(made: Path, tmp_path: Path) -> None:
     source = listing(made / "whole.pt")
     out = tmp_path / "out"
-    formats.save(convert(source, distributed).checkpoint, formats.NewFile(out), distributed)
+    saving.save(convert(source, distributed).checkpoint, targets.NewFile(out), distributed)
     assert sorted(path.name for path in out.iterdir()) == [".metadata", "__0_0.distcp"]
     loaded = as_torch_loads(out)
     held = {path: raw(tensor) for path, tensor in tensors(whole(made)).items()}
     assert {path: raw(tensor) for path, tensor in tensors(loaded).items()} == held
     assert (loaded["step"], loaded["name"], loaded["optim.param_groups.0.lr"]) == (12, "run", 0.1)
     again = tmp_path / "again"
-    formats.save(convert(source, distributed).checkpoint, formats.NewFile(again), distributed)
+    saving.save(convert(source, distributed).checkpoint, targets.NewFile(again), distributed)
     assert [(again / name).read_bytes() == (out / name).read_bytes() for name in (".metadata", "__0_0.distcp")] == [
         True,
         True,
@@ -447,7 +447,7 @@ def test_a_training_run_goes_on_from_a_set_that_was_one_file(tmp_path: Path) -> 
     assert refused(UsageError, convert, source, distributed).startswith(
         "dcp cannot hold kinds (object), none (empty dict); "
     )
-    formats.save(convert(source, distributed, lossy=True).checkpoint, formats.NewFile(out), distributed)
+    saving.save(convert(source, distributed, lossy=True).checkpoint, targets.NewFile(out), distributed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dcp_load(template, checkpoint_id=out, no_dist=True)
@@ -468,11 +468,11 @@ def test_ties_are_saved_in_full_and_that_is_said(tmp_path: Path) -> None:
         "a, row overlapped, and have bytes of their own now",
     )
     out = tmp_path / "out"
-    formats.save(edit.checkpoint, formats.NewFile(out), distributed)
+    saving.save(edit.checkpoint, targets.NewFile(out), distributed)
     assert_same_but({"a": first, "b": second, "c": first, "d": second, "row": first[1]}, as_torch_loads(out), set())
     tied = set_values(listing(tmp_path / "x.pt"), "b = 5").checkpoint
     again = tmp_path / "again"
-    formats.save(convert(tied, distributed).checkpoint, formats.NewFile(again), distributed)
+    saving.save(convert(tied, distributed).checkpoint, targets.NewFile(again), distributed)
     assert as_torch_loads(again)["d"].tolist() == [5.0, 5.0]
 
 
@@ -481,7 +481,7 @@ def test_damage_to_the_file_that_becomes_a_set(tmp_path: Path) -> None:
     data = (tmp_path / "x.pt").read_bytes()
     (tmp_path / "x.pt").write_bytes(data.replace(raw(torch.arange(6.0)), raw(torch.ones(6))))
     source = convert(listing(tmp_path / "x.pt"), distributed).checkpoint
-    assert refused(FormatError, formats.save, source, formats.NewFile(tmp_path / "out"), distributed) == (
+    assert refused(FormatError, saving.save, source, targets.NewFile(tmp_path / "out"), distributed) == (
         "storage 0 is corrupt: its bytes do not match their CRC-32"
     )
     assert not (tmp_path / "out").exists()
@@ -492,7 +492,7 @@ def test_every_dtype_that_torch_can_save(tmp_path: Path) -> None:
     state = {name: torch.arange(6).reshape(2, 3).to(getattr(torch, name)) for name in names}
     torch.save(state, tmp_path / "x.pt")
     out = tmp_path / "out"
-    formats.save(convert(listing(tmp_path / "x.pt"), distributed).checkpoint, formats.NewFile(out), distributed)
+    saving.save(convert(listing(tmp_path / "x.pt"), distributed).checkpoint, targets.NewFile(out), distributed)
     assert_same_but(state, as_torch_loads(out), set())
     assert bytes_of(listing(out)) == {name: raw(tensor) for name, tensor in state.items()}
 
@@ -571,11 +571,11 @@ def test_an_interrupted_patch_of_any_shard_is_rolled_back(made: Path, tmp_path: 
         runs = [journal.Run(len(torn) - 8, 8, zlib.crc32(before[-8:]), zlib.crc32(torn[-8:]))]
         with path.open("rb") as file, temporary.beside(path) as (fd, hidden):
             journal._write(fd, file.fileno(), path, runs)
-            journal._publish(hidden, journal.path_of(path))
+            journal._publish(hidden, temporary.journal_of(path))
         path.write_bytes(torn)
         listing(name)
         assert path.read_bytes() == before
-        assert not journal.path_of(path).exists()
+        assert not temporary.journal_of(path).exists()
 
 
 def test_a_shard_that_is_missing_shows(made: Path, tmp_path: Path) -> None:
@@ -587,6 +587,6 @@ def test_a_shard_that_is_missing_shows(made: Path, tmp_path: Path) -> None:
 
 def test_shards_are_not_made_anew(made: Path, tmp_path: Path) -> None:
     one = convert(listing(made / "whole.pt"), distributed_shards, lossy=True).checkpoint
-    assert refused(Unsupported, formats.save, one, formats.NewFile(tmp_path / "out"), distributed_shards) == (
+    assert refused(Unsupported, saving.save, one, targets.NewFile(tmp_path / "out"), distributed_shards) == (
         "dcp-safetensors files are not made anew; name another format, such as --to dcp"
     )

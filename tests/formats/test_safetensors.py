@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from paramctl import formats
+from paramctl import formats, saving, targets
 from paramctl.checkpoint import Checkpoint, contiguous
 from paramctl.dtypes import BY_SAFETENSORS
 from paramctl.errors import FormatError, UsageError
@@ -385,7 +385,7 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
     target = tmp_path / "y.safetensors"
 
     def write(made: Checkpoint) -> None:
-        formats.save(made, formats.NewFile(target), formats.named("safetensors"))
+        saving.save(made, targets.NewFile(target), formats.named("safetensors"))
 
     assert refused(UsageError, write, checkpoint) == (
         "safetensors cannot hold w (repeats a few values over its shape: stride 0);"
@@ -410,7 +410,7 @@ def test_four_bit_values_that_torch_cannot_pair(tmp_path: Path) -> None:
     checkpoint = listing(written(tmp_path / "x.safetensors", {"w": entry("F4", [2, 3], 0, 3)}, b"xyz"))
 
     def write() -> None:
-        formats.save(checkpoint, formats.NewFile(tmp_path / "y.pt"), formats.named("torch-zip"))
+        saving.save(checkpoint, targets.NewFile(tmp_path / "y.pt"), formats.named("torch-zip"))
 
     assert refused(UsageError, write) == (
         "torch-zip cannot hold w (float4_e2m1fn with an odd last dimension, and torch has pairs);"

@@ -15,14 +15,15 @@ from set_files import BIN_INDEX, INDEX, Tensors, make, write_index
 from verb_files import same
 
 import paramctl
-from paramctl import formats
+from paramctl import formats, saving
 from paramctl.checkpoint import Checkpoint
 from paramctl.convert import convert, division_for, shard_size
 from paramctl.errors import FileError, FormatError, UsageError
-from paramctl.formats import InPlace, NewFile, sharded
+from paramctl.formats import sharded
 from paramctl.formats.sharded import SAFETENSORS, TORCH, Division
 from paramctl.init import init
 from paramctl.set import set as set_values
+from paramctl.targets import InPlace, NewFile
 from paramctl.tie import tie, untie
 from paramctl.values import read_values
 
@@ -77,7 +78,7 @@ def names(folder: Path) -> list[str]:
 
 
 def in_place(checkpoint: Checkpoint, *, patch: bool = False) -> int:
-    return formats.save(checkpoint, InPlace(checkpoint.sources[0], patch))
+    return saving.save(checkpoint, InPlace(checkpoint.sources[0], patch))
 
 
 # --- listing ---------------------------------------------------------------------------------------
@@ -215,17 +216,17 @@ def test_values_change_in_the_one_shard_that_holds_them(tmp_path: Path, suffix: 
 @pytest.mark.parametrize("suffix", [".safetensors", ".bin", ".old.bin"])
 def test_a_copy_keeps_the_names_and_all_that_did_not_change(tmp_path: Path, suffix: str) -> None:
     folder, copy = make(tmp_path / "set", state(), suffix), tmp_path / "copy"
-    formats.save(opened(folder), NewFile(copy))
+    saving.save(opened(folder), NewFile(copy))
     assert {p.name: p.read_bytes() for p in copy.iterdir()} == {p.name: p.read_bytes() for p in folder.iterdir()}
     edited = init(opened(folder), ["layers"], ["normal"], seed=3).checkpoint
-    formats.save(edited, NewFile(tmp_path / "one"))
-    formats.save(edited, NewFile(tmp_path / "two"))
+    saving.save(edited, NewFile(tmp_path / "one"))
+    saving.save(edited, NewFile(tmp_path / "two"))
     assert [p.read_bytes() for p in sorted((tmp_path / "one").iterdir())] == [
         p.read_bytes() for p in sorted((tmp_path / "two").iterdir())
     ]
     assert names(tmp_path / "one") == names(folder)
     whole = tmp_path / "whole.safetensors"
-    formats.save(convert(opened(folder), formats.named("safetensors")).checkpoint, NewFile(whole))
+    saving.save(convert(opened(folder), formats.named("safetensors")).checkpoint, NewFile(whole))
     alone = init(formats.open(str(whole)), ["layers"], ["normal"], seed=3).checkpoint
     assert values(alone) == values(edited)  # a draw does not depend on the shards
 
@@ -240,7 +241,7 @@ def calls_to_save(checkpoint: Checkpoint, target: Path) -> int:
 
     sys.setprofile(counted)
     try:
-        formats.save(checkpoint, NewFile(target))
+        saving.save(checkpoint, NewFile(target))
     finally:
         sys.setprofile(None)
     return calls
@@ -262,7 +263,7 @@ def test_several_shards_change_under_new_names(tmp_path: Path) -> None:
     assert names(folder) == [*new, INDEX]
     assert index(folder)["metadata"] == {"total_size": 132}
     assert same(loaded(folder)["layers.0.weight"], tensor(8)) and same(loaded(folder)["norm.weight"], torch.full((3,), 5.0))
-    formats.save(opened(folder), NewFile(tmp_path / "copy"))
+    saving.save(opened(folder), NewFile(tmp_path / "copy"))
     assert names(tmp_path / "copy") == [*(name.replace("-edit1", "") for name in new), INDEX]
     assert all(same(loaded(folder)[path], value) for path, value in loaded(tmp_path / "copy").items())
 
@@ -311,7 +312,7 @@ def test_a_set_of_no_tensors(tmp_path: Path) -> None:
     torch.save({"steps": 3}, tmp_path / "x.pt")
     made = convert(formats.open(str(tmp_path / "x.pt")), sharded, lossy=True).checkpoint
     what = "there is no tensor, and a set of shards needs one"
-    assert refused(UsageError, formats.save, made, NewFile(tmp_path / "set"), sharded) == what
+    assert refused(UsageError, saving.save, made, NewFile(tmp_path / "set"), sharded) == what
     assert not (tmp_path / "set").exists()
 
 
@@ -353,7 +354,7 @@ def test_one_file_becomes_a_set(tmp_path: Path) -> None:
     path, made = whole(tmp_path)
     edit = convert(formats.open(str(path)), sharded, division=Division(SAFETENSORS, 50))
     assert edit.notes == ("7 tensors (6 unique) in 3 safetensors files and an index",)
-    formats.save(edit.checkpoint, NewFile(tmp_path / "set"), sharded)
+    saving.save(edit.checkpoint, NewFile(tmp_path / "set"), sharded)
     assert index(tmp_path / "set") == {
         "metadata": {"total_parameters": 33, "total_size": 132},
         "weight_map": {
@@ -374,7 +375,7 @@ def test_one_file_becomes_a_set(tmp_path: Path) -> None:
 def test_one_file_becomes_a_set_of_torch_files(tmp_path: Path) -> None:
     path, made = whole(tmp_path)
     edit = convert(formats.open(str(path)), sharded, division=Division(TORCH, 1))
-    formats.save(edit.checkpoint, NewFile(tmp_path / "set"), sharded)
+    saving.save(edit.checkpoint, NewFile(tmp_path / "set"), sharded)
     assert names(tmp_path / "set") == [*(f"pytorch_model-{i:05}-of-00006.bin" for i in range(1, 7)), BIN_INDEX]
     found = loaded(tmp_path / "set")
     assert found["head.weight"].data_ptr() == found["embed.weight"].data_ptr()
@@ -385,7 +386,7 @@ def test_one_file_becomes_a_set_of_torch_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", ["safetensors", "torch-zip"])
 def test_a_set_becomes_one_file(tmp_path: Path, suffix: str, form: str) -> None:
     folder, out = make(tmp_path / "set", state(), suffix), tmp_path / "out"
-    formats.save(convert(opened(folder), formats.named(form)).checkpoint, NewFile(out), formats.named(form))
+    saving.save(convert(opened(folder), formats.named(form)).checkpoint, NewFile(out), formats.named(form))
     found = safetensors.torch.load_file(out) if form == "safetensors" else torch.load(out, weights_only=True)
     before = loaded(folder)
     assert sorted(found) == sorted(before) and all(same(before[path], value) for path, value in found.items())
@@ -394,7 +395,7 @@ def test_a_set_becomes_one_file(tmp_path: Path, suffix: str, form: str) -> None:
 
 def test_a_set_becomes_another(tmp_path: Path) -> None:
     folder = make(tmp_path / "set", state(), metadata={"head.weight": "norm.weight"})
-    formats.save(convert(opened(folder), sharded, division=Division()).checkpoint, NewFile(tmp_path / "one"), sharded)
+    saving.save(convert(opened(folder), sharded, division=Division()).checkpoint, NewFile(tmp_path / "one"), sharded)
     assert names(tmp_path / "one") == ["model-00001-of-00001.safetensors", INDEX]
     assert ties(opened(tmp_path / "one")) == [["norm.weight", "head.weight"]]
     assert values(opened(tmp_path / "one")) == values(opened(folder))
@@ -409,7 +410,7 @@ def test_what_shards_have_no_place_for(tmp_path: Path) -> None:
     assert str(caught.value) == what
     edit = convert(checkpoint, sharded, division=Division(TORCH), lossy=True)
     assert edit.notes == ("1 tensor in 1 torch-zip file and an index", "left out epoch (scalar)")
-    formats.save(edit.checkpoint, NewFile(tmp_path / "set"), sharded)
+    saving.save(edit.checkpoint, NewFile(tmp_path / "set"), sharded)
     assert list(loaded(tmp_path / "set")) == ["a"]
 
 

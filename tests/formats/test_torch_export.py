@@ -15,7 +15,7 @@ import torch
 from helpers import changed_bytes, listing, raw, record_of, records, refused, rezipped, save, streamed, sums_hold, ties
 from torch import nn
 
-from paramctl import formats
+from paramctl import formats, saving, targets
 from paramctl.check import check
 from paramctl.checkpoint import Leaf
 from paramctl.convert import convert
@@ -266,7 +266,7 @@ def test_in_place(path: Path) -> None:
     for patch in (False, True):
         checkpoint = listing(path)
         edited = set_values(checkpoint, f"a.bias = {3 + patch}").checkpoint
-        formats.save(edited, formats.InPlace(checkpoint.sources[0], patch))
+        saving.save(edited, targets.InPlace(checkpoint.sources[0], patch))
         assert state(path)["a.bias"].tolist() == [3 + patch] * 3
 
 
@@ -466,7 +466,7 @@ def test_compiled_code_alone_is_refused(tmp_path: Path) -> None:
 def test_conversion_to(path: Path, tmp_path: Path, to: str) -> None:
     form = formats.named(to)
     out = tmp_path / f"y{form.SUFFIXES[0]}"
-    formats.save(convert(listing(path), form, lossy=to == "safetensors").checkpoint, formats.NewFile(out), form)
+    saving.save(convert(listing(path), form, lossy=to == "safetensors").checkpoint, targets.NewFile(out), form)
     written, expected = listing(out), state(path)
     if to == "safetensors":
         del expected["wide"]

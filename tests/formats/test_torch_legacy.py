@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from old_torch import SYSTEM, floats, legacy, pickled, python2_dict, storage, tensor, tuple_of, u, x
 from torch import nn
 
-from paramctl import formats
+from paramctl import formats, saving, targets
 from paramctl.changes import Edit
 from paramctl.check import check
 from paramctl.checkpoint import Checkpoint, Leaf
@@ -445,7 +445,7 @@ def test_a_new_file_is_what_torch_would_write(tmp_path: Path) -> None:
     state = {"a": torch.arange(4.0), "b": torch.arange(6).reshape(2, 3), "c": torch.ones(2).bfloat16()}
     safetensors.torch.save_file(state, tmp_path / "x.safetensors")
     made = convert(listing(tmp_path / "x.safetensors"), torch_legacy).checkpoint
-    formats.save(made, formats.NewFile(tmp_path / "x.pt"), torch_legacy)
+    saving.save(made, targets.NewFile(tmp_path / "x.pt"), torch_legacy)
     found = torch.load(tmp_path / "x.pt", weights_only=True)
     assert type(found) is OrderedDict
     assert_same_but({name: state[name] for name in found}, found, set())

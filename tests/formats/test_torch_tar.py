@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from old_torch import SYSTEM, floats, number, pickled, python2_dict, save_tar, sizes, tar, tuple_of, u
 from torch import nn
 
-from paramctl import formats
+from paramctl import formats, saving, targets
 from paramctl.changes import Edit
 from paramctl.check import check
 from paramctl.checkpoint import Checkpoint
@@ -313,7 +313,7 @@ def test_a_new_archive_is_read_by_torch(tmp_path: Path) -> None:
     state = {"a": torch.arange(4.0), "b": torch.arange(6).reshape(2, 3), "c": torch.tensor(1.5).double()}
     torch.save({**state, "d": state["a"]}, tmp_path / "x.pt")
     made = convert(listing(tmp_path / "x.pt"), torch_tar).checkpoint
-    formats.save(made, formats.NewFile(tmp_path / "y.pt"), torch_tar)
+    saving.save(made, targets.NewFile(tmp_path / "y.pt"), torch_tar)
     found = load(tmp_path / "y.pt")
     assert_same_but({**state, "d": state["a"]}, found, set())
     assert found["a"].data_ptr() == found["d"].data_ptr()

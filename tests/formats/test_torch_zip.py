@@ -38,7 +38,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from paramctl import formats
+from paramctl import formats, saving, targets
 from paramctl.checkpoint import Checkpoint, Leaf
 from paramctl.errors import FormatError, ParamctlError, Unsupported, UsageError
 from paramctl.formats import pickle_writer
@@ -1053,7 +1053,7 @@ def test_corrupt_values_are_refused_by_another_format(tmp_path: Path) -> None:
         data[record_of(path, f"/data/{key}").payload] ^= 1
         checkpoint = listing(file_of(tmp_path, bytes(data), "bad.pt"))
         out = tmp_path / "y.safetensors"
-        assert refused(FormatError, formats.save, checkpoint, formats.NewFile(out), formats.named("safetensors")) == (
+        assert refused(FormatError, saving.save, checkpoint, targets.NewFile(out), formats.named("safetensors")) == (
             f"storage {key} is corrupt: its bytes do not match their CRC-32"
         )
         assert not out.exists()

@@ -12,7 +12,7 @@ import torch
 from helpers import changed_bytes, listing, raw, record_of, records, refused, rezipped, save, streamed, sums_hold, ties
 from torch import nn
 
-from paramctl import formats
+from paramctl import formats, saving, targets
 from paramctl.check import check
 from paramctl.checkpoint import Checkpoint, Leaf
 from paramctl.convert import convert
@@ -435,7 +435,7 @@ def test_conversion_to(tmp_path: Path, to: str) -> None:
     path = trace(tmp_path / "x.pt")
     form = formats.named(to)
     out = tmp_path / f"y{form.SUFFIXES[0]}"
-    formats.save(convert(listing(path), form).checkpoint, formats.NewFile(out), form)
+    saving.save(convert(listing(path), form).checkpoint, targets.NewFile(out), form)
     made, expected = listing(out), state(path)
     assert {p.path: read_values(made, p).tobytes() for p in made.params} == {n: raw(t) for n, t in expected.items()}
     assert ties(made) == [["b.0.weight", "tied.weight"]]

@@ -14,7 +14,7 @@ from helpers import listing, raw, record_of, records, refused, save, source_in_m
 from old_torch import save_script, script_archive, script_records
 from torch import nn
 
-from paramctl import formats
+from paramctl import formats, saving, targets
 from paramctl.check import check
 from paramctl.convert import convert
 from paramctl.errors import FormatError, Unsupported, UsageError
@@ -93,7 +93,7 @@ def test_values_change_and_nothing_else(path: Path, tmp_path: Path) -> None:
     assert list(old) == list(new) and sums_hold(tmp_path / "y.pt")
     assert sum(old[name] != new[name] for name in old) == 4  # one of them is that of two
     in_place = listing(path)
-    formats.save(set_values(in_place, "alone = 3").checkpoint, formats.InPlace(in_place.sources[0], True))
+    saving.save(set_values(in_place, "alone = 3").checkpoint, targets.InPlace(in_place.sources[0], True))
     assert {name for name, data in bytes_of(path).items() if data != before[name]} == {"alone"}
 
 
@@ -120,7 +120,7 @@ def test_what_stays_in_the_table_is_said(path: Path) -> None:
 @pytest.mark.parametrize("name", ["safetensors", "torch-zip"])
 def test_a_conversion_takes_the_tensors(net: Net, path: Path, tmp_path: Path, name: str) -> None:
     out = tmp_path / "out"
-    formats.save(convert(listing(path), formats.named(name), lossy=True).checkpoint, formats.NewFile(out), formats.named(name))
+    saving.save(convert(listing(path), formats.named(name), lossy=True).checkpoint, targets.NewFile(out), formats.named(name))
     assert bytes_of(out) == {key: raw(value) for key, value in net.state_dict().items()}
 
 
