@@ -58,14 +58,15 @@ def check_source(source: Source, only: Collection[Group] = GROUPS, watch: Watch 
     else:
         found = _check_one(source, only, watch)
         tensors = len(found.checkpoint.params) if found.checkpoint else 0
-        report = Report(source.name, tuple(found.findings), tuple(found.safety), tensors, 1)
+        files = max(len(found.checkpoint.sources), 1) if found.checkpoint else 1
+        report = Report(source.name, tuple(found.findings), tuple(found.safety), tensors, files)
     _unchanged(source)
     return report
 
 
 def _check_one(source: Source, only: Collection[Group], watch: Watch, *, is_shard: bool = False) -> _Checked:
-    """What is found in one file."""
-    form = formats.of(source) if source.size else None
+    """What is found in one file; a shard is none that stands for others."""
+    form = (formats.single if is_shard else formats.of)(source) if source.size else None
     loading = looked_into(source, form) if "safety" in only else nothing()
     try:
         found = _read(source, only, watch, is_shard)
@@ -78,7 +79,7 @@ def _check_one(source: Source, only: Collection[Group], watch: Watch, *, is_shar
 
 def _read(source: Source, only: Collection[Group], watch: Watch, is_shard: bool) -> _Checked:
     """What is found in a file by reading it. Raises FormatError where its listing cannot be read."""
-    checkpoint = formats.read(source)
+    checkpoint = (formats.read_single if is_shard else formats.read)(source)
     findings: list[Finding] = []
     try:
         for finding in _sound(checkpoint, only, watch, is_shard):

@@ -93,7 +93,11 @@ def _content_addressed(path: Path) -> bool:
 
 
 def _check_writable(named: Path, real: Path) -> None:
-    if not os.access(real, os.W_OK) or not (real.stat().st_mode & 0o222):
+    try:
+        mode = real.stat().st_mode
+    except OSError:
+        raise FileError("changed while it was being read; nothing was written", hint="run it again") from None
+    if not os.access(real, os.W_OK) or not mode & 0o222:
         raise FileError(
             "is read-only", hint="write elsewhere with -o, or make it writable first", file=str(named)
         )

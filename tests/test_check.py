@@ -202,6 +202,16 @@ def test_what_is_not_read_is_called_neither_sound_nor_damaged(tmp_path: Path, da
     assert report.findings[0].what.startswith(what)
 
 
+def test_a_zip_archive_with_a_folder_called_data_is_not_read(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("pkg/__init__.py", "1")
+        archive.writestr("pkg/data/x.csv", "1,2")
+    assert [finding.rule for finding in check(str(tmp_path / "x.zip")).findings] == ["not-read"]
+    with zipfile.ZipFile(tmp_path / "x.zip", "a") as archive:
+        archive.writestr("pkg/data/0", "1234")
+    assert [finding.rule for finding in check(str(tmp_path / "x.zip")).findings] == ["unreadable"]
+
+
 @pytest.mark.parametrize("change", [lambda file: file.write(b"more"), lambda file: file.truncate(600)], ids=["grows", "shrinks"])
 def test_a_file_that_changes_meanwhile(net: Path, change: Callable[[IO[bytes]], object]) -> None:
     def watch(what: str, done: int, total: int | None) -> None:

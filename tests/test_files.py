@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from helpers import refused
 
-from paramctl import files
+from paramctl import files, targets
 from paramctl.errors import FileError, FormatError, ReaderLeft, UsageError
 from paramctl.files import InPlace, NewFile, Stream, Target
 from paramctl.segments import Computed, Derived, Extent, Literal, Segment, Summed
@@ -56,6 +56,13 @@ def test_a_new_file(tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     plain.touch()
     assert path.stat().st_mode == plain.stat().st_mode and path.stat().st_nlink == 1
+
+
+def test_a_file_that_is_gone_meanwhile(old: Path) -> None:
+    source = open_source(str(old))
+    old.unlink()
+    message = "changed while it was being read; nothing was written; run it again"
+    assert refused(FileError, targets.destination, InPlace(source)) == message
 
 
 def test_every_kind_of_segment(tmp_path: Path, old: Path) -> None:

@@ -35,6 +35,13 @@ def safety(path: Path) -> list[tuple[str, str]]:
     return [(finding.level, finding.rule) for finding in check(str(path), ["safety"]).findings]
 
 
+def test_a_jagged_tensor_as_torch_saves_it_is_no_danger(tmp_path: Path) -> None:
+    with warnings.catch_warnings(action="ignore"):
+        jagged = torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(4, 3)], layout=torch.jagged)
+    torch.save({"w": jagged}, tmp_path / "x.pt")
+    assert {level for level, _ in safety(tmp_path / "x.pt")} == {"note"}
+
+
 def test_a_pickle_that_runs_commands(tmp_path: Path) -> None:
     torch.save({"w": torch.ones(2), "x": Runs()}, tmp_path / "x.pt")
     first, refusal = found(tmp_path / "x.pt")

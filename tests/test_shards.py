@@ -70,6 +70,13 @@ def test_a_shard_that_the_index_does_not_name(shards: Path) -> None:
     assert [(finding.rule, finding.file) for finding in found(shards)][:1] == [("shard-unnamed", TWO)]
 
 
+def test_a_shard_that_is_an_index_itself(shards: Path) -> None:
+    (shards / TWO).rename(shards / "other.safetensors")
+    index(shards, {"model.norm.weight": "other.safetensors", HEAD: "other.safetensors"}, name=TWO)
+    (finding,) = found(shards)
+    assert (finding.level, finding.rule, finding.file) == ("error", "unreadable", TWO)
+
+
 def test_a_shard_that_is_missing(shards: Path) -> None:
     (shards / TWO).unlink()
     assert found(shards) == [error("shard-missing", None, "no such file, though the index names it", TWO)]

@@ -6,7 +6,6 @@ Reference: torch/distributed/checkpoint/hf_storage.py. Any of the files stands f
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from paramctl.checkpoint import Checkpoint, Loss, Param, Storage, View, contiguous
 from paramctl.errors import FileError, FormatError, Unsupported
-from paramctl.formats import safetensors
+from paramctl.formats import safetensors, unique_json
 from paramctl.formats.chunk_grid import Box, Held, concatenated, is_concatenation, made_once, taken, tile, woven
 from paramctl.sets import WITHOUT_INDEX, Part
 from paramctl.sources import Source, open_source
@@ -153,10 +152,7 @@ def _listed(source: Source, name: str | None) -> Checkpoint:
 
 def _offsets(checkpoint: Checkpoint, file: str) -> Mapping[str, object]:
     """What a file notes of where its parts begin."""
-    try:
-        found = json.loads(checkpoint.metadata.get(INFO, ""))
-    except (ValueError, RecursionError):
-        found = None
+    found = unique_json.parse(checkpoint.metadata.get(INFO, "null"), f"{INFO} of {file}")
     if not isinstance(found, dict):
         raise FormatError(f"{file} does not say which parts of its tensors it holds ({INFO})")
     return found

@@ -262,6 +262,7 @@ _REBUILDS = (
 )  # fmt: skip
 REBUILDS = frozenset(f"torch._utils._rebuild_{kind}" for kind in _REBUILDS)
 FROM_NUMPY = frozenset(f"torch._utils._rebuild_{kind}" for kind in ("device_tensor_from_numpy", "xla_tensor"))
+JAGGED = "torch.nested._internal.nested_tensor._rebuild_njt"
 FROM_TYPE = frozenset(("torch._tensor._rebuild_from_type", "torch._tensor._rebuild_from_type_v2"))
 
 _SMALL = [f"{sign}int{bits}" for sign in ("", "u") for bits in range(1, 8)]
@@ -343,6 +344,9 @@ _KNOWN = _table(
      torch.fx._symbolic_trace.Tracer torch.fx.proxy.Tracer
      """),
     ("makes a tensor of a numpy array", " ".join(sorted(FROM_NUMPY))),
+    ("makes a jagged tensor", f"""
+     {JAGGED} torch.nested._internal.nested_tensor.NestedTensor torch._dynamo.decorators._DimRange
+     """),
     ("makes a list or tensor of TorchScript", """
      torch.jit._pickle.build_intlist torch.jit._pickle.build_tensorlist torch.jit._pickle.build_doublelist
      torch.jit._pickle.build_boollist torch.jit._pickle.build_tensor_from_id torch.jit._pickle.restore_type_tag

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from paramctl.formats import pickles
 from paramctl.formats.graph_source import MAX_SOURCE, is_plain_forward
-from paramctl.formats.pickle_names import FROM_TYPE, REBUILDS, canonical, is_dtype
+from paramctl.formats.pickle_names import FROM_TYPE, JAGGED, REBUILDS, canonical, is_dtype
 from paramctl.formats.pickle_nodes import Call, Dict, Global, PyString, class_of
 from paramctl.formats.pickle_opcodes import HANDLERS, Handler, Machine
 
@@ -133,7 +133,7 @@ class Trace(Machine):
     def from_type(self, name: Name, args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...], bool] | None:
         """`_rebuild_from_type_v2(func, type, args, state)` calls func, whatever that is."""
         func = self.static(args[0]) if args else None
-        if func is None or func.canonical not in REBUILDS:
+        if func is None or func.canonical not in (*REBUILDS, JAGGED):
             name.harm = "calls the functions it is given"
         if not args:
             return None

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from paramctl.checkpoint import Checkpoint, Entry, Kind, Leaf, Loss, Param, Storage, View, span
 from paramctl.dtypes import BY_NAME
 from paramctl.errors import FormatError, Unsupported, UsageError
-from paramctl.formats import torch_zip, zips
+from paramctl.formats import torch_zip, unique_json, zips
 from paramctl.formats.sections import Section, in_whole, spliced
 from paramctl.formats.torch_archives import alignment_of, byteorder_of, changed_piece, folder_of, kind, pickle_limit
 from paramctl.formats.torch_tensors import MAX_DIMS, MAX_INT
@@ -318,12 +318,7 @@ class _Reader:
 
     def json(self, name: str) -> dict[str, Any]:
         """A record of JSON. Raises FormatError if it is none, or no object."""
-        try:
-            return _object(json.loads(self.text(name)), name)
-        except RecursionError:
-            raise FormatError(f"record {name} is nested too deep") from None
-        except ValueError as error:
-            raise FormatError(f"record {name} is not JSON: {error}") from None
+        return _object(unique_json.parse(self.text(name), f"record {name}"), name)
 
     def text(self, name: str) -> str:
         record = self.archive.records.get(self.prefix + name)

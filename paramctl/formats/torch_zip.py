@@ -5,6 +5,7 @@ Reference: torch/serialization.py and caffe2/serialize/inline_container.cc.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -140,7 +141,8 @@ def _prefix(archive: Archive) -> str:
     if all(name.endswith(".npy") for name in names):
         raise Unsupported("is a NumPy .npz archive, which this version does not read")
     what = "is a zip archive, but torch.save did not write it: it has no data.pkl"
-    if any(name.startswith(f"{prefix}data/") for name in names):
+    inside = {name.removeprefix(prefix) for name in names}
+    if {"version", "byteorder", ".data/version"} & inside or any(re.fullmatch(r"data/[0-9]+", name) for name in inside):
         raise FormatError(what)
     raise Unsupported(what)
 

@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 NAME = "torchscript-json"
 SUFFIXES: tuple[str, ...] = torchscript.SUFFIXES
 MODEL = "model.json"
+FOLDER = "tensors/"  # of the records that tensors lie in
 MAX_LEVELS = 100  # of modules in one another
+LARGEST_SCALE = 1e300
 _DTYPES = {  # by caffe2's names; a quantized tensor has the one of its integers
     "FLOAT": "float32", "INT32": "int32", "BYTE": "uint8", "BOOL": "bool", "UINT8": "uint8", "INT8": "int8",
     "INT16": "int16", "INT64": "int64", "FLOAT16": "float16", "DOUBLE": "float64",
@@ -141,7 +143,7 @@ def layout(checkpoint: Checkpoint) -> Iterator[Segment]:
         changed[prefix + MODEL] = Piece(prefix + MODEL, archive.records[prefix + MODEL], (Literal(text),))
     records = sorted(archive.records.values(), key=lambda record: record.header)
     pieces = [changed.get(record.name) or Piece(record.name, record) for record in records]
-    last = max((i for i, piece in enumerate(pieces, 1) if piece.name.startswith(f"{prefix}tensors/")), default=0)
+    last = max((i for i, piece in enumerate(pieces, 1) if piece.name.startswith(prefix + FOLDER)), default=0)
     pieces[last:last] = [changed_piece(prefix + name, None, edited[key]) for key, name in new.items()]
     return zips.layout(archive, pieces, alignment_of(archive, prefix))
 
@@ -152,6 +154,7 @@ def verify(path: Path, meant: Checkpoint) -> None:
 
 def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
     """What is wrong with the archive, every byte of it read."""
+    from paramctl.findings import Finding
     from paramctl.formats import zip_audit
 
     document = checkpoint.document
@@ -161,6 +164,14 @@ def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
         users.setdefault(f"{document.prefix}{param.storage}", param.path)
     for name, finding in zip_audit.audit(document.archive, watch):
         yield finding._replace(path=users.get(name))
+    lines = document.model.get("tensors", [])
+    table = _Table(document.archive, document.prefix, lines)
+    listed = {param.place.number for param in checkpoint.params if isinstance(param.place, Place)}
+    for number in sorted(set(range(len(lines))) - listed):  # constants of the code, and what attributes hold
+        try:
+            table.tensor(number, f"{number} of {MODEL}")
+        except FormatError as error:
+            yield Finding("error", "integrity", "unreadable", None, error.what)
 
 
 def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
@@ -211,6 +222,12 @@ class _Table:
         number = _integer(definition.get("tensorId", 0), where)
         if number >= len(self._lines):
             raise FormatError(f"{where} has the number {number}, and there are {len(self._lines):,} tensors")
+        param = self.tensor(number, path)._replace(kind="buffer" if word == "buffers" else "parameter")
+        return param._replace(place=Place(definition, number, param.view))
+
+    def tensor(self, number: int, path: str) -> Param:
+        """What a line of the table says, whoever it is for."""
+        where = f"tensor '{path}'"
         line = _object(self._lines[number], where)
         key = _object(line.get("data"), where).get("key")
         record = self._record(key, where)
@@ -227,24 +244,22 @@ class _Table:
             )
         device = line.get("device")
         param = Param(
-            path, "buffer" if word == "buffers" else "parameter", dtype, shape, strides, str(key), offset,
+            path, "tensor", dtype, shape, strides, str(key), offset,
             line.get("requiresGrad") is True, device if isinstance(device, str) else None,
         )  # fmt: skip
-        if line.get("isQuantized") is True:
-            param = _quantized(param, line, where)
-        return param._replace(place=Place(definition, number, param.view))
+        return _quantized(param, line, where) if line.get("isQuantized") is True else param
 
     def _record(self, key: object, where: str) -> Record:
         record = self._archive.records.get(f"{self._prefix}{key}")
-        if not isinstance(key, str) or record is None:
-            raise FormatError(f"{where} lies in record {key!r}, which is not in the archive")
+        if not isinstance(key, str) or record is None or not key.startswith(FOLDER):
+            raise FormatError(f"{where} lies in record {key!r}, which the archive does not have for tensors")
         return record
 
 
 def _quantized(param: Param, line: dict[str, Any], where: str) -> Param:
     """The tensor of integers that a line says are quantized."""
     word, scale = _QUANTIZED.get(param.dtype.name), line.get("scale", 0)
-    if word is None or isinstance(scale, bool) or not isinstance(scale, int | float):
+    if word is None or isinstance(scale, bool) or not isinstance(scale, int | float) or abs(scale) > LARGEST_SCALE:
         raise FormatError(f"{where} is quantized in a way that no tensor is")
     zero_point = _integer(line.get("zeroPoint", 0), where, signed=True)
     quantizer = Quantizer("per_tensor_affine", float(scale), zero_point)
@@ -289,7 +304,7 @@ def _moved(checkpoint: Checkpoint) -> list[tuple[Param, Place]]:
 def _new_names(checkpoint: Checkpoint, document: Document) -> dict[str, str]:
     """A record's name for each new storage that a param is in."""
     taken = {name.removeprefix(document.prefix) for name in document.archive.records}
-    free = (name for n in count() if (name := f"tensors/{n}") not in taken)
+    free = (name for n in count() if (name := f"{FOLDER}{n}") not in taken)
     used = {str(param.storage) for param in checkpoint.params}
     return {key: next(free) for key in checkpoint.edited if key not in checkpoint.saved and key in used}
 

@@ -196,8 +196,8 @@ DAMAGED = {
     "a sub-module that is none": (
         changed(lambda model: model["mainModule"].update(submodules=[1])), "the module is not described by an object"),
     "modules too deep": (changed(lambda model: model.update(mainModule=nested(101))), "has modules that are nested too deep"),
-    "no record": (lambda held: held.pop("tensors/0"), "tensor 'w' lies in record 'tensors/0', which is not in the archive"),
-    "a record that is no name": (line(data={"key": 3}), "tensor 'w' lies in record 3, which is not in the archive"),
+    "no record": (lambda held: held.pop("tensors/0"), "tensor 'w' lies in record 'tensors/0', which the archive does not have for tensors"),
+    "a record that is no name": (line(data={"key": 3}), "tensor 'w' lies in record 3, which the archive does not have for tensors"),
     "no data": (line(data=None), "tensor 'w' is not described by an object"),
     "another dtype": (line(dataType="STRING"), "tensor 'w' has the unknown dtype 'STRING'"),
     "a short record": (lambda held: held.update({"tensors/0": b"123"}), "tensor 'w' reaches element 2 of a record of 3 bytes"),
@@ -207,6 +207,8 @@ DAMAGED = {
     "a size that is true": (line(dims=[True]), "tensor 'w' has True where a count belongs"),
     "a large shape": (line(dims=["9" * 18] * 2, strides=["0", "0"]), "tensor 'w' has no shape that a tensor can have"),
     "many dimensions": (line(dims=["1"] * 65, strides=["1"] * 65), "tensor 'w' has no shape that a tensor can have"),
+    "a record of code": (line(data={"key": "code/Net.py"}), "tensor 'w' lies in record 'code/Net.py', which the archive does not"),
+    "a scale beyond floats": (line(isQuantized=True, dataType="INT8", scale=10**400), "tensor 'w' is quantized in a way that no"),
     "quantized floats": (line(isQuantized=True), "tensor 'w' is quantized in a way that no tensor is"),
     "another version": (lambda held: held.update({".data/version": b"99"}), "says version b'99', and torch reads 1 to 10"),
 }  # fmt: skip
@@ -220,6 +222,16 @@ def test_damage(tmp_path: Path, change: Callable[[dict[str, bytes]], None], mess
     change(held)
     path = script_archive(tmp_path / "x.pt", held)
     assert refused(FormatError, listing, path).startswith(f"{path}: {message}")
+
+
+@pytest.mark.parametrize("entries", [{"data": {"key": "tensors/9"}}, {"dims": "bad"}, {"dims": ["100"]}])
+def test_check_looks_at_constants_too(tmp_path: Path, entries: dict[str, Any]) -> None:
+    module = nn.Module()
+    module.w = nn.Parameter(torch.ones(2))
+    held = script_records(module)
+    changed(lambda model: model["tensors"][1].update(entries))(held)
+    (finding,) = (each for each in check(str(script_archive(tmp_path / "x.pt", held))).findings if each.level == "error")
+    assert finding.what.startswith("tensor '1 of model.json' ")
 
 
 def test_integers_may_be_numbers_and_zeros_missing(tmp_path: Path) -> None:
