@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple, TypeVar, cast
 
 from paramctl.dtypes import DType
 from paramctl.errors import FormatError, ParamctlError
+from paramctl.nesting import Keys
 from paramctl.segments import Content, crc32
 from paramctl.sources import STDIN, Source
 
@@ -180,7 +181,8 @@ class Checkpoint:
 
     `entries` are in the file's order. `saved` holds the storages as the file has them, `edited` those
     that a verb changed or added. `modules` maps a layer's path to its class, `metadata` holds the
-    file's own notes, `sources` the open files its bytes lie in. `document` is what the format needs to
+    file's own notes, `sources` the open files its bytes lie in. `keys` says of an entry, by its path, which
+    keys lead to it where the file has containers in one another. `document` is what the format needs to
     write the file back, and nobody else reads it.
     """
 
@@ -192,6 +194,7 @@ class Checkpoint:
     modules: Mapping[str, Module] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
     sources: tuple[Source, ...] = ()
+    keys: Mapping[str, Keys] = field(default_factory=dict, repr=False, compare=False)
     document: object = field(default=None, repr=False)
 
     @cached_property

@@ -12,6 +12,7 @@ from paramctl.checkpoint import Checkpoint, Loss, Param, Storage
 from paramctl.errors import UsageError, some
 from paramctl.formats import FORMATS, AnyFormat, as_set, distributed, named, sharded
 from paramctl.formats.sharded import Division
+from paramctl.nesting import below
 from paramctl.paths import layer_members
 from paramctl.ties import overlaps
 
@@ -115,7 +116,8 @@ def _untied(checkpoint: Checkpoint) -> tuple[Checkpoint, tuple[str, ...]]:
             key += "'"
         taken.add(key)
         params[i], storages[key] = param._replace(storage=key), checkpoint.storages[str(param.storage)]
-    note = f"{some([checkpoint.labels[i] for i in checkpoint.tied_to])} were tied, and have bytes of their own now"
+    names, one = some([checkpoint.labels[i] for i in checkpoint.tied_to]), len(checkpoint.tied_to) == 1
+    note = f"{names} {'was tied, and has bytes of its' if one else 'were tied, and have bytes of their'} own now"
     return checkpoint.with_params(params).with_storages(storages), (note,)
 
 
@@ -149,8 +151,11 @@ def subtree(checkpoint: Checkpoint, layer: str) -> tuple[Checkpoint, tuple[str, 
         for name, module in checkpoint.modules.items()
         if name == path or name.startswith(start)
     }
+    keys = {
+        name[len(start) :]: below(found, path) for name, found in checkpoint.keys.items() if name.startswith(start)
+    }
     notes = (f"selected '{path}'",) if path != layer else ()
-    return replace(checkpoint, entries=entries, modules=modules, document=None), notes
+    return replace(checkpoint, entries=entries, modules=modules, keys=keys, document=None), notes
 
 
 def _without(checkpoint: Checkpoint, lost: Iterable[Loss], division: Division | None) -> Checkpoint:

@@ -53,18 +53,19 @@ class Saved(NamedTuple):
     chunks: Callable[[], Iterable[Buffer]]
 
 
-def save_distributed(items: Mapping[str, Saved | object]) -> dict[str, Source]:
+def save_distributed(items: Mapping[str, Saved | object], nested: Mapping[str, Any]) -> dict[str, Source]:
     """The files that torch.distributed.checkpoint makes of tensors and plain values, by their names.
 
+    `items` are all of them by path, `nested` the same as they are to lie in dicts and lists.
     They lie in the directory for temporary files and have lost their names there, so that they are gone
     when nobody reads them any more. Of the tensors one is in memory at a time.
     """
     with TemporaryDirectory(prefix="paramctl-") as folder:
-        _save_distributed(items, folder)
+        _save_distributed(items, nested, folder)
         return {path.name: open_source(str(path)) for path in Path(folder).iterdir()}
 
 
-def _save_distributed(items: Mapping[str, Saved | object], folder: str) -> None:
+def _save_distributed(items: Mapping[str, Saved | object], nested: Mapping[str, Any], folder: str) -> None:
     """Write with torch's own writer, which is told nothing that differs from one run to the next."""
     torch = import_torch()
     from torch.distributed.checkpoint.api import CheckpointException
@@ -77,10 +78,10 @@ def _save_distributed(items: Mapping[str, Saved | object], folder: str) -> None:
     class Planner(DefaultSavePlanner):
         """Reads a tensor when its turn comes, and takes the memory of the one before, which the writer still holds."""
 
-        def lookup_object(self, index: object) -> object:
-            saved = items[index.fqn]  # type: ignore[attr-defined]
-            if not isinstance(saved, Saved):
-                return saved
+        def lookup_object(self, index: Any) -> object:
+            saved = items.get(index.fqn)
+            if not isinstance(saved, Saved):  # a value, or a list of them
+                return super().lookup_object(index)
             for tensor in last:
                 tensor.untyped_storage().resize_(0)
             last[:] = [_tensor_of_its_own(saved)]
@@ -90,16 +91,18 @@ def _save_distributed(items: Mapping[str, Saved | object], folder: str) -> None:
         def storage_meta(self) -> None:
             return None
 
-    described = {
-        name: torch.empty(item.shape, dtype=getattr(torch, item.dtype.name), device="meta")
-        if isinstance(item, Saved)
-        else item
-        for name, item in items.items()
-    }
+    def described(found: Any) -> Any:
+        """What is there, but of a tensor only what it is like."""
+        if isinstance(found, Saved):
+            return torch.empty(found.shape, dtype=getattr(torch, found.dtype.name), device="meta")
+        if isinstance(found, Mapping):
+            return {key: described(each) for key, each in found.items()}
+        return type(found)(map(described, found)) if type(found) in (list, tuple) else found
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it says that there is one process, which is what is meant
         try:
-            save(described, storage_writer=Writer(folder, sync_files=False), planner=Planner(), no_dist=True)
+            save(described(nested), storage_writer=Writer(folder, sync_files=False), planner=Planner(), no_dist=True)
         except CheckpointException as error:
             raise _reason(error) from None
 

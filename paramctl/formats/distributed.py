@@ -23,6 +23,7 @@ from paramctl.formats.dcp_metadata import Blob, Chunk, Metadata, Place, Tensor
 from paramctl.formats.pickles import Pickle
 from paramctl.formats.sections import Section, in_whole, spliced
 from paramctl.formats.shard_index import why_unsafe
+from paramctl.nesting import Index, InTuple, Keys, nested, path_of
 from paramctl.segments import Content, Extent, Segment, chunks, joined
 from paramctl.segments import Literal as LiteralSegment
 from paramctl.segments import read as read_content
@@ -39,7 +40,7 @@ SUFFIXES: tuple[str, ...] = (".metadata",)
 INDEX = ".metadata"
 MAX_METADATA = 256 << 20  # bytes
 MARK = b"torch.distributed"  # in the name of the class that a `.metadata` begins with
-READ = 64  # objects whose values are read to list them, and …
+READ = 512  # objects whose values are read to list them, and …
 SMALL_OBJECT = 1 << 14  # … bytes of each of them, at most
 
 
@@ -72,12 +73,14 @@ def read(source: Source) -> Checkpoint:
         _param(item, kinds(item.name)) if isinstance(item, Tensor) else blobs.leaf(item) for item in metadata.items
     )
     listed = tuple((entry.path, entry.view) for entry in entries if isinstance(entry, Param))
+    keys = {name: _as_saved(found, kinds(name)) for name, found in metadata.keys.items()}
     return Checkpoint(
         format=NAME,
         file=source.name,
         entries=entries,
         saved=storages,
         sources=(source, *files.values()),
+        keys=keys,
         document=Document(source, pickle, metadata, files, listed),
     )
 
@@ -91,7 +94,7 @@ def losses(checkpoint: Checkpoint) -> list[Loss]:
     """What a new set would not hold; a checkpoint's own document holds everything."""
     if isinstance(checkpoint.document, Document):
         return []
-    return [Loss(entry, why) for entry in checkpoint.entries if (why := _no_place(entry))]
+    return [Loss(entry, why) for entry in checkpoint.entries if (why := _no_place(entry, checkpoint.keys))]
 
 
 def left(checkpoint: Checkpoint) -> list[str]:
@@ -272,6 +275,18 @@ def _kinds(metadata: Metadata) -> Callable[[str], Kind]:
     return kind
 
 
+def _as_saved(keys: Iterable[object], kind: Kind) -> Keys:
+    """The keys that torch notes, as they were: it has a position in a list as a number, all else as a text.
+
+    The params that an optimizer remembers something of have numbers.
+    """
+    found: list[str | int] = []
+    for key in keys:
+        number = kind == "optimizer" and found[-1:] == ["state"] and isinstance(key, str) and key.isdecimal()
+        found.append(Index(key) if isinstance(key, int) else int(str(key)) if number else str(key))
+    return tuple(found)
+
+
 def _param(tensor: Tensor, kind: Kind) -> Param:
     strided = tensor.layout == "strided"
     storage = tensor.name if strided else None
@@ -406,12 +421,14 @@ def _index(document: Document, names: Mapping[str, str]) -> Segment:
 # --- a new set -----------------------------------------------------------------------------------
 
 
-def _no_place(entry: Entry) -> str:
+def _no_place(entry: Entry, keys: Mapping[str, Keys]) -> str:
     """Why an entry cannot be written anew; empty if it can."""
     if isinstance(entry, Leaf):
         return "object" if entry.is_object else "empty dict" if entry.value == {} else ""
     if not entry.is_plain:
         return f"{entry.layout} tensor"
+    if any(isinstance(key, InTuple) for key in keys.get(entry.path, ())):
+        return "tensor in a tuple, which torch saves as one object"
     if entry.dtype.name.startswith(("float6_", "float4_")) and entry.dtype.name != "float4_e2m1fn_x2":
         return f"{entry.dtype.name}, which torch has no dtype for"
     return f"{entry.dtype.name} tensor" if entry.dtype.bits % 8 else ""
@@ -422,6 +439,7 @@ def _new_set(checkpoint: Checkpoint, names: Mapping[str, str]) -> Sequence[Part]
     from paramctl.torch_module import Saved, save_distributed
 
     items: dict[str, Saved | object] = {}
+    keys: list[Keys] = []
     for entry in checkpoint.entries:
         if entry.path in items:
             raise UsageError(f"two entries print as '{entry.path}', and {NAME} has one name for each")
@@ -430,6 +448,9 @@ def _new_set(checkpoint: Checkpoint, names: Mapping[str, str]) -> Sequence[Part]
         else:
             content = content_of(checkpoint, entry)
             items[entry.path] = Saved(entry.dtype, entry.shape, partial(chunks, content))
-    sources = save_distributed(items)
+        found = checkpoint.keys.get(entry.path, ())
+        keys.append(found if path_of(found) == entry.path else (entry.path,))
+    whole = nested(zip(keys, items.values(), strict=True))
+    sources = save_distributed(items, whole if isinstance(whole, dict) else items)
     ordered = sorted(sources, key=lambda name: name == INDEX)
     return [Part(names.get(name, name), (Extent(sources[name], 0, sources[name].size),), name) for name in ordered]

@@ -241,7 +241,7 @@ def losses(checkpoint: Checkpoint) -> list[Loss]:
     """What the format of the shards has no place for; a set that was read holds everything."""
     if isinstance(checkpoint.document, Document):
         return []
-    return _format(_division(checkpoint).form).losses(replace(checkpoint, document=None))
+    return _format(_division(checkpoint).form).losses(replace(checkpoint, document=None, keys={}))
 
 
 def left(checkpoint: Checkpoint) -> list[str]:
@@ -520,7 +520,9 @@ class Divided(NamedTuple):
         metadata = {**FORMAT, **checkpoint.metadata} if self.division.form == SAFETENSORS else {}
         for i, positions in enumerate(self.shards, 1):
             entries = tuple(checkpoint.params[at] for at in positions)
-            sub = replace(checkpoint, format=self.division.form, entries=entries, metadata=metadata, document=None)
+            sub = replace(
+                checkpoint, format=self.division.form, entries=entries, metadata=metadata, keys={}, document=None
+            )
             yield f"{stem}-{i:05}-of-{len(self.shards):05}{suffix}", sub
 
 

@@ -8,7 +8,7 @@ whatever the machine. Reference: `_legacy_save` and `_legacy_load` in torch/seri
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,8 +20,8 @@ from paramctl.formats import pickle_windows, pickle_writer, pickles
 from paramctl.formats.pickle_nodes import Dict, Persistent, class_of
 from paramctl.formats.pickles import Pickle
 from paramctl.formats.torch_edits import Editor
-from paramctl.formats.torch_objects import list_object
-from paramctl.formats.torch_state_dict import no_place, state_dict
+from paramctl.formats.torch_objects import keys_in, list_object
+from paramctl.formats.torch_state_dict import no_place, saved_object
 from paramctl.formats.torch_storages import (
     PREFIX,
     Named,
@@ -97,6 +97,7 @@ def read(source: Source) -> Checkpoint:
         saved=storages,
         modules=listing.modules,
         sources=(source,),
+        keys=keys_in(saved, storages),
         document=Document(before, saved, keys, Editor(saved, params, _storage_id), after),
     )
 
@@ -105,11 +106,11 @@ def losses(checkpoint: Checkpoint) -> list[Loss]:
     """What a new state_dict would not hold; a checkpoint's own document holds everything."""
     if isinstance(checkpoint.document, Document):
         return []
-    return [Loss(entry, why) for entry in checkpoint.entries if (why := _no_place(entry))]
+    return [Loss(entry, why) for entry in checkpoint.entries if (why := _no_place(entry, checkpoint.keys))]
 
 
-def _no_place(entry: Entry) -> str:
-    why = no_place(entry)
+def _no_place(entry: Entry, keys: Container[str]) -> str:
+    why = no_place(entry, keys)
     if not why and isinstance(entry, Param) and not entry.dtype.storage:
         return f"{entry.dtype.name}, which torch does not load from its old format"
     return why
@@ -260,7 +261,7 @@ def _edited(checkpoint: Checkpoint, document: Document) -> Iterator[Segment]:
 
 def _state_dict(checkpoint: Checkpoint) -> Iterator[Segment]:
     """A new file of an OrderedDict of the params, tied ones over one storage."""
-    root, storages = state_dict(checkpoint, _storage_id)
+    root, storages = saved_object(checkpoint, _storage_id)
     data = pickle_writer.write(root, PROTOCOL)
     named, _ = _named(pickles.read(data).persistent)
     keys = sorted(named)  # as torch sorts them: as texts

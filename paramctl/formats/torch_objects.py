@@ -6,9 +6,9 @@ parts are shared.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from paramctl.checkpoint import Entry, Kind, Leaf, Module
 from paramctl.errors import FormatError
@@ -16,6 +16,7 @@ from paramctl.formats.pickle_nodes import Call, Dict, FrozenSet, Global, Persist
 from paramctl.formats.pickles import Pickle
 from paramctl.formats.torch_layers import describe_layer
 from paramctl.formats.torch_tensors import Place, Step, Storages, is_tensor, read_tensor
+from paramctl.nesting import Found, Index, InTuple, Keys, path_of
 
 MAX_DEPTH = 500  # containers within containers; a real model stays under 50
 PLAIN_ITEMS = 10_000  # elements of a list of numbers that are listed as one value
@@ -42,6 +43,20 @@ class _Frame(NamedTuple):
 def list_object(pickle: Pickle, storages: Storages) -> Listing:
     """Every tensor and scalar of a pickled object. Raises FormatError where the walk finds no end."""
     return Walk(pickle, storages).run()
+
+
+def keys_in(pickle: Pickle, storages: Storages) -> Mapping[str, Keys]:
+    """The keys that lead to each tensor and scalar of a pickled object, found when they are asked for.
+
+    A module counts as one container, and what is in it goes by its name there.
+    """
+
+    def find() -> Mapping[str, Keys]:
+        walk = _KeyWalk(pickle, storages)
+        walk.run()
+        return walk.keys
+
+    return Found(find)
 
 
 class Walk:
@@ -136,6 +151,53 @@ class Walk:
         if isinstance(node, Persistent):
             return Leaf(path, f"storage of {self.storages.find(node).nbytes:,} bytes", True)
         return Leaf(path, _object_text(node), True, _remembers(node))
+
+
+class _KeyWalk(Walk):
+    """A walk that notes which keys lead to what it lists."""
+
+    def __init__(self, pickle: Pickle, storages: Storages) -> None:
+        super().__init__(pickle, storages)
+        self.keys: dict[str, Keys] = {}
+
+    def visit(
+        self, path: str, named: bool, node: object, step: Step | None, position: int, kind: Kind, module: Step | None
+    ) -> bool:
+        opened = super().visit(path, named, node, step, position, kind, module)
+        if not opened and (keys := _keys_to(path, step, position)):
+            self.keys[path] = keys
+        return opened
+
+
+def _keys_to(path: str, step: Step | None, position: int) -> Keys:
+    """The keys of the containers on the way to an entry; from the first that is none on, the rest of its path."""
+    way: list[tuple[Any, int]] = []
+    while step is not None:
+        way.append((step.container, position))
+        position, step = step.position, step.parent
+    keys: list[str | int] = []
+    for container, at in reversed(way):
+        key = _key_of(container, at)
+        if key is None:
+            rest = path[len(path_of(tuple(keys))) + 1 :] if keys else path
+            return (*keys, rest)
+        keys.append(key)
+    return tuple(keys)
+
+
+def _key_of(container: Any, position: int) -> str | int | None:
+    """The key of what lies there in a dict, a list or a tuple; None in anything else."""
+    if isinstance(container, Dict) and not is_module_state(container):
+        key = container.pairs[position][0]
+    elif isinstance(container, list):
+        return Index(position)
+    elif isinstance(container, tuple):
+        return InTuple(position)
+    elif isinstance(container, Call) and container.mutations and container.mutations[position][0] == "items":
+        key = container.mutations[position][1][0]
+    else:
+        return None
+    return key if isinstance(key, int) and not isinstance(key, bool) and key.bit_length() < 64 else key_text(key)
 
 
 def _pairs(node: Dict, here: Step, kind: Kind) -> Iterator[tuple[str, object, Step, int, Kind]]:

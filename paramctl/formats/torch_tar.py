@@ -22,7 +22,7 @@ from paramctl.formats.pickles import Pickle, carried_out
 from paramctl.formats.tars import BLOCK, RECORD, Member, padded
 from paramctl.formats.torch_edits import Editor, Edits
 from paramctl.formats.torch_legacy import system
-from paramctl.formats.torch_objects import list_object
+from paramctl.formats.torch_objects import keys_in, list_object
 from paramctl.formats.torch_state_dict import no_place, state_dict
 from paramctl.formats.torch_storages import with_changes
 from paramctl.formats.torch_tar_tables import NUMBERED, Numbered, Row, Table, named_by, reference
@@ -82,6 +82,7 @@ def read(source: Source) -> Checkpoint:
         saved=storages,
         modules=listing.modules,
         sources=(source,),
+        keys=keys_in(pickle, storages),
         document=Document(members, pickle, editor, table, tuple(rows), ends),
     )
 
@@ -94,7 +95,7 @@ def losses(checkpoint: Checkpoint) -> list[Loss]:
 
 
 def _no_place(entry: Entry) -> str:
-    why = no_place(entry)
+    why = no_place(entry, ())
     if not why and isinstance(entry, Param) and not entry.dtype.storage:
         return f"{entry.dtype.name}, which has no storage class"
     return why

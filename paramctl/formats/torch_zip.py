@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from paramctl.checkpoint import Checkpoint, Loss, Param, Storage
 from paramctl.errors import FormatError, Unsupported, some
 from paramctl.formats import foreign_pickles, pickle_writer, pickles, zips
-from paramctl.formats.pickle_nodes import Call
 from paramctl.formats.torch_archives import (
     ALIGNMENT,
     Document,
@@ -27,8 +26,8 @@ from paramctl.formats.torch_archives import (
     pickle_limit,
 )
 from paramctl.formats.torch_edits import Editor
-from paramctl.formats.torch_objects import list_object
-from paramctl.formats.torch_state_dict import no_place, state_dict
+from paramctl.formats.torch_objects import keys_in, list_object
+from paramctl.formats.torch_state_dict import no_place, saved_object
 from paramctl.formats.zips import Archive, Piece
 from paramctl.segments import Literal as LiteralSegment
 from paramctl.segments import Segment
@@ -65,6 +64,7 @@ def read(source: Source) -> Checkpoint:
         saved=storages,
         modules=listing.modules,
         sources=(source,),
+        keys=keys_in(pickle, storages),
         document=Document(storages, record, pickle, Editor(pickle, saved), alignment_of(archive, prefix)),
     )
 
@@ -73,7 +73,7 @@ def losses(checkpoint: Checkpoint) -> list[Loss]:
     """What a new state_dict would not hold; a checkpoint's own document holds everything."""
     if isinstance(checkpoint.document, Document):
         return []
-    return [Loss(entry, why) for entry in checkpoint.entries if (why := no_place(entry))]
+    return [Loss(entry, why) for entry in checkpoint.entries if (why := no_place(entry, checkpoint.keys))]
 
 
 def left(checkpoint: Checkpoint) -> list[str]:
@@ -149,11 +149,11 @@ def _prefix(archive: Archive) -> str:
 
 def _state_dict(checkpoint: Checkpoint) -> Iterator[Segment]:
     """A new archive: an OrderedDict of the params, tied ones over one storage."""
-    root, storages = state_dict(checkpoint)
+    root, storages = saved_object(checkpoint)
     return zips.layout(None, _archive_pieces(root, storages), ALIGNMENT)
 
 
-def _archive_pieces(root: Call, storages: list[Storage]) -> list[Piece]:
+def _archive_pieces(root: object, storages: list[Storage]) -> list[Piece]:
     def helper(name: str, data: bytes) -> Piece:
         return Piece(f"archive/{name}", None, (LiteralSegment(data),))
 
