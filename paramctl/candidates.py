@@ -12,6 +12,7 @@ from paramctl.errors import NoMatch, UsageError
 from paramctl.paths import layer_members
 from paramctl.positions import positions
 
+WITHOUT_TIES = ("dcp", "dcp-safetensors")  # formats that save each tensor in full
 Layer = tuple[str, Mapping[str, int]]  # its path, and its params by their names in it
 
 
@@ -61,6 +62,11 @@ def command(file: str, found: Candidate, out: str) -> list[str]:
     if any(word.startswith("-") and word != "-" for word in words):
         return ["paramctl", "tie", "-o", out, "--", *words]
     return ["paramctl", "tie", *words, "-o", out]
+
+
+def can_tie(checkpoint: Checkpoint) -> bool:
+    """Whether the format of a checkpoint has ties, so that such a command does something."""
+    return checkpoint.format not in WITHOUT_TIES
 
 
 def _kinds(checkpoint: Checkpoint, found: Iterable[Equals]) -> dict[int, int]:

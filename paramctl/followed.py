@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from paramctl.checkpoint import Checkpoint
-from paramctl.observations import Observed, observed
+from paramctl.checkpoint import Checkpoint, Param
+from paramctl.observations import STATISTICS, Observed, observed
 from paramctl.picked import Picked, pick
 
-WHOLE = ("int", "bool")  # counts, indices and flags, which would drown the weights beside them
+WHOLE = ("int", "bool")  # counts, indices and flags
 
 
 class Followed:
-    """What was picked, without what is whole beside other numbers unless it was named one by one.
+    """What was picked, without what would drown the weights beside it unless it was named one by one.
 
     `spared` are the paths of what is left out so; `stored` are gradients and moments, each tensor once, by the
     position of the one of tied params that stands for them.
@@ -22,7 +22,7 @@ class Followed:
     def __init__(self, checkpoint: Checkpoint, selections: Sequence[str]) -> None:
         every = pick(checkpoint, selections)
         self.checkpoint = checkpoint
-        self.spared = tuple(_whole(every))
+        self.spared = tuple(_drowning(every))
         self.picked = replace(every, at={path: i for path, i in every.at.items() if path not in {*self.spared}})
         about = observed(checkpoint)
         self.stored = {group[0]: self._stored(about, group, leader) for leader, group in self.picked.ties.items()}
@@ -56,8 +56,16 @@ class Followed:
         return one.name != "step" and params[one.at].shape == params[owner].shape
 
 
-def _whole(picked: Picked) -> Iterator[str]:
-    """Paths of what is whole and was not named one by one; nothing where nothing else is left."""
+def _drowning(picked: Picked) -> Iterator[str]:
+    """Paths of what no optimizer moves and was not named one by one; nothing where nothing else is left.
+
+    That is what is whole, and running statistics, which move farther in a step than weights ever do.
+    """
     params = picked.checkpoint.params
-    found = [path for path, i in picked.at.items() if i not in picked.exact and params[i].dtype.category in WHOLE]
+    found = [path for path, i in picked.at.items() if i not in picked.exact and not _may_be_learnt(params[i])]
     return iter(found if len(found) < len(picked.at) else ())
+
+
+def _may_be_learnt(param: Param) -> bool:
+    statistic = param.kind == "buffer" or param.path.endswith(STATISTICS)
+    return param.dtype.category not in WHOLE and not statistic

@@ -15,7 +15,7 @@ WRAPPERS = ("module", "_orig_mod")  # DistributedDataParallel and torch.compile 
 WRAPPED = 4  # wrappers one in another that are looked through
 NESTED = 4  # names below a param's own under which an optimizer keeps what it remembers
 _STATE = "state."
-_STATISTICS = ("running_mean", "running_var")  # floats that no optimizer moves, whatever a file calls them
+STATISTICS = ("running_mean", "running_var")  # floats that no optimizer moves, whatever a file calls them
 
 
 class Observed(NamedTuple):
@@ -206,7 +206,7 @@ def _learnt(checkpoint: Checkpoint) -> list[int]:
         and param.path.startswith(start)
         and i not in gradients
         and i not in checkpoint.tied_to
-        and not param.path.endswith(_STATISTICS)
+        and not param.path.endswith(STATISTICS)
     ]
 
 

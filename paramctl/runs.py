@@ -29,7 +29,7 @@ class Run(NamedTuple):
     `order` says which that is: `given`, `name`, or the checkpoints' own word for a step. `moments` are the
     names of what the optimizers remember of the selected params, `under` is the model inside, if a
     selection matched only there. `params` is how many are selected, at most, tied ones once; `spared` are the
-    paths of what was selected and is left out, as it is whole beside other numbers.
+    paths of what was selected and is left out, as it would drown the weights.
     """
 
     stops: tuple[Stop, ...]

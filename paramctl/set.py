@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
+_PAIRS = "float4_e2m1fn_x2"
 _OPERATOR = re.compile(r"(?P<op>\+=|-=|\*=|/=|=)\s*")
 
 
@@ -86,6 +87,9 @@ def parse(checkpoint: Checkpoint, text: str) -> Assignment:
             continue
         target = narrow(checkpoint.params[index], part)
         _check_shape(target, value, right)
+        if target.dtype.name == _PAIRS and (value.param is None or op != "="):
+            what = f"{target.path or '.'} holds pairs of 4-bit floats, and no number is one"
+            raise UsageError(what, hint="'paramctl convert' it to .safetensors first, where each float is a value")
         how = f"{f'[{index_text(part)}] ' if part else ''}{op} {right}"
         return Assignment(text.strip(), index, part, target, op, value, how)
     raise failure or UsageError(

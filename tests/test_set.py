@@ -483,3 +483,11 @@ def test_slices_of_a_large_storage_are_checked_together(tmp_path: Path) -> None:
     after = written(tmp_path, edit)
     assert torch.equal(after["1999"], torch.full((5000,), 1999.0))
     assert torch.equal(after["3"], torch.full((5000,), 3.0))
+
+
+def test_pairs_of_small_floats_take_no_numbers(tmp_path: Path) -> None:
+    pairs = torch.arange(4, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+    made = {"w": pairs, "v": pairs.clone()}
+    what = "w holds pairs of 4-bit floats, and no number is one; 'paramctl convert' it to .safetensors first"
+    assert refused(UsageError, opened(tmp_path, made), "w = 1").startswith(what)
+    assert set(opened(tmp_path, made), "w[0] = v[1]").checkpoint.edited

@@ -161,7 +161,9 @@ def test_nan_in_gradients_is_said() -> None:
 
 def test_integers_are_left_out_beside_other_numbers_and_followed_alone() -> None:
     files = saved(a={**nn.BatchNorm1d(4).state_dict(), "num_batches_tracked": torch.tensor(1000)})
-    assert steps(files)[0].norm == pytest.approx(8**0.5)
+    assert steps(files)[0].norm == 2.0  # of four weights of 1; the running variances are no weights
+    assert steps(files, "running_var")[0].norm == 2.0
+    assert [step.path for step in steps(files, "*", each=True)] == ["weight", "bias"]
     assert steps(files, "num_batches_tracked")[0].norm == 1000
 
 

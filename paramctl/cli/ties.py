@@ -81,13 +81,13 @@ def _paths(checkpoint: Checkpoint, group: Sequence[int]) -> list[str]:
 
 
 def _object(checkpoint: Checkpoint, found: Candidate) -> dict[str, object]:
-    from paramctl.candidates import command
+    from paramctl.candidates import can_tie, command
 
     return {
         "paths": list(found.paths),
         "saved": found.saved,
         "constant": found.constant,
-        "command": command(checkpoint.file, found, OUT),
+        "command": command(checkpoint.file, found, OUT) if can_tie(checkpoint) else None,
     }
 
 
@@ -102,12 +102,13 @@ def _lines(
 
 def _candidates(checkpoint: Checkpoint, alike: Sequence[Candidate]) -> Iterator[Line]:
     """Each group of equal ones, and the command that ties them."""
-    from paramctl.candidates import command
+    from paramctl.candidates import can_tie, command
 
     for found in alike:
         what = "all one value, " if found.constant else ""
         yield _line(found.paths, " == ", f"  ({what}saves {output.human_bytes(found.saved)})")
-        yield Line(("    ", " ".join(map(_quoted, command(checkpoint.file, found, OUT)))), ("", "dim"))
+        if can_tie(checkpoint):
+            yield Line(("    ", " ".join(map(_quoted, command(checkpoint.file, found, OUT)))), ("", "dim"))
 
 
 def _quoted(word: str) -> str:

@@ -59,7 +59,7 @@ def track(
     """Follow parameters over the checkpoints of a run, a line a step.
 
     All that is selected counts together, tied parameters once; without --layer that is the model.
-    Integers and flags are left out beside other numbers, unless --layer names them by their full paths.
+    Integers, flags and running statistics are left out beside weights, unless --layer names them in full.
 
     norm is ‖w‖, update ‖w − w before‖, ratio update / ‖w before‖, grad ‖gradient‖; the moments of an
     optimizer are norms too. mean, std (sample) and norms are of finite values. What a checkpoint does not
@@ -130,7 +130,7 @@ def say(run: Run) -> None:
         output.note("in the order of the files' names" if run.order == "name" else f"in the order of '{run.order}'")
     if run.spared:
         what, names = output.counted(len(run.spared), "tensor"), output.sentence(some(run.spared, NAMED))
-        why = "integers and flags are followed beside other numbers only if named by their full paths"
+        why = "integers, flags and running statistics are followed beside weights only if named by their full paths"
         output.note(f"left out: {what} ({names}); {why}")
 
 

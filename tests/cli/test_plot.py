@@ -214,8 +214,8 @@ def test_curves_leave_out_what_is_whole_and_say_so(run: Run, here: Path) -> None
     code, out, err = run("plot", "x.pt", "--of", "norm", "-l", "*")
     assert (code, [line for line in out.splitlines() if line in ("w", "n")]) == (0, ["w"])
     assert err == (
-        "left out: 1 tensor (n); integers and flags are followed beside other numbers only if named by their full"
-        " paths\n"
+        "left out: 1 tensor (n); integers, flags and running statistics are followed beside weights only if named by"
+        " their full paths\n"
     )
     code, out, err = run("plot", "x.pt", "--of", "norm", "-l", "*", "-l", "n")
     assert (code, [line for line in out.splitlines() if line in ("w", "n")], err) == (0, ["w", "n"], "")

@@ -153,7 +153,7 @@ def test_what_was_named_and_is_left_out_is_said_once(run: Run, odd: list[str]) -
     for name in ("x1.pt", "x2.pt"):
         torch.save({"w": torch.ones(4), **{f"n{i}\x1b": torch.tensor(i) for i in range(5)}}, name)
     remark = (
-        "left out: {} (n0\\x1b, n1\\x1b, n2\\x1b and {} more); integers and flags are followed beside other numbers"
+        "left out: {} (n0\\x1b, n1\\x1b, n2\\x1b and {} more); integers, flags and running statistics are followed beside weights"
         " only if named by their full paths\n"
     )
     order = "in the order of the files' names\n"

@@ -169,7 +169,7 @@ def test_plain_ones_are_set_and_drawn_through_their_flags_and_strides(file: Path
         assert after["w"].stride() == before["w"].stride() and after["o"].tolist() == [[1.0, 1.0], [1.0, 1.0]]
 
 
-@pytest.mark.parametrize("file", BITS, indirect=True)
+@pytest.mark.parametrize("file", [name for name in BITS if name != "float4_e2m1fn_x2"], indirect=True)
 def test_bits_are_set_and_not_drawn(file: Path) -> None:
     out = file.with_name("out.pt")
     assert run("set", file, "w = 1", "-o", out)[0] == 0
