@@ -47,7 +47,15 @@ def convert(
     texts = [f"{name} (metadata)" for name in checkpoint.metadata if name != "format"]
     dropped = [[loss.text for loss in lost], [] if _keeps_texts(checkpoint, form, division) else texts]
     left = tuple(f"left out {some(what)}" for what in dropped if what)
-    return Edit(kept, (), notes=(*notes, f"{count} {_as(kept, form, division)}", *untied, *_parted(kept), *left))
+    told = (f"{count} {_as(kept, form, division)}", *untied, *_parted(kept), *_too_large(kept, division), *left)
+    return Edit(kept, (), notes=(*notes, *told))
+
+
+def _too_large(kept: Checkpoint, division: Division | None) -> Iterator[str]:
+    """A note where a tensor alone is larger than a shard may be."""
+    large = [param.path or "." for param in kept.params if division and param.nbytes > division.limit]
+    if large:
+        yield f"{some(large)} {'are' if len(large) > 1 else 'is'} larger than that, and no tensor is parted"
 
 
 def _as(kept: Checkpoint, form: AnyFormat, division: Division | None) -> str:

@@ -42,6 +42,7 @@ RULES: dict[str, str] = {
     "untied-copies": "two copies of what should be one tensor, with different values",
     "alike": "several tensors under one name",
     "shard-missing": "a shard that the index names and that is not there, or no file that is read",
+    "no-index": "several files without an index, of which one may be missing unseen",
     "shard-unnamed": "a file called as a shard of the set, which its index does not name: a write left it, say",
     "shard-name": "a shard's name that is not a plain file name beside the index",
     "shard-index": "the index and its shards disagree on where tensors are",

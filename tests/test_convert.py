@@ -17,7 +17,7 @@ from verb_files import loaded, mlp, opened, same, saved
 from paramctl import formats, saving, targets
 from paramctl.changes import Edit
 from paramctl.checkpoint import Checkpoint
-from paramctl.convert import convert
+from paramctl.convert import convert, division_for
 from paramctl.errors import NoMatch, ParamctlError, UsageError
 
 TORCH = formats.named("torch-zip")
@@ -272,3 +272,9 @@ def test_views_that_overlap_part_and_that_is_said(tmp_path: Path) -> None:
     torch.save({"whole": whole, "part": whole[2:], "own": torch.ones(2)}, tmp_path / "x.pt")
     made = convert(formats.open(str(tmp_path / "x.pt")), formats.named("safetensors"))
     assert made.notes == ("3 tensors as safetensors", "whole, part overlapped, and have bytes of their own now")
+
+
+def test_a_tensor_that_is_larger_than_a_shard_may_be(tmp_path: Path) -> None:
+    torch.save({"small": torch.ones(2), "large": torch.ones(9)}, tmp_path / "x.pt")
+    edit = convert(formats.open(str(tmp_path / "x.pt")), formats.named("sharded"), division=division_for("d/", None, "10B"))
+    assert edit.notes == ("2 tensors in 2 safetensors files and an index", "large is larger than that, and no tensor is parted")

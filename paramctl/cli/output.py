@@ -16,6 +16,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain, islice
+from math import floor, log10
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from paramctl.errors import FileError
@@ -118,11 +119,19 @@ def human_bytes(n: int) -> str:
     return f"{size / 1024:,.1f} EiB"
 
 
-def number(value: float | None) -> str:
-    """`1,234`, `0.02786`, `1.8e+20`: whole numbers in full up to a billion, others by four digits; None is empty."""
+def number(value: float | None, digits: int = 4) -> str:
+    """`1,234`, `0.02786`, `1.8e+20`: whole numbers in full up to a billion, others by so many digits; None is empty."""
     if value is None:
         return ""
-    return f"{value:,.0f}" if abs(value) < 10**9 and value == int(value) else f"{value:.4g}"
+    return f"{value:,.0f}" if abs(value) < 10**9 and value == int(value) else f"{value:.{digits}g}"
+
+
+def digits_for(spread: float | None, *values: float | None) -> int:
+    """How many digits it takes to tell apart values that lie `spread` from each other: four of that, 17 at most."""
+    largest = max((abs(value) for value in values if value is not None), default=0)
+    if not spread or not 0 < largest / spread < float("inf"):
+        return 4
+    return min(4 + max(floor(log10(largest / spread)), 0), 17)
 
 
 def counted(n: int, noun: str) -> str:

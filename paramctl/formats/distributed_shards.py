@@ -115,10 +115,14 @@ def layout_set(checkpoint: Checkpoint, names: Mapping[str, str]) -> Sequence[Par
 
 def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
     """What is wrong with any of the files."""
+    from paramctl.findings import Finding
+
     document = checkpoint.document
     assert isinstance(document, Document)
     for name, one in document.files.items():
         yield from (finding._replace(file=name) for finding in safetensors.audit(one, watch))
+    what = "no file says how many there are, or how large a tensor is: one that is missing shows only by a gap"
+    yield Finding("note", "integrity", "no-index", None, what)
 
 
 def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:

@@ -154,3 +154,11 @@ def test_surrogates_in_a_file_name_are_printed(spawn: Spawn, tmp_path: Path) -> 
     done = spawn("tree", str(tmp_path / "\udcff.pt"))
     assert done.returncode == 3
     assert done.stderr.endswith(b"/\\udcff.pt: no such file; check the path\n")
+
+
+@pytest.mark.parametrize(
+    "spread, values, digits",
+    [(1.0, [1e8, 1e8 - 3], 12), (1.0, [0.5, None], 4), (0.0, [3.0], 4), (None, [3.0], 4), (1e-300, [1e300], 4), (1e-9, [1e9], 17)],
+)
+def test_as_many_digits_as_tell_values_apart(spread: float | None, values: list[float | None], digits: int) -> None:
+    assert output.digits_for(spread, *values) == digits
