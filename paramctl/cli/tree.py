@@ -287,11 +287,12 @@ _LAYER = ("dim", "bold", "green", "", "dim")
 _SCALAR = ("dim", "", "dim")
 
 WIDEST = (72, 16, 24, 24, 12)  # what columns grow to; a longer cell pushes the rest of its own line
-NARROWEST = 24  # what names keep on a small terminal
+NARROWEST = 24  # what names keep on a small terminal, and what remarks get where there is room
+LEAST = 12  # what remarks keep
 
 
 class _Layout:
-    """Aligns rows. Off a terminal nothing is cut; on one, names give way to what follows them."""
+    """Aligns rows. Off a terminal nothing is cut; on one, guides, then remarks, then names give way to what follows."""
 
     def __init__(self, rows: Sequence[_Row], terminal: int | None) -> None:
         facts = {row[2] for row in rows}
@@ -300,26 +301,39 @@ class _Layout:
             for i, most in zip(range(-4, 0), WIDEST[1:], strict=True)
         ]
         middle = columns[0] + columns[1] + 4
-        names = (len(row[0]) + output.cell_width(row[1]) for row in rows if len(row[2]) != 2)
-        layers = (
-            len(row[0]) + output.cell_width(row[1]) + (len(row[3]) and len(row[3]) + 2)
-            for row in rows[1:]
-            if len(row[2]) == 2
-        )
-        label = max(
-            min(max(names, default=0), WIDEST[0]),
-            max((width for width in layers if width <= WIDEST[0]), default=0) - middle,
-        )
         self._terminal = terminal
         self._remark = 0
+        self._narrow = False
+        label = self._wanted(rows, middle)
         if terminal is not None:
+            room = terminal - sum(columns) - 10
             remarks = min(max(len(row[4]) for row in rows), NARROWEST)
-            label = min(label, max(terminal - sum(columns) - 10 - remarks, NARROWEST))
-            self._remark = max(terminal - label - sum(columns) - 10, 12)
+            if label + remarks > room:
+                self._narrow = True
+                label = self._wanted(rows, middle)
+            label = min(label, max(room - min(remarks, LEAST), NARROWEST))
+            self._remark = max(room - label, LEAST)
         self._label = label
         self._to_sums = label + middle
         self._aligned = {fact: _aligned(fact, columns) for fact in facts}
         self._joined = {fact: "".join(cells) for fact, cells in self._aligned.items()}
+
+    def _wanted(self, rows: Sequence[_Row], middle: int) -> int:
+        """How wide the names are with their guides; a layer's, which has its class behind it, may reach to its sums."""
+        names = (len(self._guide(row[0])) + output.cell_width(row[1]) for row in rows if len(row[2]) != 2)
+        layers = (
+            len(self._guide(row[0])) + output.cell_width(row[1]) + (len(row[3]) and len(row[3]) + 2)
+            for row in rows[1:]
+            if len(row[2]) == 2
+        )
+        return max(
+            min(max(names, default=0), WIDEST[0]),
+            max((width for width in layers if width <= WIDEST[0]), default=0) - middle,
+        )
+
+    def _guide(self, guide: str) -> str:
+        """The lines before a name; on a narrow terminal half as wide, two columns a level."""
+        return "".join(f"{guide[i]} " for i in range(0, len(guide), 4)) if self._narrow else guide
 
     def text(self, row: _Row) -> str:
         """The row as a plain line."""
@@ -339,6 +353,7 @@ class _Layout:
         if len(row[2]) == 2:
             return self._layer(row)
         guide, name, facts, text, remark = row
+        guide = self._guide(guide)
         room = self._label - len(guide)
         if self._terminal is not None:
             name = output.elide(name, max(room, 8))
@@ -347,14 +362,19 @@ class _Layout:
         name += " " * (room - taken)
         if facts:
             return output.Line((guide, name, *self._aligned[facts], remark), (*_TENSOR, _style(remark)))
+        if self._terminal is not None:
+            text = output.cut(text, max(self._terminal - self._label - 2, LEAST))
         return output.Line((guide, name, f"  {text}"), _SCALAR)
 
     def _layer(self, row: _Row) -> output.Line:
         guide, name, facts, text, remark = row
+        guide = self._guide(guide)
         room = self._to_sums - len(guide)
         if self._terminal is not None:
+            remark = output.elide(remark, self._remark)
             most = room if facts[0] else self._terminal - len(guide)
-            name = output.elide(name, max(most, 8))
+            kept = 0 if guide else len(text) + 2  # of the file itself the format is worth more than its folders
+            name = output.elide(name, max(most - kept, 8))
             text = text and output.cut(text, max(most - output.cell_width(name) - 2, 0))
         text = f"  {text}" if text else ""
         text += " " * (room - output.cell_width(name) - output.cell_width(text))
