@@ -79,6 +79,8 @@ def diff(
     `renames` are done to the paths of `a` first. Raises FormatError where a file is corrupt, UsageError
     where two paths become one.
     """
+    if chosen and renames:
+        chosen = _with_namesakes(a, b, chosen, renames)
     one = _named(a, chosen and chosen.a, renames)
     other = _named(b, chosen and chosen.b)
     common = [path for path in one if path in other]
@@ -113,6 +115,16 @@ def _named(checkpoint: Checkpoint, chosen: Collection[int] | None, renames: Sequ
         with blamed(checkpoint):
             paths = renamed(paths, renames)
     return {path: i for i, path in enumerate(paths) if chosen is None or i in chosen}
+
+
+def _with_namesakes(a: Checkpoint, b: Checkpoint, chosen: Chosen, renames: Sequence[Rename]) -> Chosen:
+    """The same, and what the other file calls so once paths are renamed: a name was said of either."""
+    one, other = _named(a, None, renames), _named(b, None)
+    both = [(one[path], other[path]) for path in one if path in other]
+    of_a, of_b = (frozenset(range(n)) if found is None else frozenset(found) for found, n in (
+        (chosen.a, len(a.params)), (chosen.b, len(b.params))
+    ))  # fmt: skip
+    return Chosen(of_a | {i for i, j in both if j in of_b}, of_b | {j for i, j in both if i in of_a})
 
 
 def _shapes(params: Mapping[str, Param]) -> dict[str, object]:

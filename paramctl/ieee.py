@@ -86,7 +86,10 @@ class Widened:
         self._values = np.empty(0)
 
     def values(self, patterns: Array) -> Iterator[Array]:
-        """The values in any order, as arrays of which each is overwritten by the next."""
+        """The values in any order, as arrays of which each is overwritten by the next.
+
+        Of signalling NaNs numpy warns, unless it is told to ignore what is invalid.
+        """
         import numpy as np
 
         if self._floats.bits != 16:

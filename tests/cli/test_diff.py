@@ -381,3 +381,12 @@ def on_terminal(columns: int, *args: str) -> tuple[int, str]:
             pass
         os.close(reader)
         return process.wait(), out.decode().replace("\r\n", "\n")
+
+
+def test_a_layer_may_be_named_as_either_file_calls_it(run: Run, here: Path) -> None:
+    torch.save({"model.rows.weight": torch.ones(2), "model.other": torch.ones(3)}, "a.pt")
+    torch.save({"rows.weight": torch.ones(2), "other": torch.zeros(3)}, "b.pt")
+    for layer in ("model.rows", "rows.weight"):
+        assert run("diff", "a.pt", "b.pt", "--layer", layer, "--rename", r"^model\.=>")[0] == 0
+    code, out, _ = run("diff", "a.pt", "b.pt", "--layer", "other", "--rename", r"^model\.=>")
+    assert (code, out.split("\t")[:2]) == (1, ["values", "other"])
