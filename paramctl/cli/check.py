@@ -66,7 +66,7 @@ def check(
         error.file = error.file or called(file)
         raise
     if as_json:
-        output.json(_document(file, report))
+        output.json(_document(report))
     elif sarif:
         output.json(_sarif(report))
     elif output.stdout_is_terminal():
@@ -128,10 +128,10 @@ def _lines(report: Report) -> Iterator[str]:
         yield "\t".join(output.escape(word, None) for word in words)
 
 
-def _document(file: str, report: Report) -> dict[str, object]:
+def _document(report: Report) -> dict[str, object]:
     return {
         "schema": 1,
-        "file": file,
+        "file": report.file,
         "findings": [finding._asdict() for finding in _sorted(report)],
         "safety": [
             {

@@ -56,7 +56,10 @@ class Whys(NamedTuple):
 def stats(
     file: FileArgument = None,
     layer: Layers = None,
-    by: Annotated[Literal["tensor", "layer"], typer.Option("--by", help="A line for each of these.")] = "tensor",
+    by: Annotated[
+        Literal["tensor", "layer"],
+        typer.Option("--by", help="A line for each; a layer is its own tensors, without those of layers in it."),
+    ] = "tensor",
     sort: Annotated[
         Key | None,
         typer.Option("--sort", show_default=False, help="Order by this, the largest first; paths as people count."),
