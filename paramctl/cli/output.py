@@ -13,6 +13,7 @@ import re
 import shutil
 import sys
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain, islice
@@ -126,12 +127,11 @@ def number(value: float | None, digits: int = 4) -> str:
     return f"{value:,.0f}" if abs(value) < 10**9 and value == int(value) else f"{value:.{digits}g}"
 
 
-def digits_for(spread: float | None, *values: float | None) -> int:
-    """How many digits it takes to tell apart values that lie `spread` from each other: four of that, 17 at most."""
-    largest = max((abs(value) for value in values if value is not None), default=0)
-    if not spread or not 0 < largest / spread < float("inf"):
+def digits_for(spread: float | None, mean: float | None) -> int:
+    """How many digits it takes to tell apart values that lie `spread` from their mean: four of that, 17 at most."""
+    if not spread or not mean or abs(mean) / spread == float("inf"):
         return 4
-    return min(4 + max(floor(log10(largest / spread)), 0), 17)
+    return min(4 + max(floor(log10(abs(mean) / spread)), 0), 17)
 
 
 def counted(n: int, noun: str) -> str:
@@ -305,15 +305,23 @@ def aligned(
     """Rows of a table as lines, columns two spaces apart; `align` has `<` or `>` for each.
 
     With a terminal of `width` columns the first cell of a row loses its middle where the row would not
-    fit. The last column is never padded.
+    fit, or its start where rows would then look the same. The last column is never padded.
     """
     widths = [max(map(cell_width, column), default=0) for column in zip(*rows, strict=True)]
     if width is not None and widths:
         widths[0] = min(widths[0], max(width - sum(widths[1:-1]) - 2 * (len(widths) - 1), 16))
     style = tuple(styles)
+    shown = _told_apart([row[0] for row in rows], widths[0]) if width is not None and widths else {}
     for first, *others in rows:
-        cells = [elide(first, widths[0]) if width is not None else first, *others]
+        cells = [shown.get(first, first), *others]
         yield Line(tuple(map(_padded, cells, widths, align, [*["  "] * len(others), ""])), style)
+
+
+def _told_apart(texts: Iterable[str], width: int) -> dict[str, str]:
+    """Each text as it fits: without its middle, or where that is another's too, without its start."""
+    shown = {text: elide(text, width) for text in texts}
+    times = Counter(shown.values())
+    return {text: short if times[short] == 1 else f"…{text[1 - width :]}" for text, short in shown.items()}
 
 
 def wrapped(text: str, indent: int) -> list[str]:

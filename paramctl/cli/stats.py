@@ -214,7 +214,7 @@ def _line(checkpoint: Checkpoint, found: Found, spectral: bool) -> str:
 def _columns(checkpoint: Checkpoint, found: Sequence[Found], spectral: bool) -> dict[str, list[str]]:
     """The cells of each column, by its name."""
     columns = {"path": [output.escape(one.row.path) or "." for one in found]}
-    enough = [output.digits_for(*(one.figures[key] for key in ("std", "mean", "min", "max"))) for one in found]
+    enough = [output.digits_for(one.figures["std"], one.figures["mean"]) for one in found]
     for key in ("count", "mean", "std", "min", "max", "l2", "zeros"):
         digits = enough if key in ("mean", "min", "max") else [4] * len(found)
         columns[key] = [output.number(one.figures[key], n) for one, n in zip(found, digits, strict=True)]

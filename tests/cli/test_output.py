@@ -157,8 +157,16 @@ def test_surrogates_in_a_file_name_are_printed(spawn: Spawn, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "spread, values, digits",
-    [(1.0, [1e8, 1e8 - 3], 12), (1.0, [0.5, None], 4), (0.0, [3.0], 4), (None, [3.0], 4), (1e-300, [1e300], 4), (1e-9, [1e9], 17)],
+    "spread, mean, digits",
+    [(1.0, -1e8, 12), (1.0, 0.5, 4), (1.0, None, 4), (0.0, 3.0, 4), (None, 3.0, 4), (1e-300, 1e300, 4), (1e-9, 1e9, 17)],
 )
-def test_as_many_digits_as_tell_values_apart(spread: float | None, values: list[float | None], digits: int) -> None:
-    assert output.digits_for(spread, *values) == digits
+def test_as_many_digits_as_tell_values_apart(spread: float | None, mean: float | None, digits: int) -> None:
+    assert output.digits_for(spread, mean) == digits
+
+
+def test_names_that_would_look_the_same_keep_their_ends() -> None:
+    names = ["model.layers.0.attention.weight", "model.layers.1.attention.weight", "model.embed", "short"]
+    lines = list(output.aligned([[name, "1"] for name in names], "<>", ["", ""], 24))
+    assert ["".join(line.cells).rstrip() for line in lines] == [
+        "…rs.0.attention.weight  1", "…rs.1.attention.weight  1", "model.embed             1", "short                   1"
+    ]  # fmt: skip
