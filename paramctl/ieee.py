@@ -7,7 +7,6 @@ their values.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -85,34 +84,28 @@ class Widened:
         self._words = np.empty(0, np.uint32)
         self._values = np.empty(0)
 
-    def values(self, patterns: Array) -> Iterator[Array]:
-        """The values in any order, as arrays of which each is overwritten by the next.
+    def values(self, patterns: Array) -> Array:
+        """The values in any order, in an array that the next call overwrites.
 
         Of signalling NaNs numpy warns, unless it is told to ignore what is invalid.
         """
         import numpy as np
 
+        if len(self._values) < patterns.size:
+            self._values = np.empty(patterns.size)
+        made = self._values[: patterns.size]
         if self._floats.bits != 16:
-            yield self._float64(patterns.view(self._floats.code))
-            return
-        even = patterns.size // 2 * 2  # two at a time, in numbers of their own width, take half as long
-        if even:
-            pairs = np.ascontiguousarray(patterns[:even]).view(np.uint32)
-            if len(self._words) < len(pairs):
-                self._words = np.empty(len(pairs), np.uint32)
-            words = self._words[: len(pairs)]
-            yield self._float64(np.bitwise_and(pairs, np.uint32(0xFFFF0000), out=words).view(np.float32))
-            yield self._float64(np.left_shift(pairs, np.uint32(16), out=words).view(np.float32))
-        if even < patterns.size:
-            yield self._float64((patterns[-1:].astype(np.uint32) << np.uint32(16)).view(np.float32))
-
-    def _float64(self, values: Array) -> Array:
-        import numpy as np
-
-        if len(self._values) < len(values):
-            self._values = np.empty(len(values))
-        made = self._values[: len(values)]
-        np.copyto(made, values)
+            np.copyto(made, patterns.view(self._floats.code))
+            return made
+        half = patterns.size // 2  # two at a time, in numbers of their own width, take half as long
+        pairs = np.ascontiguousarray(patterns[: 2 * half]).view(np.uint32)
+        if len(self._words) < half:
+            self._words = np.empty(half, np.uint32)
+        words = self._words[:half]
+        np.copyto(made[:half], np.bitwise_and(pairs, np.uint32(0xFFFF0000), out=words).view(np.float32))
+        np.copyto(made[half : 2 * half], np.left_shift(pairs, np.uint32(16), out=words).view(np.float32))
+        if 2 * half < patterns.size:
+            made[-1:] = (patterns[-1:].astype(np.uint32) << np.uint32(16)).view(np.float32)
         return made
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 LARGE, SMALL = 1e130, 1e-130  # beyond them sums of squares, or squares of deviations, may leave what float64 holds
-ROW = 4096  # numbers of a row whose sum a BLAS makes, several rows at a time
+ROW = 512  # numbers of a row whose sum a BLAS makes, several rows at a time
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,14 +172,11 @@ class Summaries:
         widened, adding = Widened(floats), _Adding(self._histograms)
         for block in self._scan.stored(param, in_order=False):
             ends = floats.extremes(block)
-            if ends is None:
-                with np.errstate(invalid="ignore"):  # signalling NaNs
-                    for values in widened.values(block):
-                        adding.add_any(values)
+            if ends is not None:
+                adding.add(widened.values(block), *ends)
                 continue
-            for values in widened.values(block):
-                adding.add(values, *ends)
-                ends = ends._replace(zeros=0)  # those were counted in the whole block
+            with np.errstate(invalid="ignore"):  # signalling NaNs
+                adding.add_any(widened.values(block))
         return adding.found
 
     def _counted(self, param: Param) -> tuple[Moments, Histogram]:
