@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -67,6 +68,10 @@ def against(index: Index, shards: Sequence[Shard]) -> Iterator[Finding]:
         ):
             if paths:
                 yield Finding("error", "integrity", "shard-index", None, what.format(some(sorted(paths))), shard.file)
+    times = Counter(path for shard in readable for path in shard.paths)
+    if twice := sorted(path for path, n in times.items() if n > 1):
+        what = f"several shards hold {some(twice)}: whoever edits by that name cannot tell them apart"
+        yield Finding("warning", "integrity", "alike", None, what)
     # Indexes made before transformers knew ties count a tied tensor under each of its names.
     sizes = [sum(shard.nbytes for shard in readable), sum(shard.all_nbytes for shard in readable)]
     if len(readable) == len(named) and index.total_size not in (None, *sizes):

@@ -77,6 +77,15 @@ def test_a_shard_that_is_an_index_itself(shards: Path) -> None:
     assert (finding.level, finding.rule, finding.file) == ("error", "unreadable", TWO)
 
 
+def test_one_name_in_two_shards(tmp_path: Path) -> None:
+    for name, key in ((ONE, "a"), (TWO, "b")):
+        save_file({key: torch.arange(3.0)}, tmp_path / name, {"format": "pt", "x": key})
+    index(tmp_path, {"a": ONE, "b": TWO})
+    (finding,) = found(tmp_path)
+    assert (finding.level, finding.rule) == ("warning", "alike")
+    assert finding.what.startswith("several shards hold x: ")
+
+
 def test_a_shard_that_is_missing(shards: Path) -> None:
     (shards / TWO).unlink()
     assert found(shards) == [error("shard-missing", None, "no such file, though the index names it", TWO)]

@@ -198,7 +198,12 @@ def _read(source: Source, which: Callable[[Source], AnyFormat | None]) -> Checkp
     if source.size == 0:
         raise FormatError("is empty", hint="check the command or the download that made it")
     if form := which(source):
-        return form.read(source)
+        try:
+            return form.read(source)
+        except FormatError as error:
+            if source.name.endswith(".distcp"):
+                error.hint = "it is one file of a set of torch.distributed: name the folder it is in"
+            raise
     head = source.read(0, min(HEAD, source.size))
     raise why_not(head, ", ".join(form.NAME for form in FORMATS))
 

@@ -222,10 +222,17 @@ def _moved(param: Param, name: str, at: At | None) -> Param:
 
 def _aliases(index: Index, entries: Iterable[Entry]) -> Iterator[Param]:
     """Params that only the index names, each the same as another."""
-    if index.aliases:
-        held = {entry.path: entry for entry in entries if isinstance(entry, Param)}
-        for alias, path in index.aliases.items():
-            yield held[path]._replace(path=alias, place=At(index.shards.index(index.weight_map[path]), -1))
+    if not index.aliases:
+        return
+    numbers = {name: i for i, name in enumerate(index.shards)}
+    held: dict[str, Param] = {}
+    for entry in entries:
+        if isinstance(entry, Param) and entry.path in index.weight_map:
+            number = numbers[index.weight_map[entry.path]]
+            if not isinstance(entry.place, At) or entry.place.shard == number:  # where the index says that it is
+                held.setdefault(entry.path, entry)
+    for alias, path in index.aliases.items():
+        yield held[path]._replace(path=alias, place=At(numbers[index.weight_map[path]], -1))
 
 
 def _common(several: Sequence[Mapping[str, str]]) -> dict[str, str]:

@@ -172,6 +172,11 @@ def test_the_form_that_is_one_safetensors_file_is_read(tmp_path: Path) -> None:
     )
 
 
+def test_one_file_of_a_set_says_what_it_is(sharded: Path) -> None:
+    message = refused(FormatError, listing, sharded / "__0_0.distcp")
+    assert message.endswith("; it is one file of a set of torch.distributed: name the folder it is in")
+
+
 def test_many_objects_are_listed_without_looking_into_them(tmp_path: Path) -> None:
     n = distributed.READ
     folder = saved(tmp_path / "set", {f"{i:03}": i for i in range(n + 7)} | {"big": "x" * 20_000})

@@ -299,6 +299,14 @@ def test_ties_within_a_shard_are_its_own_and_across_shards_the_indexs(tmp_path: 
     }  # fmt: skip
 
 
+def test_an_alias_of_the_index_is_the_tensor_that_the_index_means(tmp_path: Path) -> None:
+    folder = make(tmp_path / "set", [{"x": tensor(1)}, {"u": tensor(2)}], metadata={"y": "x"})
+    safetensors.torch.save_file({"u": tensor(2)}, folder / "model-00002-of-00002.safetensors", {"format": "pt", "x": "u"})
+    checkpoint = opened(folder)
+    (alias,) = (param for param in checkpoint.params if param.path == "y")
+    assert read_values(checkpoint, alias).flat[0] == 1
+
+
 def test_a_tie_that_the_index_cannot_say(tmp_path: Path) -> None:
     folder = make(tmp_path / "set", [{"a": tensor(1)}, {"total_size": tensor(2)}])
     what = "total_size cannot be tied to a tensor of another shard: the index has something else of that name"
