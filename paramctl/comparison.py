@@ -21,7 +21,8 @@ class Changed(NamedTuple):
 
     `kind` is that of the param in A, `what` is `shape`, `dtype` or `values`; for the first two, `before` and
     `after` say what it was and is. `figures` say how far the values are apart, where they can be compared;
-    `rounds_to` names the dtype that both are the same in once they are rounded to it.
+    `rounds_to` names the dtype that both are the same in once they are rounded to it. `counts` says that the
+    values are whole numbers or flags, which lie far apart without meaning much.
     """
 
     path: str
@@ -31,6 +32,7 @@ class Changed(NamedTuple):
     after: tuple[int, ...] | str = ""
     figures: Distance | None = None
     rounds_to: str = ""
+    counts: bool = False
 
 
 class Comparison:
@@ -58,7 +60,8 @@ class Comparison:
         if a.storage is None or b.storage is None:
             return self._parts(path, a, b)
         figures, _ = self._apart(a, b)
-        return [Changed(path, a.kind, "values", figures=figures)] if figures and figures.count else []
+        counts = a.dtype.category in ("int", "bool")
+        return [Changed(path, a.kind, "values", figures=figures, counts=counts)] if figures and figures.count else []
 
     def _parts(self, path: str, a: Param, b: Param) -> list[Changed]:
         """What differs between the components of two composite tensors; those without values have none."""

@@ -331,7 +331,7 @@ def test_composite_tensors_are_compared_part_by_part(tmp_path: Path) -> None:
         layout = pair(tmp_path, {"x": dense}, {"x": dense.to_sparse()})
     assert found.changed == (
         values("coo.values", 2.0, 1.5, 0.5, 2, 2, 0),
-        values("csr.crow_indices", 2.0, 1.0, 0.5, 2, 3, 0),
+        values("csr.crow_indices", 2.0, 1.0, 0.5, 2, 3, 0)._replace(counts=True),
         Changed("csr.col_indices", "tensor", "shape", (2,), (4,)),
         Changed("csr.values", "tensor", "shape", (2,), (4,)),
     )

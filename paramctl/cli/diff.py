@@ -306,13 +306,13 @@ def _biggest(changed: Sequence[Changed]) -> str:
 def _by_size(changed: Sequence[Changed]) -> list[Changed]:
     """The biggest change first: what has no figures, then what is not finite, then by the largest distance.
 
-    What an optimizer remembers comes behind all else: its counts of steps would come first.
+    Whole numbers come behind other values, what an optimizer remembers behind all: counts of steps would come first.
     """
 
-    def size(row: Changed) -> tuple[bool, bool, bool, float]:
+    def size(row: Changed) -> tuple[bool, bool, bool, bool, float]:
         figures = row.figures
         spoiled = figures is not None and figures.nonfinite > 0
-        return row.kind != "optimizer", figures is None, spoiled, figures.max_abs if figures else 0
+        return row.kind != "optimizer", not row.counts, figures is None, spoiled, figures.max_abs if figures else 0
 
     return sorted(changed, key=size, reverse=True)
 

@@ -390,3 +390,11 @@ def test_a_layer_may_be_named_as_either_file_calls_it(run: Run, here: Path) -> N
         assert run("diff", "a.pt", "b.pt", "--layer", layer, "--rename", r"^model\.=>")[0] == 0
     code, out, _ = run("diff", "a.pt", "b.pt", "--layer", "other", "--rename", r"^model\.=>")
     assert (code, out.split("\t")[:2]) == (1, ["values", "other"])
+
+
+def test_a_count_is_not_the_biggest_change(run: Run, here: Path) -> None:
+    torch.save({"w": torch.zeros(3), "steps": torch.tensor(1)}, "a.pt")
+    torch.save({"w": torch.full((3,), 0.5), "steps": torch.tensor(900)}, "b.pt")
+    code, out, err = run("diff", "a.pt", "b.pt")
+    assert (code, [line.split("\t")[1] for line in out.splitlines()]) == (1, ["w", "steps"])
+    assert err.endswith("; biggest change 0.5 in w\n")
