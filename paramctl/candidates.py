@@ -9,10 +9,10 @@ from paramctl.changes import group_of
 from paramctl.checkpoint import Checkpoint
 from paramctl.equal import Equals
 from paramctl.errors import NoMatch, UsageError
+from paramctl.formats import BY_NAME
 from paramctl.paths import layer_members
 from paramctl.positions import positions
 
-WITHOUT_TIES = ("dcp", "dcp-safetensors")  # formats that save each tensor in full
 Layer = tuple[str, Mapping[str, int]]  # its path, and its params by their names in it
 
 
@@ -66,7 +66,7 @@ def command(file: str, found: Candidate, out: str) -> list[str]:
 
 def can_tie(checkpoint: Checkpoint) -> bool:
     """Whether the format of a checkpoint has ties, so that such a command does something."""
-    return checkpoint.format not in WITHOUT_TIES
+    return BY_NAME[checkpoint.format].KEEPS_TIES
 
 
 def _kinds(checkpoint: Checkpoint, found: Iterable[Equals]) -> dict[int, int]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from paramctl.checkpoint import Checkpoint, Param, blamed
-from paramctl.dtypes import BY_NAME
+from paramctl.dtypes import BY_NAME, PAIRS
 from paramctl.equal_bytes import EqualBytes
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def _type(param: Param) -> str:
 
 def _unpaired(param: Param) -> Param:
     """A param of torch's pairs of 4-bit floats as what safetensors counts: each of them."""
-    if param.dtype.name != "float4_e2m1fn_x2" or param.storage is None or param.strides[-1:] != (1,):
+    if param.dtype.name != PAIRS or param.storage is None or param.strides[-1:] != (1,):
         return param
     single = BY_NAME["float4_e2m1fn"]
     shape, strides = (*param.shape[:-1], 2 * param.shape[-1]), (*(2 * step for step in param.strides[:-1]), 1)

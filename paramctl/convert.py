@@ -10,7 +10,7 @@ from pathlib import Path
 from paramctl.changes import Edit
 from paramctl.checkpoint import Checkpoint, Loss, Param, Storage
 from paramctl.errors import UsageError, some
-from paramctl.formats import FORMATS, AnyFormat, as_set, distributed, named, sharded
+from paramctl.formats import FORMATS, AnyFormat, as_set, named, sharded
 from paramctl.formats.sharded import Division
 from paramctl.nesting import below
 from paramctl.paths import layer_members
@@ -40,7 +40,7 @@ def convert(
             hint="accept the loss with --lossy, or take one part with --layer",
         )
     kept = replace(_without(part, lost, division) if lost else part, format=form.NAME)
-    kept, untied = _untied(kept) if form.NAME == distributed.NAME else (kept, ())
+    kept, untied = (kept, ()) if form.KEEPS_TIES else _untied(kept)
     unique = len(kept.params) - len(kept.tied_to)
     count = f"{len(kept.params):,} tensor{'s' * (len(kept.params) != 1)}"
     count += f" ({unique:,} unique)" if kept.tied_to else ""

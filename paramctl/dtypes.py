@@ -90,6 +90,7 @@ _TABLE = (
     DType("bits4x2", 8, "bits"),
 )
 
+PAIRS = "float4_e2m1fn_x2"  # torch has two 4-bit floats for one element
 BY_NAME = {d.name: d for d in _TABLE}
 BY_SAFETENSORS = {d.safetensors: d for d in _TABLE if d.safetensors}
 BY_STORAGE = {d.storage: d for d in _TABLE if d.storage}

@@ -13,11 +13,11 @@ from typing import Any
 DEEPEST = 100  # containers in one another
 
 
-class Index(int):
+class Position(int):
     """A position in a list."""
 
 
-class InTuple(Index):
+class InTuple(Position):
     """A position in a tuple."""
 
 
@@ -89,10 +89,10 @@ def nested(items: Iterable[tuple[Keys, object]]) -> Any:
 
 def _filled(container: _Container) -> Any:
     """A container as Python has it. Raises ValueError where its keys are of two kinds, or are no positions."""
-    kinds = {Index if isinstance(key, Index) else object for key in container}
+    kinds = {Position if isinstance(key, Position) else object for key in container}
     inner = {key: _filled(each) if type(each) is _Container else each for key, each in container.items()}
-    if kinds != {Index}:
-        if Index in kinds:
+    if kinds != {Position}:
+        if Position in kinds:
             raise ValueError("positions among keys")
         return inner
     size = max(inner) + 1

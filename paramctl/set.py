@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from paramctl import npy
 from paramctl.changes import Change, Edit, also_tied, check_editable, check_plain
 from paramctl.checkpoint import Checkpoint, Leaf, Param, Storage, dims
-from paramctl.dtypes import DType
+from paramctl.dtypes import PAIRS, DType
 from paramctl.errors import NoMatch, ParamctlError, UsageError
 from paramctl.indexing import check_index, index_text
 from paramctl.paths import find_part
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-_PAIRS = "float4_e2m1fn_x2"
 _OPERATOR = re.compile(r"(?P<op>\+=|-=|\*=|/=|=)\s*")
 
 
@@ -87,7 +86,7 @@ def parse(checkpoint: Checkpoint, text: str) -> Assignment:
             continue
         target = narrow(checkpoint.params[index], part)
         _check_shape(target, value, right)
-        if target.dtype.name == _PAIRS and (value.param is None or op != "="):
+        if target.dtype.name == PAIRS and (value.param is None or op != "="):
             what = f"{target.path or '.'} holds pairs of 4-bit floats, and no number is one"
             raise UsageError(what, hint="'paramctl convert' it to .safetensors first, where each float is a value")
         how = f"{f'[{index_text(part)}] ' if part else ''}{op} {right}"

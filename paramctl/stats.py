@@ -9,7 +9,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from paramctl.checkpoint import Checkpoint, Param
-from paramctl.dtypes import BY_NAME, DType
+from paramctl.dtypes import BY_NAME, PAIRS, DType
 from paramctl.errors import Unsupported, UsageError
 from paramctl.histogram import EMPTY, Binning, Histogram
 from paramctl.ieee import BITWISE, Widened
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 COUNTED = 16  # bits of an element up to which it is cheaper to count each of its values than to add them up
 FEW = 32  # elements
-PAIR, HALF = "float4_e2m1fn_x2", "float4_e2m1fn"
+HALF = "float4_e2m1fn"
 HOLDERS = ("values", "buffer")  # the component of a composite tensor that its values are in
 
 
@@ -132,7 +132,7 @@ class Summaries:
 
     def _read(self, param: Param) -> Summary:
         held = _held(param)
-        if held.dtype.category == "bits" and held.dtype.name != PAIR:
+        if held.dtype.category == "bits" and held.dtype.name != PAIRS:
             raise Unsupported(f"{param.path or '.'} is {held.dtype.name}, which says nothing of what its bits mean")
         if held.dtype.category == "quantized" and held.quantizer is None:
             raise Unsupported(f"{param.path or '.'} is {held.dtype.name} of a kind that is not known")
@@ -148,7 +148,7 @@ class Summaries:
 
     def _moments(self, param: Param) -> tuple[Moments, Histogram]:
         small = param.dtype.bits <= COUNTED and param.dtype.category not in ("complex", "quantized")
-        plain = not param.flags and not self._histograms and param.dtype.name != PAIR
+        plain = not param.flags and not self._histograms and param.dtype.name != PAIRS
         if param.numel <= FEW and plain and (small or param.dtype.name in BITWISE):
             return self._few(param), EMPTY
         if param.dtype.name in BITWISE and not param.flags and not (small and self._histograms):
@@ -188,7 +188,7 @@ class Summaries:
         for block in self._scan.stored(param, in_order=False):
             counts += np.bincount(block, minlength=len(counts))
         dtype = param.dtype
-        if dtype.name == PAIR:
+        if dtype.name == PAIRS:
             table = counts.reshape(16, 16)
             counts, dtype = table.sum(axis=0) + table.sum(axis=1), BY_NAME[HALF]
         values = _every_value(dtype)

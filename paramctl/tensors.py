@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from paramctl.checkpoint import Checkpoint, Param
-from paramctl.dtypes import BY_NAME
+from paramctl.dtypes import BY_NAME, PAIRS
 from paramctl.errors import FormatError, UsageError
 from paramctl.quantized import dequantized
 from paramctl.segments import read
@@ -68,7 +68,7 @@ def _plain(checkpoint: Checkpoint, param: Param) -> torch.Tensor:
         storage.check(str(param.storage))
     dtype, shape = param.dtype, param.shape
     if dtype.name == "float4_e2m1fn" and shape:
-        dtype, shape = BY_NAME["float4_e2m1fn_x2"], (*shape[:-1], shape[-1] // 2)
+        dtype, shape = BY_NAME[PAIRS], (*shape[:-1], shape[-1] // 2)
     return tensor_of(read(content_of(checkpoint, param), 0, param.nbytes), dtype, shape)
 
 

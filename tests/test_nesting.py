@@ -15,7 +15,7 @@ from torch import nn
 
 from paramctl import formats, saving, targets
 from paramctl.convert import convert
-from paramctl.nesting import Index, InTuple, below, nested, path_of
+from paramctl.nesting import InTuple, Position, below, nested, path_of
 
 names = st.text("ab.", max_size=3) | st.integers(0, 3)
 scalars = st.none() | st.booleans() | st.integers(-9, 9) | st.floats(-1, 1) | st.text("xy", max_size=2)
@@ -96,8 +96,8 @@ def test_what_is_lost_leaves_its_place_in_a_list(tmp_path: Path) -> None:
         [((), 1)],
         [(("a",), 1), (("a", "b"), 2)],
         [(("a", "b"), 1), (("a",), 2)],
-        [(("a", Index(0)), 1), (("a", "b"), 2)],
-        [(("a", Index(10**9)), 1)],
+        [(("a", Position(0)), 1), (("a", "b"), 2)],
+        [(("a", Position(10**9)), 1)],
         [(("a",) * 200, 1)],
     ],
 )
@@ -106,8 +106,8 @@ def test_keys_that_contradict_each_other_make_nothing(items: Any) -> None:
 
 
 def test_keys_and_paths() -> None:
-    assert path_of(("a", Index(2), "b.c")) == "a.2.b.c"
-    assert below(("a", Index(2), "b.c"), "a.2") == ("b.c",)
+    assert path_of(("a", Position(2), "b.c")) == "a.2.b.c"
+    assert below(("a", Position(2), "b.c"), "a.2") == ("b.c",)
     assert below(("a", "b.c.d"), "a.b") == ("c.d",)
     assert below(("a",), "b") == ()
     assert nested([(("t", InTuple(1)), 2), (("t", InTuple(0)), 1)]) == {"t": (1, 2)}

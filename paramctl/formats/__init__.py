@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from paramctl import sets, temporary
 from paramctl.checkpoint import Checkpoint, Loss, Param
+from paramctl.dtypes import PAIRS
 from paramctl.errors import FormatError, ParamctlError, UsageError
 from paramctl.formats import later
-from paramctl.formats.hints import why_not
+from paramctl.formats.hints import of_a_set, why_not
 from paramctl.formats.later import Later
 from paramctl.segments import Segment
 from paramctl.sources import STDIN, Source, open_source
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 class AnyFormat(Protocol):
     """What every format's module provides.
 
-    `recognises` decides by the bytes alone. `read` lists a file without reading its values.
+    `KEEPS_TIES` says whether two params can be one tensor in it; else each is saved in full. `recognises` decides
+    by the bytes alone. `read` lists a file without reading its values.
     `losses` are the entries of a checkpoint that this format has no place for, in their order. `left` says
     where the file would hold tensors beside its params that an edit took away from all of them. `verify`
     opens a file that was just written with the format's own library, where that is cheap and could open
@@ -38,6 +40,7 @@ class AnyFormat(Protocol):
 
     NAME: str
     SUFFIXES: tuple[str, ...]
+    KEEPS_TIES: bool
 
     def recognises(self, head: bytes, source: Source) -> bool: ...
     def read(self, source: Source) -> Checkpoint: ...
@@ -201,8 +204,7 @@ def _read(source: Source, which: Callable[[Source], AnyFormat | None]) -> Checkp
         try:
             return form.read(source)
         except FormatError as error:
-            if source.name.endswith(".distcp"):
-                error.hint = "it is one file of a set of torch.distributed: name the folder it is in"
+            error.hint = error.hint or of_a_set(source.name)
             raise
     head = source.read(0, min(HEAD, source.size))
     raise why_not(head, ", ".join(form.NAME for form in FORMATS))
@@ -260,7 +262,7 @@ def _summary(checkpoint: Checkpoint) -> Iterator[tuple[str, int, int, str]]:
 
 def _values_in(param: Param) -> int:
     """Values in one element: torch counts pairs of 4-bit floats, safetensors each of them."""
-    return 2 if param.dtype.name == "float4_e2m1fn_x2" else 1
+    return 2 if param.dtype.name == PAIRS else 1
 
 
 __all__ = [

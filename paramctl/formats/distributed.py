@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from paramctl.checkpoint import Checkpoint, Entry, Kind, Leaf, Loss, Param, View, contiguous
+from paramctl.dtypes import PAIRS
 from paramctl.errors import FileError, FormatError, Unsupported, UsageError
 from paramctl.formats import dcp_metadata, pickle_writer, pickles, torch_zip
 from paramctl.formats.chunk_grid import Box, made_once, taken, tile
@@ -23,7 +24,7 @@ from paramctl.formats.dcp_metadata import Blob, Chunk, Metadata, Place, Tensor
 from paramctl.formats.pickles import Pickle
 from paramctl.formats.sections import Section, in_whole, spliced
 from paramctl.formats.shard_index import why_unsafe
-from paramctl.nesting import Index, InTuple, Keys, nested, path_of
+from paramctl.nesting import InTuple, Keys, Position, nested, path_of
 from paramctl.segments import Content, Extent, Segment, chunks, joined
 from paramctl.segments import Literal as LiteralSegment
 from paramctl.segments import read as read_content
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 NAME = "dcp"
 SUFFIXES: tuple[str, ...] = (".metadata",)
+KEEPS_TIES = False
 INDEX = ".metadata"
 MAX_METADATA = 256 << 20  # bytes
 MARK = b"torch.distributed"  # in the name of the class that a `.metadata` begins with
@@ -283,7 +285,7 @@ def _as_saved(keys: Iterable[object], kind: Kind) -> Keys:
     found: list[str | int] = []
     for key in keys:
         number = kind == "optimizer" and found[-1:] == ["state"] and isinstance(key, str) and key.isdecimal()
-        found.append(Index(key) if isinstance(key, int) else int(str(key)) if number else str(key))
+        found.append(Position(key) if isinstance(key, int) else int(str(key)) if number else str(key))
     return tuple(found)
 
 
@@ -429,7 +431,7 @@ def _no_place(entry: Entry, keys: Mapping[str, Keys]) -> str:
         return f"{entry.layout} tensor"
     if any(isinstance(key, InTuple) for key in keys.get(entry.path, ())):
         return "tensor in a tuple, which torch saves as one object"
-    if entry.dtype.name.startswith(("float6_", "float4_")) and entry.dtype.name != "float4_e2m1fn_x2":
+    if entry.dtype.name.startswith(("float6_", "float4_")) and entry.dtype.name != PAIRS:
         return f"{entry.dtype.name}, which torch has no dtype for"
     return f"{entry.dtype.name} tensor" if entry.dtype.bits % 8 else ""
 

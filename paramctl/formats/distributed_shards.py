@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 NAME = "dcp-safetensors"
 SUFFIXES: tuple[str, ...] = ()  # their names end as those of other safetensors files do
+KEEPS_TIES = False
 INFO = "DCP_SHARDING_INFO"
 MAX_INT = 2**63
 

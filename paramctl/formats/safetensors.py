@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from paramctl.checkpoint import Checkpoint, Entry, Leaf, Loss, Param, Storage, View, contiguous, natural_key
 from paramctl.copies import PAGE
-from paramctl.dtypes import BY_SAFETENSORS, DType
+from paramctl.dtypes import BY_SAFETENSORS, PAIRS, DType
 from paramctl.errors import FormatError, Unsupported, UsageError
 from paramctl.formats import unique_json
 from paramctl.segments import Extent, Literal, Segment
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 NAME = "safetensors"
 SUFFIXES: tuple[str, ...] = (".safetensors",)
+KEEPS_TIES = True
 LARGE = 1 << 20  # bytes of data from which on it counts how they are copied
 MAX_HEADER = 100_000_000  # bytes; the library's own limit
 MAX_INT = 2**63  # counts beyond it overflow what every reader computes with
@@ -436,4 +437,4 @@ def _dimensions(param: Param) -> list[int]:
 
 
 def _is_paired(param: Param) -> bool:
-    return param.dtype.name == "float4_e2m1fn_x2" and bool(param.shape)
+    return param.dtype.name == PAIRS and bool(param.shape)

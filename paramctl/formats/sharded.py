@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 NAME = "sharded"
 SUFFIXES: tuple[str, ...] = shard_index.ENDINGS
+KEEPS_TIES = True
 SAFETENSORS, TORCH = "safetensors", "torch-zip"
 STEMS = {SAFETENSORS: ("model", ".safetensors"), TORCH: ("pytorch_model", ".bin")}  # as transformers calls them
 FORMAT = {"format": "pt"}  # metadata without which transformers takes no safetensors file

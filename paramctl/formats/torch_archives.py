@@ -201,12 +201,7 @@ class Document:
         from paramctl.formats import zip_audit
 
         archive, folder = self.storages.archive, self.storages.folder
-        users: dict[str, str] = {}
-        for param in checkpoint.params:
-            for part in (param, *param.components):
-                users.setdefault(f"{folder}{part.storage}", param.path)
-        for name, finding in zip_audit.audit(archive, watch):
-            yield finding._replace(path=users.get(name))
+        yield from zip_audit.audit_for(checkpoint, archive, folder, watch)
         if self.record.nbytes > self.pickle.end:
             name = self.record.name.rpartition("/")[2]
             what = f"{self.record.nbytes - self.pickle.end:,} bytes follow the end of the pickle (record {name})"

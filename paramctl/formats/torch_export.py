@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 NAME = "torch-export"
 SUFFIXES: tuple[str, ...] = (".pt2",)
+KEEPS_TIES = True
 INSIDE = "!"  # between the record of an inner archive and the key of a storage in it
 STRIDED = 7  # torch's number for the layout of an ordinary tensor
 _LAYOUTS = ("unknown", "sparse_coo", "sparse_csr", "sparse_csc", "sparse_bsr", "sparse_bsc", "mkldnn")
@@ -141,11 +142,7 @@ def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
 
     document = checkpoint.document
     assert isinstance(document, Document)
-    users: dict[str, str] = {}
-    for param in checkpoint.params:
-        users.setdefault(f"{document.prefix}{param.storage}", param.path)
-    for name, finding in zip_audit.audit(document.archive, watch):
-        yield finding._replace(path=users.get(name))
+    yield from zip_audit.audit_for(checkpoint, document.archive, document.prefix, watch)
     for name, checkpoint_inside in document.inner.items():
         for finding in torch_zip.audit(checkpoint_inside, watch):
             yield finding._replace(path=None, what=f"{finding.what} (record {name})")

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 NAME = "torch-legacy"
 SUFFIXES: tuple[str, ...] = (".pt", ".pth", ".bin", ".ckpt")
+KEEPS_TIES = True
 MAGIC = 0x1950A86A20F9469CFC6C
 VERSION = 1001
 PICKLES = 5

@@ -16,7 +16,7 @@ from paramctl.formats.pickle_nodes import Call, Dict, FrozenSet, Global, Persist
 from paramctl.formats.pickles import Pickle
 from paramctl.formats.torch_layers import describe_layer
 from paramctl.formats.torch_tensors import Place, Step, Storages, is_tensor, read_tensor
-from paramctl.nesting import Found, Index, InTuple, Keys, path_of
+from paramctl.nesting import Found, InTuple, Keys, Position, path_of
 
 MAX_DEPTH = 500  # containers within containers; a real model stays under 50
 PLAIN_ITEMS = 10_000  # elements of a list of numbers that are listed as one value
@@ -190,7 +190,7 @@ def _key_of(container: Any, position: int) -> str | int | None:
     if isinstance(container, Dict) and not is_module_state(container):
         key = container.pairs[position][0]
     elif isinstance(container, list):
-        return Index(position)
+        return Position(position)
     elif isinstance(container, tuple):
         return InTuple(position)
     elif isinstance(container, Call) and container.mutations and container.mutations[position][0] == "items":

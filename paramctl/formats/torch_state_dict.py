@@ -6,7 +6,7 @@ from collections.abc import Container
 from typing import Any
 
 from paramctl.checkpoint import Checkpoint, Entry, Leaf, Param, Storage, View, contiguous
-from paramctl.dtypes import BY_NAME
+from paramctl.dtypes import BY_NAME, PAIRS
 from paramctl.errors import UsageError
 from paramctl.formats.pickle_nodes import Call, Dict, Global, Persistent
 from paramctl.formats.torch_tensors import NameStorage, storage_id, tensor_node
@@ -76,7 +76,7 @@ def _as_torch(param: Param) -> Param:
     """A param in a dtype torch has: pairs of 4-bit floats are one element."""
     if param.dtype.name == "float4_e2m1fn" and param.shape and param.shape[-1] % 2 == 0:
         shape = (*param.shape[:-1], param.shape[-1] // 2)
-        return param._replace(dtype=BY_NAME["float4_e2m1fn_x2"], shape=shape, strides=contiguous(shape))
+        return param._replace(dtype=BY_NAME[PAIRS], shape=shape, strides=contiguous(shape))
     return param
 
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 NAME = "torch-tar"
 SUFFIXES: tuple[str, ...] = (".pt", ".pth", ".bin", ".ckpt")
+KEEPS_TIES = True
 SYSTEM, OBJECT, TENSORS, STORAGES = MEMBERS = ("sys_info", "pickle", "tensors", "storages")
 PROTOCOL = 2  # of the pickles in a new file
 

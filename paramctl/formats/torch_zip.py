@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 NAME = "torch-zip"
 SUFFIXES: tuple[str, ...] = (".pt", ".pth", ".bin", ".ckpt")
+KEEPS_TIES = True
 KNOWN = ("data.pkl", "version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id")
 
 

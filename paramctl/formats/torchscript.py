@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 NAME = "torchscript"
 SUFFIXES: tuple[str, ...] = (".jit", ".ptl", ".torchscript", ".pts", ".pt", ".pth")
+KEEPS_TIES = True
 CONSTANTS = "CONSTANTS.c"  # what the code calls a constant, before its number
 Child = tuple[str, object, Step, int, Kind]
 

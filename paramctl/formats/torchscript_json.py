@@ -21,11 +21,19 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from paramctl.checkpoint import Checkpoint, Loss, Param, Quantizer, Storage, View, span
+from paramctl.checkpoint import Checkpoint, Loss, Param, Quantizer, View, span
 from paramctl.dtypes import BY_NAME
 from paramctl.errors import FormatError
 from paramctl.formats import torchscript, unique_json, zips
-from paramctl.formats.torch_archives import alignment_of, changed_piece, check_version, folder_of, kind, pickle_limit
+from paramctl.formats.torch_archives import (
+    Storages,
+    alignment_of,
+    changed_piece,
+    check_version,
+    folder_of,
+    kind,
+    pickle_limit,
+)
 from paramctl.formats.torch_tensors import MAX_DIMS, MAX_INT
 from paramctl.formats.zips import Archive, Piece, Record
 from paramctl.segments import Literal, Segment
@@ -37,6 +45,7 @@ if TYPE_CHECKING:
 
 NAME = "torchscript-json"
 SUFFIXES: tuple[str, ...] = torchscript.SUFFIXES
+KEEPS_TIES = True
 MODEL = "model.json"
 FOLDER = "tensors/"  # of the records that tensors lie in
 MAX_LEVELS = 100  # of modules in one another
@@ -66,28 +75,6 @@ class Document:
     model: dict[str, Any]
 
 
-class _Records(Mapping[str, Storage]):
-    """The records that tensors lie in, by their names in the archive's folder."""
-
-    def __init__(self, archive: Archive, prefix: str, keys: Iterator[str]) -> None:
-        self._archive = archive
-        self._prefix = prefix
-        self._keys = dict.fromkeys(keys)
-
-    def __getitem__(self, key: str) -> Storage:
-        if key not in self._keys:
-            raise KeyError(key)
-        record = self._archive.records[self._prefix + key]
-        crc = record.crc32 if record.has_crc else None
-        return Storage((self._archive.content(record),), record.nbytes, crc32=crc)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._keys)
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-
 def recognises(head: bytes, source: Source) -> bool:
     """Whether torch.jit.save of such a torch wrote it: a zip archive with a model.json, and without pickled modules."""
     return head.startswith(zips.MAGIC) and kind(source) == "TorchScript of 1.0"
@@ -107,7 +94,7 @@ def read(source: Source) -> Checkpoint:
         format=NAME,
         file=source.name,
         entries=entries,
-        saved=_Records(archive, prefix, (str(param.storage) for param in entries)),
+        saved=Storages(archive, prefix, "little"),
         sources=(source,),
         document=Document(archive, prefix, model),
     )
@@ -159,11 +146,7 @@ def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
 
     document = checkpoint.document
     assert isinstance(document, Document)
-    users: dict[str, str] = {}
-    for param in checkpoint.params:
-        users.setdefault(f"{document.prefix}{param.storage}", param.path)
-    for name, finding in zip_audit.audit(document.archive, watch):
-        yield finding._replace(path=users.get(name))
+    yield from zip_audit.audit_for(checkpoint, document.archive, document.prefix, watch)
     lines = document.model.get("tensors", [])
     table = _Table(document.archive, document.prefix, lines)
     listed = {param.place.number for param in checkpoint.params if isinstance(param.place, Place)}

@@ -6,6 +6,7 @@ import struct
 from collections.abc import Iterator
 
 from paramctl import checksums
+from paramctl.checkpoint import Checkpoint
 from paramctl.errors import FormatError
 from paramctl.findings import Finding, Level
 from paramctl.formats.zips import HAS_DESCRIPTOR, LOCAL, MAX32, Archive, Record
@@ -31,6 +32,18 @@ def audit(archive: Archive, watch: Watch = nobody) -> Iterator[tuple[str, Findin
     if archive.records and not any(record.has_crc for record in archive.records.values() if record.nbytes):
         what = "was written without checksums: damage to its values cannot be seen"
         yield "", Finding("note", "integrity", "no-checksums", None, what)
+
+
+def audit_for(
+    checkpoint: Checkpoint, archive: Archive, folder: str, watch: Watch = nobody
+) -> Iterator[Finding]:
+    """The same, each finding with the first param whose storage, by its key in `folder`, is that record."""
+    users: dict[str, str] = {}
+    for param in checkpoint.params:
+        for part in (param, *param.components):
+            users.setdefault(f"{folder}{part.storage}", param.path)
+    for name, finding in audit(archive, watch):
+        yield finding._replace(path=users.get(name))
 
 
 class _Auditor:
