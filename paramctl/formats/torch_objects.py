@@ -6,7 +6,7 @@ parts are shared.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -207,7 +207,7 @@ def _pairs(node: Dict, here: Step, kind: Kind) -> Iterator[tuple[str, object, St
         yield key_text(key), child, here, i, kind
 
 
-def _last_of_each(pairs: list[tuple[object, object]]) -> Iterator[int]:
+def _last_of_each(pairs: Sequence[tuple[object, object]]) -> Iterator[int]:
     last = {_identity(key): i for i, (key, _) in enumerate(pairs)}
     if len(last) == len(pairs):
         yield from range(len(pairs))
