@@ -404,9 +404,16 @@ def _extend(m: Machine, items: list[Any]) -> None:
         _mutate(m, "append", items)
 
 
+_UNHASHABLE = (list, Dict, Set, bytearray)
+
+
 def _setitem(m: Machine) -> None:
     value, key = m.stack.pop(), m.stack.pop()
-    _set_items(m, [key, value])
+    target = m.stack[-1]
+    if type(target) is Dict and not isinstance(key, _UNHASHABLE):
+        target.add([(key, value)])
+    else:
+        _set_items(m, [key, value])
 
 
 def _setitems(m: Machine) -> None:
@@ -432,7 +439,7 @@ def _set_items(m: Machine, items: list[Any]) -> None:
 
 def _can_be_keys(keys: list[Any]) -> bool:
     """Return whether no key is of a kind that cannot be hashed; what tuples hold is not looked at."""
-    return not any(type(key) is not str and isinstance(key, list | Dict | Set | bytearray) for key in keys)
+    return not any(type(key) is not str and isinstance(key, _UNHASHABLE) for key in keys)
 
 
 def _additems(m: Machine) -> None:
@@ -513,10 +520,30 @@ def _call(m: Machine, func: Any, args: Any, kwargs: Any, how: How) -> None:
     m.stack.append(Call(func, args, kwargs, how))
 
 
+def _check_pairs(m: Machine, func: Global, args: tuple[Any, ...]) -> None:
+    """Raise FormatError if collections.OrderedDict cannot be called so; what only calls make may be anything."""
+    if func.module != "collections":
+        return
+    pairs = args[0] if isinstance(args[0], list | tuple) else ()
+    m.room -= len(pairs)
+    if m.room < 0:
+        raise m.damaged("makes more of a list than it can hold", HIDDEN)
+    if len(args) > 1 or args[0] is None or isinstance(args[0], int | float) or not all(map(_is_pair, pairs)):
+        raise m.damaged("calls OrderedDict with what makes no dict")
+
+
+def _is_pair(node: Any) -> bool:
+    if isinstance(node, list | tuple | str | bytes | bytearray):
+        return len(node) == 2
+    return not (node is None or isinstance(node, int | float))
+
+
 def _reduce(m: Machine) -> None:
     args = m.stack.pop()
     func = m.stack.pop()
     if type(func) is Global and type(args) is tuple:  # as good as always
+        if args and func.name == "OrderedDict":
+            _check_pairs(m, func, args)
         m.stack.append(Call(func, args))
     else:
         _call(m, func, args, None, "reduce")

@@ -227,7 +227,7 @@ class Trace(Machine):
 
     def triggers(self, opcode: str) -> None:
         """Note the call of a function that was planted in an object."""
-        planted = self.planted.get(id(self.stack[-1]))
+        planted = self.planted.get(id(self.stack[-1])) if self.planted else None
         for hook in HOOKS[opcode] if planted else ():
             if planted and hook in planted[1]:
                 self.calls(planted[1][hook], (), False)
@@ -239,6 +239,7 @@ class Trace(Machine):
             name.called, name.harm = True, CHANGES
 
 
+_NO_ITEM = object()  # what nothing is set, appended or added to
 _MAKERS = ("copyreg._reconstructor", "copyreg.__newobj__", "copyreg.__newobj_ex__")
 
 
@@ -270,9 +271,8 @@ def _calling(handler: Handler, made: bool) -> Handler:
         before = trace.refusals
         handler(machine)
         made_now = trace.stack[-1]
-        name = trace.static(made_now.func)
         trace.calls(made_now.func, made_now.args, made, made_now)
-        if name is not None and trace.refusals != before:
+        if trace.refusals != before and (name := trace.static(made_now.func)):
             name.harm = "is called with what the file does not spell out"
 
     return call
@@ -281,14 +281,14 @@ def _calling(handler: Handler, made: bool) -> Handler:
 def _mutating(handler: Handler, opcode: str) -> Handler:
     def mutate(machine: Machine) -> None:
         trace = _tracing(machine)
-        before = list(trace.stack[-1:])
+        item = trace.stack[-1] if trace.stack else _NO_ITEM
         handler(machine)
         target = trace.stack[-1]
         trace.triggers(opcode)
-        if before:  # without items nothing is done
+        if item is not _NO_ITEM and not isinstance(target, list | Dict):
             trace.changes(target)
         if opcode == "b":
-            trace.builds(target, before[0])
+            trace.builds(target, item)
 
     return mutate
 
@@ -308,7 +308,7 @@ def _naming(handler: Handler) -> Handler:
     def name(machine: Machine) -> None:
         try:
             handler(machine)
-        except FormatError:  # where the file ends inside a line, pickle.py takes it all the same, but for its last letter
+        except FormatError:  # where the file ends inside a line, pickle.py takes it, but for its last letter
             lines = machine.data[machine.opcode_at + 1 :].split(b"\n", 2)
             if len(lines) < 3:
                 lines[-1] = lines[-1][:-1]

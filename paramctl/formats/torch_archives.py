@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 Kind = Literal["torch.save", "TorchScript", "TorchScript of 1.0", "torch.export"]
 
 MAX_PICKLE = 256 << 20  # bytes of data.pkl, inflated
-MAX_RATIO = 64  # inflated bytes of data.pkl for one in the file, so that work is bounded by the file's size
+MAX_RATIO = 16  # inflated bytes of data.pkl for one in the file, so that work is bounded by the file's size; 5 is usual
+SMALL_PICKLE = 256 << 10  # inflated bytes beyond that
 MAX_HELPER = 64 << 10  # bytes of version, byteorder, …
 VERSIONS = range(1, 11)  # of the archive; torch 2.13 reads 1 to 10 and writes 3
 ALIGNMENT = 64  # bytes, unless the archive says otherwise
@@ -67,7 +68,7 @@ def folder_of(archive: Archive) -> str:
 
 
 def pickle_limit(record: Record) -> int:
-    return min(MAX_PICKLE, MAX_RATIO * record.packed + MAX_HELPER)
+    return min(MAX_PICKLE, MAX_RATIO * record.packed + SMALL_PICKLE)
 
 
 def helper(archive: Archive, name: str) -> bytes | None:

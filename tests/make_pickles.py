@@ -172,16 +172,7 @@ def _changed(rng: Random, depth: int) -> Ops:
     """Return opcodes that leave a value which is changed after it is made."""
     ops = rng.choice([_call, _name, _value, _call])(rng, depth)
     for _ in range(rng.randrange(1, 3)):
-        ops += rng.choice(
-            [
-                lambda: [*_value(rng, depth), b"a"],
-                lambda: [b"(", *_values(rng, depth), b"e"],
-                lambda: [*_key(rng), *_value(rng, depth), b"s"],
-                lambda: [b"(", *_items(rng, depth), b"u"],
-                lambda: [b"(", *_values(rng, depth), b"\x90"],
-                lambda: [*rng.choice([_dict, _state, _value])(rng, depth), b"b"],
-            ]
-        )()
+        ops += rng.choice(_CHANGES)(rng, depth)
     return ops
 
 
@@ -225,6 +216,15 @@ _ATOMS: list[Callable[[Random, int], Ops]] = [_atom, _atom, _atom, _name, lambda
 _COMPOUND: list[Callable[[Random, int], Ops]] = [
     _call, _call, _call, _changed, _changed, _tuple, _dict, _container, _persistent, _name,
 ]  # fmt: skip
+
+_CHANGES: list[Callable[[Random, int], Ops]] = [
+    lambda rng, depth: [*_value(rng, depth), b"a"],
+    lambda rng, depth: [b"(", *_values(rng, depth), b"e"],
+    lambda rng, depth: [*_key(rng), *_value(rng, depth), b"s"],
+    lambda rng, depth: [b"(", *_items(rng, depth), b"u"],
+    lambda rng, depth: [b"(", *_values(rng, depth), b"\x90"],
+    lambda rng, depth: [*rng.choice([_dict, _state, _value])(rng, depth), b"b"],
+]
 
 _CODES = bytes(range(256)).translate(None, b"rp")  # a memo of billions of entries would end the memory of C
 _SOUP: list[Callable[[Random], bytes]] = [
