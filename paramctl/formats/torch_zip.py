@@ -71,6 +71,12 @@ def read(source: Source) -> Checkpoint:
     )
 
 
+def pickled_nbytes(source: Source) -> int:
+    """Return how many bytes the pickle in an archive takes, inflated. Raises FormatError as `read` does."""
+    archive = zips.read(source)
+    return record_of(archive, f"{_prefix(archive)}data.pkl").nbytes
+
+
 def losses(checkpoint: Checkpoint) -> list[Loss]:
     """What a new state_dict would not hold; a checkpoint's own document holds everything."""
     if isinstance(checkpoint.document, Document):

@@ -103,7 +103,7 @@ DAMAGE: dict[str, tuple[Callable[[], bytes | bytearray], str]] = {
     "long name": (patched(CD_B + 28, "H", 100), "zip directory is cut off in entry 2"),
     "long comment": (patched(CD_B + 32, "H", 1), "zip directory is cut off in entry 2"),
     "short name": (patched(CD_B + 28, "H", 1), "zip directory is cut off after entry 2"),
-    "twice": (patched(CD_B + 48, "c", b"a"), "zip names 'p/a' twice, and readers disagree which one counts"),
+    "twice": (patched(CD_B + 48, "c", b"a"), "zip names 'p/a' twice, and readers disagree which one counts; do not load it: readers disagree"),
     "zip64 field missing": (patched(CD_A + 24, "I", 0xFFFFFFFF), "record 'p/a' lacks the zip64 field its sizes need"),
     "overlap": (patched(CD_B + 42, "I", 1), "records 'p/a' and 'p/b' overlap"),
     "same place": (patched(CD_B + 42, "I", 0), "records 'p/a' and 'p/b' overlap"),
