@@ -71,7 +71,9 @@ def _check_one(source: Source, only: Collection[Group], watch: Watch, *, is_shar
     try:
         found = _read(source, only, watch, is_shard)
     except Exception as error:  # noqa: BLE001 - whatever the listing raises, the verdict on the pickles is given
-        found = _Checked([_unreadable(error), *_apart(source, form, watch)], [], None)
+        why = _unreadable(error)
+        apart = (finding for finding in _apart(source, form, watch) if finding.what != why.what)
+        found = _Checked([why, *apart], [], None)
     return _Checked([*found.findings, *_about(loading, found, only)], loading.pickles, found.checkpoint)
 
 
@@ -90,7 +92,8 @@ def _read(source: Source, only: Collection[Group], watch: Watch, is_shard: bool)
 def _about(loading: Loading, found: _Checked, only: Collection[Group]) -> Iterator[Finding]:
     """What there is to say of a file's pickles, but for what reading the file has said of them already."""
     if found.checkpoint is not None:
-        yield from loading.damaged
+        if all(finding.rule != "checksum" for finding in found.findings):  # which says why a pickle is damaged
+            yield from loading.damaged
         if "integrity" not in only or all(finding.level == "note" for finding in found.findings):
             yield from loading.unread
     yield from loading.findings

@@ -37,14 +37,26 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from string import ascii_uppercase
 from typing import NamedTuple
 
 from paramctl import checksums
 from paramctl.copies import PAGE
 from paramctl.errors import FormatError, TwoReadings, Unsupported
-from paramctl.segments import CHUNK, Buffer, Computed, Content, Derived, Extent, Known, Literal, Segment, Summed
+from paramctl.segments import (
+    CHUNK,
+    Buffer,
+    Computed,
+    Content,
+    Derived,
+    Extent,
+    Keeper,
+    Known,
+    Literal,
+    Segment,
+    Summed,
+)
 from paramctl.sources import Source, Window
 
 MAGIC = b"PK\x03\x04"
@@ -101,10 +113,20 @@ class Archive:
         return Extent(self.source, start, record.packed)
 
     def content(self, record: Record) -> Content:
-        """A record's bytes, inflated when they are read if they are deflated."""
+        """A record's bytes, inflated when they are read if they are deflated, and kept if they are read again."""
         if record.method == STORED:
             return self.payload(record)
-        return Computed(record.nbytes, lambda: _inflated(self.payload(record), record))
+        if record.name not in self._keepers:
+            make = partial(self._inflated, record)
+            self._keepers[record.name] = Keeper(record.nbytes, make, "what is compressed in the file")
+        return Computed(record.nbytes, self._keepers[record.name])
+
+    def _inflated(self, record: Record) -> Iterator[Buffer]:
+        return _inflated(self.payload(record), record)
+
+    @cached_property
+    def _keepers(self) -> dict[str, Keeper]:
+        return {}
 
     def read(self, record: Record, limit: int) -> bytes:
         """All bytes of a small record, its CRC checked. Raises FormatError if it is over `limit` bytes."""
