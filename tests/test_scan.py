@@ -129,7 +129,7 @@ def test_a_deflated_storage_is_inflated_twice_for_many_views(tmp_path: Path, mon
     for i, one in enumerate(source.params):
         assert [value for block in reader.values(one) for value in block.tolist()] == list(range(i, i + 10))
         assert read(content_of(source, one), 0, 40) == base[i : i + 10].numpy().tobytes()
-    assert inflated == ["x/data/0"] * 2
+    assert inflated.count("x/data/0") == 2
 
 
 def test_views_of_a_deflated_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

