@@ -10,7 +10,8 @@ What tarfile does that others do not, and what is done here:
 - An archive that is cut off, or notes (pax headers, long names) without a member, let torch go on to its old format,
   which begins at the same byte. Refused here, and `check` judges what such a file begins with as well.
 - Of two members of one name tarfile takes the last. `torch_tar` refuses two of those that torch reads.
-- The `prefix` of ustar goes before the name, whatever the magic; the slashes behind a folder's name do not count.
+- The `prefix` of ustar goes before the name, whatever the magic; the slashes behind a folder's name do not count. A
+  folder is also an old file whose header has a name with a slash at its end, cut off as that may be.
 - Links, devices and folders have no content, whatever their size says; members of unknown kinds are files.
 - Notes are read up to the end of their last block, what fills it included. It must be zeros here.
 - Notes on all members (`g`) rename them too, and the first of several notes on one member counts. Both are refused
@@ -83,7 +84,7 @@ def members(source: Source) -> Iterator[Member]:
     at = 0
     while at + BLOCK <= source.size:
         block = source.read(at, BLOCK)
-        if block == NUL:
+        if block == NUL and at == notes.start:
             return
         if not tar_header.recognises(block):
             raise FormatError(f"tar archive is damaged: a header does not match its checksum (byte {at:,})")
@@ -91,13 +92,13 @@ def members(source: Source) -> Iterator[Member]:
         if kind in (SPARSE, SOLARIS):
             raise FormatError(f"tar archive has a member of kind {kind.decode()!r}, which is not read (byte {at:,})")
         nbytes = _number(block[_SIZE], at) if notes.nbytes is None or kind in NOTES else notes.nbytes
-        nbytes = 0 if kind in WITHOUT_CONTENT else nbytes
+        is_folder = kind == FOLDER or (kind == b"\0" and block[:100].split(b"\0", 1)[0].endswith(b"/"))
+        nbytes = 0 if is_folder or kind in WITHOUT_CONTENT else nbytes
         content = _content(source, at + BLOCK, nbytes)
         if kind in NOTES:
             notes = _noted(notes, kind, content, at)
         else:
             name = _name(block) if notes.name is None else notes.name
-            is_folder = kind == FOLDER or (kind == b"\0" and name.endswith("/"))
             name = name.rstrip("/") if is_folder else name
             member = Member(name, notes.start, at, content, kind in (b"\0", b"0") and not is_folder)
             yield member

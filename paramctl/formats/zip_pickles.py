@@ -80,17 +80,20 @@ def read(source: Source, entry: Entry) -> bytes:
         start = entry.header + LOCAL.size + name + extra
         if magic == MAGIC and start < source.size:
             data = source.read(start, min(entry.packed, source.size - start))
-            return _inflated(data, limit) if entry.method == DEFLATED else data
+            return (_inflated(data, limit) if entry.method == DEFLATED else data)[: entry.nbytes]
     raise FormatError(f"record {entry.name!r} has no local header where the directory says")
 
 
 def _inflated(data: bytes, limit: int) -> bytes:
     """Return what deflated bytes hold, at most `limit` bytes, up to what is damaged."""
+    try:
+        return zlib.decompressobj(-15).decompress(data, limit)
+    except zlib.error:
+        pass
     machine, made = zlib.decompressobj(-15), bytearray()
     with suppress(zlib.error):
-        while data and len(made) < limit:
-            made += machine.decompress(data, min(FREE, limit - len(made)))
-            data = machine.unconsumed_tail
+        for i in range(len(data)):  # byte by byte: what one call makes before it fails is lost
+            made += machine.decompress(data[i : i + 1], limit - len(made)) if len(made) < limit else b""
     return bytes(made)
 
 
