@@ -126,6 +126,20 @@ def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
     yield Finding("note", "integrity", "no-index", None, what)
 
 
+def apart(source: Source, watch: Watch = nobody) -> Iterator[Finding]:
+    """What is wrong with each file that can be read, and why others cannot."""
+    from paramctl.findings import unreadable
+
+    this = _own_name(source)
+    for name in sorted({this, *_beside(source)}):
+        try:
+            one = _listed(source, None if name == this else name)
+        except FileError as error:
+            yield unreadable(error.what, name)
+            continue
+        yield from (finding._replace(file=name) for finding in safetensors.audit(one, watch))
+
+
 def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """None: loading these files runs nothing."""
     yield from ()

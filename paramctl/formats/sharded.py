@@ -287,6 +287,19 @@ def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
             yield finding._replace(file=name)
 
 
+def apart(source: Source, watch: Watch = nobody) -> Iterator[Finding]:
+    """What is wrong with each shard that can be read, and why others cannot."""
+    from paramctl.findings import unreadable
+
+    for name in members(source):
+        try:
+            shard = _read_shard(Path(source.name).parent / name)
+        except ParamctlError as error:
+            yield unreadable(error.what, name)
+            continue
+        yield from (finding._replace(file=name) for finding in _format(shard.format).audit(shard, watch))
+
+
 def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """The pickles in all shards, each with the name of its file."""
     from paramctl import formats

@@ -15,7 +15,6 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from itertools import count
 from math import prod
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from paramctl.checkpoint import Checkpoint, Loss, Param, Quantizer, View, span
 from paramctl.dtypes import BY_NAME
 from paramctl.errors import FormatError
-from paramctl.formats import torchscript, unique_json, zips
+from paramctl.formats import torchscript, unique_json, zip_pickles, zips
 from paramctl.formats.torch_archives import (
     Storages,
     alignment_of,
@@ -33,6 +32,7 @@ from paramctl.formats.torch_archives import (
     folder_of,
     kind,
     pickle_limit,
+    record_of,
 )
 from paramctl.formats.torch_tensors import MAX_DIMS, MAX_INT
 from paramctl.formats.zips import Archive, Piece, Record
@@ -85,7 +85,7 @@ def read(source: Source) -> Checkpoint:
     archive = zips.read(source)
     prefix = folder_of(archive)
     check_version(archive, prefix)
-    record = archive.records[prefix + MODEL]
+    record = record_of(archive, prefix + MODEL)
     where = f"record {MODEL}"
     model = _object(unique_json.parse(archive.read(record, pickle_limit(record)), where), where)
     table = _Table(archive, prefix, _list(model, "tensors", where))
@@ -123,11 +123,12 @@ def layout(checkpoint: Checkpoint) -> Iterator[Segment]:
     edited, new = dict(checkpoint.edited), _new_names(checkpoint, document)
     changed: dict[str, Piece] = {}
     for key in edited.keys() - new.keys():
-        record = archive.records[prefix + key]
+        record = record_of(archive, prefix + key)
         changed[record.name] = changed_piece(record.name, record, edited[key])
     if moved := _moved(checkpoint):
         text = json.dumps(_with_moved(document.model, moved, new)).encode()
-        changed[prefix + MODEL] = Piece(prefix + MODEL, archive.records[prefix + MODEL], (Literal(text),))
+        record = record_of(archive, prefix + MODEL)
+        changed[record.name] = Piece(record.name, record, (Literal(text),))
     records = sorted(archive.records.values(), key=lambda record: record.header)
     pieces = [changed.get(record.name) or Piece(record.name, record) for record in records]
     last = max((i for i, piece in enumerate(pieces, 1) if piece.name.startswith(prefix + FOLDER)), default=0)
@@ -159,10 +160,7 @@ def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
 
 def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """The pickles in the archive, which hold the values of attributes, each with the name of its record."""
-    archive = zips.read(source)
-    for name, record in archive.records.items():
-        if name.endswith(".pkl"):
-            yield name, partial(archive.read, record, pickle_limit(record))
+    return zip_pickles.code(source)
 
 
 # --- reading -------------------------------------------------------------------------------------
@@ -233,7 +231,7 @@ class _Table:
         return _quantized(param, line, where) if line.get("isQuantized") is True else param
 
     def _record(self, key: object, where: str) -> Record:
-        record = self._archive.records.get(f"{self._prefix}{key}")
+        record = self._archive.find(f"{self._prefix}{key}")
         if not isinstance(key, str) or record is None or not key.startswith(FOLDER):
             raise FormatError(f"{where} lies in record {key!r}, which the archive does not have for tensors")
         return record
