@@ -273,8 +273,13 @@ def _strided(data: Array, param: Param) -> Array:
     import numpy as np
 
     first, size = _reach(param)[0], data.dtype.itemsize
-    strides = tuple(step * size for step in param.strides)
+    strides = byte_steps(param, size)
     return np.lib.stride_tricks.as_strided(data[param.offset - first :], param.shape, strides)
+
+
+def byte_steps(param: Param, itemsize: int) -> tuple[int, ...]:
+    """Return strides in bytes; 0 along an axis of one element, where a file may claim any, and none is used."""
+    return tuple(step * itemsize if n > 1 else 0 for n, step in zip(param.shape, param.strides, strict=True))
 
 
 def _scatter(span: memoryview, storage: Storage, param: Param, data: Buffer) -> None:

@@ -15,6 +15,7 @@ from paramctl.errors import FormatError
 from paramctl.formats.pickle_nodes import Call, Dict, Global, describe
 from paramctl.formats.pickles import Pickle
 from paramctl.formats.torch_tensors import dtype_of, shape_of, without_size
+from paramctl.nesting import path_of
 from paramctl.shapes import Sizes, count, is_count, sizes
 
 DEEPEST = 16  # keys that a name is joined from in any optimizer's state
@@ -218,7 +219,7 @@ def _keys(node: object) -> Iterator[tuple[str, tuple[object, ...]]]:
     for name, keys in node.pairs if isinstance(node, Dict) else ():
         if not isinstance(name, str) or not isinstance(keys, tuple) or len(keys) > DEEPEST:
             continue
-        if all(isinstance(key, str) or is_count(key) for key in keys):
+        if all(isinstance(key, str) or is_count(key) for key in keys) and path_of(keys) == name:  # as torch joins them
             yield name, keys
 
 

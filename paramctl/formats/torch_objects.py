@@ -6,7 +6,7 @@ parts are shared.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from paramctl.shapes import int_text, is_short
 
 MAX_DEPTH = 500  # containers within containers; a real model stays under 50
 PLAIN_ITEMS = 10_000  # elements of a list of numbers that are listed as one value
-WALKED = 16  # things that are looked at for each opcode of a pickle: some are reached on several paths
+WALKED = 4  # things that are looked at for each opcode of a pickle: some are reached on several paths
 WRITTEN = 16  # characters of paths and texts for each byte of it, for the same reason
 ANY_TEXT = 1 << 22  # characters of them that any file may have
 SEARCHED = 20  # params, and values of each, among which an optimizer's moments are looked for
@@ -77,7 +77,9 @@ class Walk:
         self.open: set[int] = set()
         self.frames: list[_Frame] = []
         self.plain: dict[int, tuple[object, int]] = {}
+        self.marks: dict[int, frozenset[str]] = {}
         self.states: dict[int, State | None] = {}
+        self.objects: dict[int, Leaf] = {}  # what is listed of each object that holds nothing
         self.layers: dict[int, Module] = {}
 
     def run(self) -> Listing:
@@ -97,8 +99,12 @@ class Walk:
         self, path: str, named: bool, node: object, step: Step | None, position: int, kind: Kind, module: Step | None
     ) -> bool:
         """List a leaf, or open a container and say so."""
-        self.budget.spend(_size(node))
         self.text.spend(len(path))
+        if id(node) in self.objects:
+            self.budget.spend(1)
+            self.entries.append(self.objects[id(node)]._replace(path=path))
+            return False
+        self.budget.spend(_size(node))
         if type(node) is Call and is_tensor(node):
             self.entries.append(read_tensor(Place(path, kind, node, step, position, module), self.storages))
             return False
@@ -107,7 +113,10 @@ class Walk:
             return False
         children, owner = self.children(node, path, step, position, kind)
         if children is None:
-            self.entries.append(self.leaf(path, node))
+            leaf = self.leaf(path, node)
+            if leaf.is_object:
+                self.objects[id(node)] = leaf
+            self.entries.append(leaf)
             return False
         if len(self.frames) >= MAX_DEPTH:
             raise FormatError(f"nests deeper than {MAX_DEPTH} containers")
@@ -121,7 +130,7 @@ class Walk:
         """A container's children, and its own step where it is a module."""
         here = Step(node, step, position)
         if isinstance(node, Dict):
-            own: Kind = "optimizer" if _is_optimizer(node) else kind
+            own: Kind = "optimizer" if self.is_marked(node, _OPTIMIZER) else kind
             return (_pairs(node, here, own) if node.pairs else None), None
         if isinstance(node, list | tuple):
             plain = not node or self.as_plain(node)[0] is not None
@@ -142,12 +151,24 @@ class Walk:
         """Return the step of a module's attributes, which are searched for once, however often the object is met."""
         if id(node) not in self.states:
             self.budget.spend(sum(_size(held) for verb, held in node.mutations or () if verb == "build"))
-            self.states[id(node)] = find_state(node)
+            self.states[id(node)] = find_state(node, self.is_state)
         state = self.states[id(node)]
         if state is None:
             return None
         self.budget.spend(len(state.attributes.pairs))
         return state.step(node, here)
+
+    def is_marked(self, node: object, marks: frozenset[str]) -> bool:
+        """Return whether a dict holds something under all these keys; what its keys are is found out once."""
+        if type(node) is not Dict:
+            return False
+        if id(node) not in self.marks:
+            self.marks[id(node)] = marks_of(node)
+        return marks <= self.marks[id(node)]
+
+    def is_state(self, node: object) -> bool:
+        """Return whether a node holds the attributes of a module."""
+        return self.is_marked(node, _MODULE)
 
     def layer(self, node: Call, state: Dict) -> Module:
         """Return the class of a module, which is described once."""
@@ -185,7 +206,6 @@ class _KeyWalk(Walk):
     def __init__(self, pickle: Pickle, storages: Storages) -> None:
         super().__init__(pickle, storages)
         self.keys: dict[str, Keys] = {}
-        self.are_states: dict[int, bool] = {}
 
     def visit(
         self, path: str, named: bool, node: object, step: Step | None, position: int, kind: Kind, module: Step | None
@@ -209,12 +229,6 @@ class _KeyWalk(Walk):
                 return (*keys, rest)
             keys.append(key)
         return tuple(keys)
-
-    def is_state(self, container: Any) -> bool:
-        """Return `is_module_state`, asked once for each container."""
-        if id(container) not in self.are_states:
-            self.are_states[id(container)] = is_module_state(container)
-        return self.are_states[id(container)]
 
 
 def _key_of(container: Any, position: int) -> str | int | None:
@@ -311,6 +325,26 @@ def _ordered_dict(
     )
 
 
+def is_module_state(node: object) -> bool:
+    """Whether a node holds the attributes of a `torch.nn.Module`."""
+    return isinstance(node, Dict) and marks_of(node) >= _MODULE
+
+
+def marks_of(node: Dict) -> frozenset[str]:
+    """Return which of the keys that tell modules and optimizers from other dicts hold something, in one pass."""
+    found: dict[str, object] = {}
+    for key, value in node.pairs:
+        name = key.text if type(key) is PyString else key
+        if type(name) is str and name in _MARKS:
+            found[name] = value  # of two the later counts, as in Python
+    return frozenset(name for name, value in found.items() if value is not None)
+
+
+_MODULE = frozenset({"_parameters", "_modules"})
+_OPTIMIZER = frozenset({"state", "param_groups"})
+_MARKS = _MODULE | _OPTIMIZER
+
+
 class State(NamedTuple):
     """The attributes of a module: the dict, its position in the object, and the tuple there that it is the first of."""
 
@@ -325,24 +359,19 @@ class State(NamedTuple):
         return Step(self.attributes, Step(self.within, here, self.position), 0)
 
 
-def find_state(node: Call) -> State | None:
+def find_state(node: Call, is_state: Callable[[object], bool] = is_module_state) -> State | None:
     """Return the attributes of an object, if it is a `torch.nn.Module` of any class."""
     for i, (verb, state) in enumerate(node.mutations or ()):
         if verb != "build":
             continue
         within = state if isinstance(state, tuple) and state else None
         found = within[0] if within else state
-        if is_module_state(found):
+        if is_state(found):
             return State(found, i, within)
     given = node.args if isinstance(node.args, tuple) and node.args else None
-    if given and is_module_state(given[0]):  # torch.fx.GraphModule is rebuilt from its attributes
+    if given and is_state(given[0]):  # torch.fx.GraphModule is rebuilt from its attributes
         return State(given[0], ARGS, given)
     return None
-
-
-def is_module_state(node: object) -> bool:
-    """Whether a node holds the attributes of a `torch.nn.Module`."""
-    return isinstance(node, Dict) and node.get("_parameters") is not None and node.get("_modules") is not None
 
 
 def _module_children(state: Step) -> Iterator[tuple[str, object, Step, int, Kind]]:
@@ -365,14 +394,10 @@ def _module_children(state: Step) -> Iterator[tuple[str, object, Step, int, Kind
 def _remembers(node: object) -> bool:
     """Whether an object is an optimizer, and holds a tensor for one of the first params it moves."""
     state = node.state if isinstance(node, Call) else None
-    held = state.get("state") if isinstance(state, Dict) and _is_optimizer(state) else None
+    held = state.get("state") if isinstance(state, Dict) and marks_of(state) >= _OPTIMIZER else None
     of_params = (value for _, value in islice(held.pairs, SEARCHED)) if isinstance(held, Dict | Call) else ()
     moments = (value for found in of_params if isinstance(found, Dict) for _, value in islice(found.pairs, SEARCHED))
     return any(is_tensor(value) for value in moments)
-
-
-def _is_optimizer(node: Dict) -> bool:
-    return node.get("state") is not None and node.get("param_groups") is not None
 
 
 def key_text(key: object) -> str:

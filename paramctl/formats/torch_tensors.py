@@ -16,7 +16,7 @@ from paramctl.dtypes import BY_NAME, DType
 from paramctl.errors import FormatError, Unsupported
 from paramctl.formats.pickle_nodes import Call, Dict, Global, Persistent, PyString
 from paramctl.segments import read
-from paramctl.shapes import Sizes, is_count
+from paramctl.shapes import MAX_DIMS, Sizes, is_count
 
 WRAPPED = 10  # parameters and subclasses around a tensor that are looked through
 MAX_NOTES = 100  # entries of a dict of a tensor's own attributes, of which torch has ten
@@ -386,6 +386,8 @@ def _nested(args: tuple[object, ...], at: Place, storages: Remembered) -> Param:
     buffer, sizes = parts[0], parts[1]
     if sizes.dtype.name != "int64" or len(sizes.shape) != 2 or not sizes.is_plain or not sizes.is_contiguous:
         raise FormatError(f"nested tensor '{at.path}' has no table of sizes")
+    if sizes.shape[1] >= MAX_DIMS:  # a column each; a table of no rows has room for any number
+        raise FormatError(f"nested tensor '{at.path}' has {sizes.shape[1]:,} sizes in a row, over {MAX_DIMS - 1}")
     if sizes.nbytes > NESTED_TABLE:
         raise FormatError(f"nested tensor '{at.path}' has a table of {sizes.nbytes:,} bytes for its sizes")
     shape = _ragged_shape((sizes.shape[0], *storages.ragged(sizes)), at.path)

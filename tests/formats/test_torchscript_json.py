@@ -208,7 +208,8 @@ DAMAGED = {
     "a large shape": (line(dims=["9" * 18] * 2, strides=["0", "0"]), "tensor 'w' has a shape too large for any file"),
     "many dimensions": (line(dims=["1"] * 65, strides=["1"] * 65), "tensor 'w' has 65 dimensions, over the limit of 64"),
     "a zero point beyond 32 bits": (
-        line(isQuantized=True, dataType="INT8", scale=1.0, zeroPoint=str(2**40)), "tensor 'w' has a zero point that is no number of 32",
+        line(isQuantized=True, dataType="INT8", scale=1.0, zeroPoint=str(2**40)),
+        "tensor 'w' has a zero point that is no number of 32 bits"),
     "a record of code": (line(data={"key": "code/Net.py"}), "tensor 'w' lies in record 'code/Net.py', which the archive does not"),
     "a scale beyond floats": (line(isQuantized=True, dataType="INT8", scale=10**400), "tensor 'w' is quantized in a way that no"),
     "quantized floats": (line(isQuantized=True), "tensor 'w' is quantized in a way that no tensor is"),
