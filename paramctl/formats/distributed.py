@@ -15,6 +15,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from paramctl import shapes
 from paramctl.checkpoint import Checkpoint, Entry, Kind, Leaf, Loss, Param, View, contiguous
 from paramctl.dtypes import PAIRS
 from paramctl.errors import FileError, FormatError, Unsupported, UsageError
@@ -348,8 +349,9 @@ def _as_saved(keys: Iterable[object], kind: Kind) -> Keys:
     """
     found: list[str | int] = []
     for key in keys:
-        number = kind == "optimizer" and found[-1:] == ["state"] and isinstance(key, str) and key.isdecimal()
-        found.append(Position(key) if isinstance(key, int) else int(str(key)) if number else str(key))
+        numbered = kind == "optimizer" and found[-1:] == ["state"] and isinstance(key, str)
+        number = shapes.number(str(key)) if numbered else None
+        found.append(Position(key) if isinstance(key, int) else str(key) if number is None else number)
     return tuple(found)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from paramctl import shapes
 from paramctl.checkpoint import Checkpoint, Entry, Loss, Param, Storage, View
 from paramctl.errors import FormatError, ParamctlError, UsageError, some
 from paramctl.formats import shard_index
@@ -368,7 +369,8 @@ class _Changes:
             while key in self.taken or key in self.checkpoint.storages:
                 key += "'"
         else:
-            number = max((int(k) for k in (*self.checkpoint.storages, *self.taken) if k.isdecimal()), default=-1) + 1
+            numbers = map(shapes.number, (*self.checkpoint.storages, *self.taken))
+            number = max((n for n in numbers if n is not None), default=-1) + 1
             key = str(number)
         self.taken.add(key)
         return key

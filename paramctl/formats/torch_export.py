@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from paramctl import shapes
 from paramctl.checkpoint import Checkpoint, Entry, Kind, Leaf, Loss, Param, Storage, View, span
 from paramctl.dtypes import BY_NAME
 from paramctl.errors import FormatError, Unsupported, UsageError
@@ -35,7 +35,6 @@ from paramctl.formats.torch_archives import (
     pickle_limit,
     record_of,
 )
-from paramctl.formats.torch_tensors import MAX_DIMS, MAX_INT
 from paramctl.formats.zips import Archive, Piece, Record
 from paramctl.segments import Buffer, Computed, Content, Extent, Segment, chunks, pieces
 from paramctl.segments import Literal as LiteralSegment
@@ -303,8 +302,8 @@ class _Reader:
         if not known:
             raise FormatError(f"tensor '{name}' has the unknown dtype {number!r}")
         dtype = BY_NAME[known]
-        shape, strides = (_sizes(meta.get(word), name) for word in ("sizes", "strides"))
-        offset = _size(meta.get("storage_offset"), name)
+        shape, strides = shapes.view(_numbers(meta.get("sizes")), _numbers(meta.get("strides")), name)
+        offset = shapes.count(_number(meta.get("storage_offset")), f"tensor '{name}' has an offset that is no count")
         grad = meta.get("requires_grad")
         device = _object(meta.get("device") or {}, name).get("type")
         param = Param(
@@ -315,8 +314,6 @@ class _Reader:
         if layout != STRIDED or (not record.nbytes and param.numel):  # of a fake tensor no values are saved
             word = _LAYOUTS[layout] if type(layout) is int and 0 <= layout < len(_LAYOUTS) else "unknown"
             param = param._replace(storage=None, offset=0, layout="meta" if layout == STRIDED else word)
-        elif len(shape) != len(strides):
-            raise FormatError(f"tensor '{name}' has {len(shape)} sizes and {len(strides)} strides")
         elif (reach := span(shape, strides)) and (offset + reach) * dtype.bits > record.nbytes * 8:
             what = f"reaches element {offset + reach:,} of a record of {record.nbytes:,} bytes"
             raise FormatError(f"tensor '{name}' {what}")
@@ -393,21 +390,14 @@ def _object(found: object, where: str) -> dict[str, Any]:
     return found
 
 
-def _sizes(found: object, name: str) -> tuple[int, ...]:
-    if not isinstance(found, list) or len(found) > MAX_DIMS:
-        raise FormatError(f"tensor '{name}' has no list of at most {MAX_DIMS} sizes")
-    sizes = tuple(_size(item, name) for item in found)
-    if prod(sizes) >= MAX_INT:
-        raise FormatError(f"tensor '{name}' has a shape too large for any file")
-    return sizes
+def _numbers(found: object) -> object:
+    """Return what a list of `{"as_int": 3}` says, and anything else as it is."""
+    return [*map(_number, found)] if isinstance(found, list) else found
 
 
-def _size(found: object, name: str) -> int:
-    """The number in `{"as_int": 3}`; a saved tensor has no symbols for sizes."""
-    size = found.get("as_int") if isinstance(found, dict) else None
-    if type(size) is not int or not 0 <= size < MAX_INT:
-        raise FormatError(f"tensor '{name}' has a size that is no count")
-    return size
+def _number(found: object) -> object:
+    """Return the number in `{"as_int": 3}`; a saved tensor has no symbols for sizes."""
+    return found.get("as_int") if isinstance(found, dict) else None
 
 
 # --- writing -------------------------------------------------------------------------------------
@@ -498,7 +488,7 @@ class _Writer:
         """An archive inside as it is now, its storages by their own keys."""
         start = f"{name}{INSIDE}"
         keys = {f"{start}{key}": key for key in saved.storages}
-        number = max((int(key) for key in saved.storages if key.isdecimal()), default=-1) + 1
+        number = max((n for key in saved.storages if (n := shapes.number(key)) is not None), default=-1) + 1
         params: dict[int, Param] = {}
         at = {id(param): i for i, param in enumerate(saved.params)}
         for param in self.checkpoint.params:

@@ -12,6 +12,7 @@ from itertools import count as counting
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from paramctl import shapes
 from paramctl.checkpoint import Checkpoint, Entry, Loss, Param
 from paramctl.errors import FormatError, TwoReadings, Unsupported, some
 from paramctl.formats import foreign_pickles, pickle_windows, pickle_writer, tars, torch_legacy
@@ -284,7 +285,8 @@ class _Renumbered:
         self.document = document
         self.edits = edits
         numbers = [row.number for row in document.rows]
-        keys = [int(key) for key in (*checkpoint.storages, *document.storages.parts) if key.isdecimal()]
+        held = (*checkpoint.storages, *document.storages.parts)
+        keys = [n for key in held if (n := shapes.number(key)) is not None]
         self.fresh = counting(max((*numbers, *keys), default=0) + 1)
         self.known = {id(row.node): row.number for row in document.rows}
         self.dtypes = {param.storage: param.dtype for param in checkpoint.params}
@@ -333,7 +335,8 @@ class _Renumbered:
     def key(self, key: str) -> int | str:
         """The number of a storage; a new one's may be that of a tensor, and it gets another."""
         if key in self.document.storages.spots:
-            return int(key) if key.isdecimal() else key
+            number = shapes.number(key)
+            return key if number is None else number
         if key not in self.keys:
             self.keys[key] = next(self.fresh)
         return self.keys[key]

@@ -194,7 +194,7 @@ class _Modules(Objects):
         known = self.code.find(node.func)
         if known is not None and not known.is_module:
             return None, None
-        self.left -= len(state.container.pairs)  # all are looked at, listed or not, each time the module is met
+        self.budget.spend(len(state.container.pairs))  # all are looked at, listed or not, each time it is met
         self.modules[path] = _described(node, state.container, known)
         return self.attributes(state, known), state
 
@@ -210,7 +210,7 @@ class _Modules(Objects):
                     found["buffer" if kind == "buffer" else "parameter"].append((name, value, state, i, kind))
             elif self.is_module(value):
                 found["module"].append((name, value, state, i, "tensor"))
-            elif name[:1] != "_" and name != "training" and self.as_plain(untagged(value)) is not None:
+            elif name[:1] != "_" and name != "training" and self.as_plain(untagged(value))[0] is not None:
                 found["plain"].append((name, untagged(value), state, i, "tensor"))
         for children in found.values():
             yield from children

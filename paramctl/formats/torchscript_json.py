@@ -16,10 +16,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from paramctl import shapes
 from paramctl.checkpoint import Checkpoint, Loss, Param, Quantizer, View, span
 from paramctl.dtypes import BY_NAME
 from paramctl.errors import FormatError
@@ -34,7 +34,6 @@ from paramctl.formats.torch_archives import (
     pickle_limit,
     record_of,
 )
-from paramctl.formats.torch_tensors import MAX_DIMS, MAX_INT
 from paramctl.formats.zips import Archive, Piece, Record
 from paramctl.segments import Literal, Segment
 from paramctl.sources import Source
@@ -200,7 +199,7 @@ class _Table:
     def param(self, path: str, definition: dict[str, Any], word: str) -> Param:
         """The tensor that a parameter's or a buffer's definition names."""
         where = f"tensor '{path}'"
-        number = _integer(definition.get("tensorId", 0), where)
+        number = _count(definition.get("tensorId", 0), where)
         if number >= len(self._lines):
             raise FormatError(f"{where} has the number {number}, and there are {len(self._lines):,} tensors")
         param = self.tensor(number, path)._replace(kind="buffer" if word == "buffers" else "parameter")
@@ -215,10 +214,9 @@ class _Table:
         dtype = BY_NAME.get(_DTYPES.get(str(line.get("dataType")), ""))
         if dtype is None:
             raise FormatError(f"{where} has the unknown dtype {line.get('dataType')!r}")
-        shape, strides = (_integers(_list(line, each, where), where) for each in ("dims", "strides"))
-        offset = _integer(line.get("offset", 0), where)
-        if len(shape) != len(strides) or len(shape) > MAX_DIMS or prod(shape) >= MAX_INT:
-            raise FormatError(f"{where} has no shape that a tensor can have")
+        dims, steps = ([*map(_number, _list(line, each, where))] for each in ("dims", "strides"))
+        shape, strides = shapes.view(dims, steps, path)
+        offset = _count(line.get("offset", 0), where)
         if (reach := span(shape, strides)) and (offset + reach) * dtype.itemsize > record.nbytes:
             raise FormatError(
                 f"{where} reaches element {offset + reach:,} of a record of {record.nbytes:,} bytes ({key})"
@@ -242,7 +240,9 @@ def _quantized(param: Param, line: dict[str, Any], where: str) -> Param:
     word, scale = _QUANTIZED.get(param.dtype.name), line.get("scale", 0)
     if word is None or isinstance(scale, bool) or not isinstance(scale, int | float) or abs(scale) > LARGEST_SCALE:
         raise FormatError(f"{where} is quantized in a way that no tensor is")
-    zero_point = _integer(line.get("zeroPoint", 0), where, signed=True)
+    zero_point = _number(line.get("zeroPoint", 0))
+    if type(zero_point) is not int or not -(1 << 31) <= zero_point < 1 << 31:
+        raise FormatError(f"{where} has a zero point that is no number of 32 bits (record {MODEL})")
     quantizer = Quantizer("per_tensor_affine", float(scale), zero_point)
     return param._replace(dtype=BY_NAME[word], layout="quantized", quantizer=quantizer)
 
@@ -260,17 +260,14 @@ def _list(owner: dict[str, Any], key: str, where: str) -> list[Any]:
     return found
 
 
-def _integers(found: list[Any], where: str) -> tuple[int, ...]:
-    return tuple([_integer(each, where) for each in found])
+def _count(found: object, where: str) -> int:
+    number = _number(found)
+    return shapes.count(number, f"{where} has {number!r} where a count belongs (record {MODEL})")
 
 
-def _integer(found: object, where: str, *, signed: bool = False) -> int:
-    """A number, which the JSON form of a protocol buffer has as a string."""
-    if isinstance(found, str) and _INTEGER.fullmatch(found):
-        found = int(found)
-    if type(found) is not int or not (-MAX_INT if signed else 0) <= found < MAX_INT:
-        raise FormatError(f"{where} has {found!r} where a count belongs (record {MODEL})")
-    return found
+def _number(found: object) -> object:
+    """Return the number in a string, as the JSON form of a protocol buffer has it, and anything else as it is."""
+    return int(found) if isinstance(found, str) and _INTEGER.fullmatch(found) else found
 
 
 # --- writing -------------------------------------------------------------------------------------
