@@ -72,8 +72,8 @@ def _check_one(source: Source, only: Collection[Group], watch: Watch, *, is_shar
         found = _read(source, only, watch, is_shard)
     except Exception as error:  # noqa: BLE001 - whatever the listing raises, the verdict on the pickles is given
         why = _unreadable(error)
-        apart = (finding for finding in _apart(source, form, watch) if finding.what != why.what)
-        found = _Checked([why, *apart], [], None)
+        apart = [*_apart(source, form, watch)]  # which may say of one file what was said of them all
+        found = _Checked(apart if why.what in {one.what for one in apart} else [why, *apart], [], None)
     return _Checked([*found.findings, *_about(loading, found, only)], loading.pickles, found.checkpoint)
 
 
