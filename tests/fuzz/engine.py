@@ -7,7 +7,7 @@ import pkgutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,9 +29,9 @@ def is_there() -> bool:
 
 @contextmanager
 def instrumented() -> Iterator[None]:
-    """Instrument what is imported of paramctl inside: all of it is, in the end."""
-    atheris: Any = import_module("atheris") if is_there() else None
-    with atheris.instrument_imports(include=["paramctl"]) if atheris else nullcontext():
+    """Instrument what is imported of paramctl inside."""
+    atheris: Any = import_module("atheris")
+    with atheris.instrument_imports(include=["paramctl"]):
         yield
 
 

@@ -42,9 +42,11 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _IMPORTING = ("<frozen importlib", str(Path(sysconfig.get_path("stdlib"), "importlib")))
 _PARSING = str(Path(sysconfig.get_path("stdlib"), "ast.py"))
 _MAKING_CLASSES = tuple(str(Path(sysconfig.get_path("stdlib"), name)) for name in ("dataclasses.py", "collections/"))
-_PYTHON = (
+_PYTHON = (  # what tracebacks quote, and packages import late
     sysconfig.get_path("stdlib"),
+    sys.prefix,
     str(Path(paramctl.__file__).parent),
+    str(Path(__file__).parents[1]),
     *(path for path in sys.path if "site-packages" in path),
 )
 _SYSTEM = ("/dev/null", "/proc/self/", "/proc/meminfo", "/proc/sys/kernel/random/boot_id")  # read, never written
@@ -102,8 +104,8 @@ def _is_asked_by(frame: FrameType | None, package: str) -> bool:
 
 
 def _may_compile(frame: FrameType | None, _: tuple[object, ...]) -> bool:
-    """Return whether a text becomes a syntax tree only, or is the source of a module that may be imported."""
-    return frame is not None and frame.f_code.co_filename.startswith((_PARSING, *_IMPORTING))
+    """Return whether a text becomes a syntax tree only, or is of a module that may be imported, or of a class that the standard library writes."""
+    return frame is not None and frame.f_code.co_filename.startswith((_PARSING, *_IMPORTING, *_MAKING_CLASSES))
 
 
 def _may_run(frame: FrameType | None, args: tuple[object, ...]) -> bool:

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
@@ -120,7 +121,7 @@ def summary(target: str) -> str:
 
 
 def _replay(name: str, paths: list[Path]) -> int:
-    engine.import_all()
+    _prepare()
     found = 0
     for path in _files(paths):
         finding = judged(name, path.read_bytes())
@@ -128,6 +129,15 @@ def _replay(name: str, paths: list[Path]) -> int:
             found += 1
             _say(f"{path.name}: {finding.kind}\n{finding.report}")
     return int(found > 0)
+
+
+def _prepare(with_atheris: bool = False) -> None:
+    """Import and use whatever is imported or used late, so that only a file can be to blame for more."""
+    with engine.instrumented() if with_atheris else nullcontext():
+        engine.import_all()
+    from fuzz.targets import warm_up
+
+    warm_up()
 
 
 def _files(paths: list[Path]) -> Iterator[Path]:
@@ -159,8 +169,7 @@ def reduced(name: str, data: bytes, tries: int = 1000) -> bytes:
 
 
 def _fuzz_here(name: str, seconds: float) -> None:
-    with engine.instrumented():
-        engine.import_all()
+    _prepare(with_atheris=True)
     from fuzz import mutators, seeds
     from fuzz.rules import LARGEST
     from fuzz.targets import TARGETS

@@ -10,6 +10,7 @@ import io
 import itertools
 import json
 import struct
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from paramctl import journal as undo
 from paramctl.check import check
 from paramctl.checkpoint import Checkpoint
 from paramctl.convert import convert
+from paramctl.errors import ParamctlError
 from paramctl.init import init
 from paramctl.set import set as set_values
 from paramctl.sources import open_source
@@ -117,7 +119,8 @@ def _edits(checkpoint: Checkpoint) -> Iterator[Callable[[], Checkpoint]]:
     yield lambda: init(checkpoint, (), ["constant:1"], seed=0).checkpoint
     for label, param in itertools.islice(zip(labels, checkpoint.params, strict=True), FEW):
         index = f"[{','.join('0' * len(param.shape))}]" if param.shape else ""
-        yield lambda label=label, index=index: set_values(checkpoint, f"{label}{index} = 1").checkpoint  # type: ignore[misc]
+        for text in (f"{label}{index} = 1", f"{label} *= 2"):
+            yield lambda text=text: set_values(checkpoint, text).checkpoint  # type: ignore[misc]
         first = shapes.setdefault((param.shape, param.dtype), label)
         if first != label:
             yield lambda first=first, label=label: tie(checkpoint, first, label).checkpoint  # type: ignore[misc]
@@ -159,15 +162,14 @@ def play_verbs(data: bytes, folder: Path) -> Iterator[Step]:
 
 def _lines(checkpoint: Checkpoint, path: str, folder: Path) -> Iterator[tuple[str, ...]]:
     """Yield command lines that apply to most files."""
-    for verb in ("ls", "tree", "stats"):
+    for verb in ("ls", "tree", "stats", "ties"):
         yield verb, path
         yield verb, path, "--json"
     out = str(folder / "out")
     for label, param in zip(checkpoint.labels[:2], checkpoint.params, strict=False):
-        yield "show", path, "--full", "--layer", label
-        yield "show", path, "--json", "--layer", label
+        yield from (("show", path, *options, "--", label) for options in ((), ("--full",), ("--json",)))
         index = f"[{','.join('0' * len(param.shape))}]" if param.shape else ""
-        yield "set", path, f"{label}{index} = 1", "-o", f"{out}.set", "-f"
+        yield from (("set", "-o", f"{out}.set", "-f", "--", path, f"{label}{each} = 1") for each in {"", index})
     yield "init", path, "--scheme", "constant:1", "--seed", "1", "-o", f"{out}.init", "-f"
     yield "convert", path, "--lossy", "-o", f"{out}.safetensors", "-f"
 
@@ -181,7 +183,7 @@ def _run(*line: str) -> None:
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8") for _ in range(2))
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         cli.output.prepare()
-        with contextlib.suppress(SystemExit, _usage_mistake()):
+        with contextlib.suppress(SystemExit):
             _commands().main([*line], prog_name="paramctl", standalone_mode=False)
     for stream in (out, err):
         stream.flush()
@@ -194,15 +196,9 @@ def _run(*line: str) -> None:
 def _commands() -> Any:
     """Return the command line with each of its commands built: Typer evaluates their annotations for that."""
     commands: Any = typer.main.get_command(cli.app)
-    for name in ("check", "ls", "tree", "stats", "show", "set", "init", "convert"):
+    for name in ("check", "ls", "tree", "stats", "ties", "show", "set", "init", "convert"):
         commands.get_command(None, name)
     return commands
-
-
-def _usage_mistake() -> type[Exception]:
-    """Return the class of what Typer raises for a command line that it cannot read."""
-    mistake: type[Exception] = typer.BadParameter.__bases__[0]
-    return mistake
 
 
 _CONTROLS = {
@@ -210,6 +206,15 @@ _CONTROLS = {
     *map(chr, range(127, 160)),
     *"\u202a\u202b\u202d\u202e\u2066\u2067\u200b\u2028\u2029",
 } - {"\n", "\t"}
+
+
+def warm_up() -> None:
+    """Do all of it once where nothing is watched: what libraries import and write when they are first used is no finding."""
+    for steps in (look, edit, convert_to_each, play_verbs):
+        with tempfile.TemporaryDirectory() as place, seeds.quiet():
+            for step in steps(seeds.saved(seeds.plain()), Path(place)):
+                with contextlib.suppress(ParamctlError):
+                    step()
 
 
 # --- all of them ---------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ import pytest
 import safetensors.torch
 from fuzz import archive_mutator, engine, folders, json_mutator, mutators, pickle_mutator, rules, run, seeds
 from fuzz.rules import Step, judge
-from fuzz.targets import READERS, TARGETS
+from fuzz.targets import READERS, TARGETS, warm_up
 
 from paramctl import formats
 from paramctl.errors import FormatError
@@ -36,6 +36,7 @@ QUICK = {"edit": 40, "convert": 40, "verbs": 40}  # mutations of a target's seed
 @pytest.fixture(scope="session", autouse=True)
 def _imported() -> None:
     engine.import_all()
+    warm_up()
 
 
 @pytest.fixture(params=TARGETS)
