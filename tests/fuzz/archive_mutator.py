@@ -25,6 +25,7 @@ _RECORD_NAMES = (
     "data/constants/model_constants_config.json", "data/weights/model.pt", "data/constants/model.pt",
     "serialized_exported_program.json", "serialized_state_dict.pt", "extra/notes.txt", "bytecode.pkl", "../x", "",
 )  # fmt: skip
+_LONGEST_NAME = (1 << 16) - 1  # bytes
 _READ_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
@@ -35,6 +36,9 @@ _READ_ERRORS = (
     RuntimeError,
     OSError,
 )
+
+
+_TELLING = (b".pkl", b".json", b".py", b".pt")  # endings of records that say what the others are
 
 
 class Record(NamedTuple):
@@ -63,31 +67,27 @@ def mutate_zip(data: bytes, rng: Random, other: bytes, inner: Mutate) -> bytes |
     if not records:
         return None
     _change_records(records, rng, others, inner)
-    lies = [_lie(records, rng)] if records and rng.random() < 0.1 else []
+    lies = [_lie(records, rng)] if records and rng.random() < 0.04 else []
     made = zip_of(records, lies)
-    return _changed_end(made, rng) if rng.random() < 0.05 else made
+    return _changed_end(made, rng) if rng.random() < 0.02 else made
 
 
 def _change_records(records: list[Record], rng: Random, others: list[Record], inner: Mutate) -> None:
-    small = [i for i, record in enumerate(records) if not _is_values(record)]
-    at = rng.choice(small) if small and rng.random() < 0.85 else rng.randrange(len(records))
+    told = [i for i, record in enumerate(records) if record.name.endswith(_TELLING)]
+    at = rng.choice(told) if told and rng.random() < 0.8 else rng.randrange(len(records))
     record = records[at]
     choice = rng.random()
-    if choice < 0.72:
+    if choice < 0.84:
         alike = next((found.data for found in others if _last(found) == _last(record)), b"")
         records[at] = record._replace(data=inner(record.data, rng, alike))
-    elif choice < 0.8:
+    elif choice < 0.88:
         values.rearranged(records, rng, others, longest=2)
-    elif choice < 0.9:
+    elif choice < 0.93:
         records[at] = record._replace(name=_renamed(record.name, rng))
-    elif choice < 0.95:
+    elif choice < 0.97:
         records.insert(rng.randrange(len(records) + 1), record._replace(name=_renamed(record.name, rng)))
     else:
         records[at] = record._replace(deflated=not record.deflated)
-
-
-def _is_values(record: Record) -> bool:
-    return b"/data/" in record.name and record.name.rpartition(b"/")[2].isdigit()
 
 
 def _last(record: Record) -> bytes:
@@ -129,7 +129,7 @@ def records_of(data: bytes) -> list[Record]:
 def zip_of(records: list[Record], lies: list[Lie] = []) -> bytes:  # noqa: B006 - never changed
     """Return an archive of these records, in which all sums, sizes and places are right but for the `lies`."""
     out, directory = bytearray(), bytearray()
-    for i, record in enumerate(records):
+    for i, record in enumerate(each._replace(name=each.name[:_LONGEST_NAME]) for each in records):
         packed = _deflated(record.data) if record.deflated else record.data
         fields = [
             20,
@@ -181,10 +181,10 @@ def mutate_tar(data: bytes, rng: Random, other: bytes, inner: Mutate) -> bytes |
     at = rng.randrange(len(members))
     info, held = members[at]
     choice = rng.random()
-    if choice < 0.75:
+    if choice < 0.93:
         alike = next((found for known, found in others if known.name == info.name), b"")
         members[at] = info, inner(held, rng, alike)
-    elif choice < 0.9:
+    elif choice < 0.97:
         values.rearranged(members, rng, others, longest=2)
     else:
         _change_member(info, rng)
@@ -226,7 +226,7 @@ def tar_of(members: list[tuple[tarfile.TarInfo, bytes]], rng: Random) -> bytes:
     held = io.BytesIO()
     with tarfile.open(fileobj=held, mode="w", format=rng.choice((tarfile.PAX_FORMAT, tarfile.GNU_FORMAT))) as archive:
         for info, data in members:
-            info.size = len(data) if rng.random() < 0.95 else rng.randrange(2 * len(data) + 1)
+            info.size = len(data) if rng.random() < 0.995 else rng.randrange(2 * len(data) + 1)
             try:
                 archive.addfile(info, io.BytesIO(data + bytes(max(info.size - len(data), 0))))
             except (ValueError, OSError):

@@ -49,7 +49,13 @@ _PYTHON = (  # what tracebacks quote, and packages import late
     str(Path(__file__).parents[1]),
     *(path for path in sys.path if "site-packages" in path),
 )
-_SYSTEM = ("/dev/null", "/proc/self/", "/proc/meminfo", "/proc/sys/kernel/random/boot_id")  # read, never written
+_SYSTEM = (
+    "<unknown>",
+    "/dev/null",
+    "/proc/self/",
+    "/proc/meminfo",
+    "/proc/sys/kernel/random/boot_id",
+)  # read, never written
 
 
 class Forbidden(BaseException):

@@ -66,17 +66,17 @@ def _changed(document: Any, rng: Random, other: list[tuple[Any, int]]) -> Any:
     if not places or rng.random() < 0.02:
         return value(rng)
     held, i = rng.choice(places)
-    match rng.randrange(8):
+    match rng.randrange(16):
         case 0:
             del held[i]
         case 1:
             held.insert(i, held[i])
         case 2 if isinstance(held, Pairs):
             held[i] = (rng.choice((rng.choice(values.TEXTS), *(name for name, _ in held))), held[i][1])
-        case 3:
+        case 3 | 4 | 5:
             source, j = rng.choice(other or places)
             _put(held, i, _copied(source[j][1] if isinstance(source, Pairs) else source[j]))
-        case 4 if isinstance(held, Pairs):
+        case 6 if isinstance(held, Pairs):
             held.append((rng.choice(values.TEXTS), value(rng)))
         case _:
             _put(held, i, value(rng))

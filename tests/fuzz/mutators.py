@@ -27,14 +27,18 @@ def mutate(data: bytes, rng: Random, other: bytes = b"") -> bytes:
         changes += 1
     for _ in range(changes):
         data = _changed(data, rng, other)
-    return data
+    return mutate_bytes(data, rng, other) if rng.random() < _RAW else data
+
+
+_LONGEST = 1 << 16  # bytes of what is worth changing any further
+_RAW = 0.06  # of mutations that end with one that heeds no format: what is damaged so is hardly read any further
 
 
 def _changed(data: bytes, rng: Random, other: bytes) -> bytes:
-    if rng.random() < 0.06:
-        return mutate_bytes(data, rng, other)
     made = _mutator_of(data)(data, rng, other)
-    return mutate_bytes(data, rng, other) if made is None else made
+    if made is None:
+        return mutate_bytes(data, rng, other)
+    return data if len(made) > _LONGEST else made
 
 
 def _mutator_of(data: bytes) -> Mutator:
@@ -79,9 +83,11 @@ def _mutate_folder(data: bytes, rng: Random, other: bytes) -> bytes:
     at = rng.randrange(len(files))
     name, held = files[at]
     choice = rng.random()
-    if choice < 0.85:
-        files[at] = name, _changed(held, rng, next((found for known, found in others if known == name), b""))
-    elif choice < 0.95:
+    if choice < 0.95:
+        alike = next((found for known, found in others if known == name), b"")
+        change = mutate_bytes if name.endswith(".distcp") else _changed  # an index says at which byte of it things lie
+        files[at] = name, change(held, rng, alike)
+    elif choice < 0.98:
         values.rearranged(files, rng, others, longest=2)
     else:
         files[at] = rng.choice((*(known for known, _ in files), ".metadata", "x.safetensors", "a b", "é")), held

@@ -16,6 +16,8 @@ _INTEGERS = b"KMJIL\x8a\x8b"
 _TEXTS = b"XUV\x8cTS"
 _NAMES = b"ci"
 _MEMO = b"qrhjgp\x94"
+_KINDS = {kind.code: kind for kind in pickletools.opcodes}
+_GETS = b"hjg"
 _FRAME, _STOP, _PROTO = b"\x95", b".", b"\x80"
 _LONG = 60  # bytes of a text that is source code rather than a name
 _SINGLE = b"(012)tle}]adsubRoQN\x81\x85\x86\x87\x88\x89\x8f\x90\x91\x92\x93\x94."
@@ -50,12 +52,98 @@ def mutate(data: bytes, rng: Random, other: bytes) -> bytes:
     if choice < 0.45 and found:
         at = rng.randrange(len(found))
         found[at] = alike(found[at], rng)
-    elif choice < 0.7:
+    elif choice < 0.8:
+        _exchange(found, rng, opcodes(other) if other else found)
+    elif choice < 0.9:
         at = rng.randrange(len(found) + 1)
         found[at:at] = idiom(rng)
     else:
         values.rearranged(found, rng, opcodes(other) if other else found)
-    return b"".join(found if rng.random() < 0.2 else reframed(found))
+    if rng.random() < 0.9:
+        found = fetched(found, rng)
+    return b"".join(found if rng.random() < 0.1 else reframed(found))
+
+
+def _exchange(found: list[bytes], rng: Random, other: list[bytes]) -> None:
+    """Put another value where one is made, or make it twice, or leave out two in a row (a key and its value)."""
+    places, others = objects(found), objects(other)
+    if not places or not others:
+        return
+    place = rng.choice(places)
+    match rng.randrange(8):
+        case 0:
+            found[place] = found[place] * 2
+        case 1:
+            after = [each for each in places if each.start == place.stop]
+            del found[place.start : after[0].stop if after else place.stop]
+        case 2:
+            found[place] = [
+                *found[place],
+                rng.choice((b"\x85", b"N\x86", b"0N", b"Q", b"2\x86", b"2a", b")R", b"}b", b"(u", b"(e")),
+            ]
+        case 3:
+            found[place] = idiom(rng)
+        case _:
+            found[place] = other[rng.choice(others)]
+
+
+def objects(found: list[bytes]) -> list[slice]:
+    """Return where opcodes make one value: from the first that it takes to the last that changes it."""
+    made: list[slice] = []
+    stack: list[int] = []  # where the making of each value on the stack began; of a mark, less than nothing
+    for i, opcode in enumerate(found):
+        kind = _KINDS.get(opcode[:1].decode("latin-1"))
+        if kind is None or kind.name == "STOP":
+            stack.clear()
+            continue
+        before, after = kind.stack_before, kind.stack_after
+        taken = _to_mark(stack) if pickletools.markobject in before else []
+        count = len(before) - (2 if taken else 0)  # the mark and what is above it are two of them
+        taken += [stack.pop() for _ in range(min(count, len(stack)))]
+        start = min([i, *(~each if each < 0 else each for each in taken)])
+        stack += [~start if each is pickletools.markobject else start for each in after[:1]]
+        stack += [i] * max(len(after) - 1, 0)
+        if after and pickletools.markobject not in after:
+            made.append(slice(start, i + 1))
+    return made
+
+
+def _to_mark(stack: list[int]) -> list[int]:
+    """Take off what is above the last mark, and the mark."""
+    taken: list[int] = []
+    while stack and (not taken or taken[-1] >= 0):
+        taken.append(stack.pop())
+    return taken
+
+
+def fetched(found: list[bytes], rng: Random) -> list[bytes]:
+    """Return opcodes that get only what was put: most readers refuse others at once."""
+    known: dict[int, None] = {}
+    out: list[bytes] = []
+    for opcode in found:
+        n = _memo_entry(opcode, len(known))
+        if n is not None and opcode[:1] in _GETS and n not in known:
+            opcode = _get(rng.choice([*known])) if known else b"N"
+        elif n is not None and opcode[:1] not in _GETS:
+            known[n] = None
+        elif opcode == _STOP:
+            known.clear()
+        out.append(opcode)
+    return out
+
+
+def _memo_entry(opcode: bytes, count: int) -> int | None:
+    """Return the memo entry that an opcode is about, or None."""
+    kind, rest = opcode[:1], opcode[1:]
+    if kind in b"qhrj" and kind:
+        return int.from_bytes(rest, "little")
+    if kind in (b"p", b"g") and rest.strip().isdigit():
+        return int(rest)
+    return count if kind == b"\x94" else None
+
+
+def _get(n: int) -> bytes:
+    return b"h" + bytes([n]) if n < 256 else b"j" + struct.pack("<I", n % (1 << 32))
 
 
 def alike(opcode: bytes, rng: Random) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 import signal
@@ -22,7 +23,7 @@ SECONDS = 2.0  # of the processor, for each step
 NBYTES = 300 << 20  # of memory more than before
 LARGEST = (1 << 16) - 1  # bytes of an input that these limits are for
 _PAGE = resource.getpagesize()
-_MEMORY_IN_USE = Path("/proc/self/statm")
+_MEMORY_IN_USE = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
 
 Step = Callable[[], object]
 Steps = Callable[[bytes, Path], Iterable[Step]]  # what is done with an input, in a folder of its own
@@ -102,7 +103,7 @@ def _strict_warnings() -> Iterator[None]:
 def _limited_memory() -> Iterator[None]:
     """Let memory end inside after NBYTES more: MemoryError then shows the place."""
     before = resource.getrlimit(resource.RLIMIT_AS)
-    in_use = int(_MEMORY_IN_USE.read_text().split()[0]) * _PAGE
+    in_use = int(os.pread(_MEMORY_IN_USE, 100, 0).split()[0]) * _PAGE
     resource.setrlimit(resource.RLIMIT_AS, (in_use + NBYTES, before[1]))
     try:
         yield

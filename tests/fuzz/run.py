@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 TESTS = Path(__file__).parents[1]
 STARTS = 20  # of the fuzzer, which ends where one input hangs
+GROWTH, MARGIN = (
+    2,
+    8192,
+)  # an input is so many times as long as the longest seed, and so many bytes more: small ones are fast
 FIRST_SECONDS = 60  # in which all is imported, and the seeds are made
 
 
@@ -176,10 +180,12 @@ def _fuzz_here(name: str, seconds: float) -> None:
 
     corpus = place(name) / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)
-    for seed in seeds.made(TARGETS[name].seeds):
+    held = seeds.made(TARGETS[name].seeds)
+    for seed in held:
         (corpus / hashlib.sha1(seed).hexdigest()).write_bytes(seed)
+    largest = min(LARGEST, GROWTH * max(map(len, held)) + MARGIN)
     found = _Findings(name)
-    engine.fuzz(found.judge, mutators.mutate, corpus, seconds, LARGEST, found.report)
+    engine.fuzz(found.judge, mutators.mutate, corpus, seconds, largest, found.report)
 
 
 class _Findings:

@@ -384,11 +384,6 @@ def folder(write: Callable[[Path], object]) -> bytes:
 
 
 def mutations(name: str, seeds: tuple[bytes, ...], count: int) -> Iterator[bytes]:
-    """Yield mutations of seeds, and of these again; the same ones each time."""
+    """Yield mutations of seeds; the same ones each time."""
     rng = Random(name)
-    pool = [*seeds]
-    for _ in range(count):
-        data = mutators.mutate(rng.choice(pool), rng, rng.choice(pool))
-        yield data
-        if rng.random() < 0.2:
-            pool.append(data)
+    return (mutators.mutate(rng.choice(seeds), rng, rng.choice(seeds)) for _ in range(count))
