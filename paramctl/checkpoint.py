@@ -19,6 +19,7 @@ from paramctl.dtypes import DType
 from paramctl.errors import FormatError, ParamctlError
 from paramctl.nesting import Keys
 from paramctl.segments import Content, crc32
+from paramctl.shapes import MAX_INT
 from paramctl.sources import STDIN, Source
 
 Kind = Literal["parameter", "buffer", "optimizer", "tensor"]
@@ -315,12 +316,15 @@ def span(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
 
 @lru_cache(4096)
 def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Strides, in elements, of a tensor of `shape` whose elements lie in C order."""
+    """Strides, in elements, of a tensor of `shape` whose elements lie in C order.
+
+    Those of an empty one, which lead nowhere, end at the largest that torch has.
+    """
     strides: list[int] = []
     step = 1
     for n in reversed(shape):
         strides.append(step)
-        step *= max(n, 1)
+        step = min(step * max(n, 1), MAX_INT - 1)
     return tuple(reversed(strides))
 
 

@@ -10,7 +10,7 @@ from paramctl import checksums
 from paramctl.blocks import block_indices
 from paramctl.checkpoint import Checkpoint, Param, Storage
 from paramctl.errors import Unsupported
-from paramctl.segments import Computed, Literal, clip, filled, read
+from paramctl.segments import Computed, Content, Keeper, Literal, clip, filled, read
 from paramctl.values import cells, decoded, in_machine_order, narrow, storage_of, stored
 from paramctl.watch import Watch, nobody
 
@@ -123,16 +123,23 @@ class Scan:
 
 def _is_made(storage: Storage) -> bool:
     """Whether a storage is not read but made, or inflated, from its first byte on, whatever of it is asked for."""
-    return any(isinstance(part, Computed) for part in storage.content)
+    return any(isinstance(part, Computed) and not isinstance(part.chunks, Keeper) for part in storage.content)
 
 
 def _at_hand(storage: Storage, param: Param) -> Storage:
     """A storage of which many parts are read: one that is made from its first byte on each time is held."""
+    if any(isinstance(part, Computed) for part in storage.content) and not _is_made(storage):
+        return storage._replace(content=tuple(map(_kept, storage.content)))
     if not _is_made(storage):
         return storage
     if storage.nbytes > TILE:
         raise Unsupported(f"{param.path or '.'} lies here and there in a storage that is compressed")
     return storage._replace(content=(Literal(bytes(read(storage.content, 0, storage.nbytes))),))
+
+
+def _kept(part: Content) -> Content:
+    """What is inflated, as it lies in a file then: parts of it are read alone."""
+    return part.chunks.kept() if isinstance(part, Computed) and isinstance(part.chunks, Keeper) else part
 
 
 def _as_it_lies(param: Param) -> Param:

@@ -11,7 +11,7 @@ from paramctl.errors import FormatError, UsageError
 from paramctl.quantized import dequantized
 from paramctl.segments import read
 from paramctl.torch_module import import_torch, tensor_of
-from paramctl.values import content_of, read_values, storage_of
+from paramctl.values import byte_steps, content_of, read_values, storage_of
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +34,7 @@ def array(checkpoint: Checkpoint, param: Param) -> Array:
     if not param.repeats_itself:
         return read_values(checkpoint, param)
     line = read_values(checkpoint, _line(param))
-    steps = tuple(step * line.itemsize for step in param.strides)
+    steps = byte_steps(param, line.itemsize)
     return np.lib.stride_tricks.as_strided(line, param.shape, steps, writeable=False)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import count, islice
 
+from paramctl import shapes
 from paramctl.changes import Change, Edit, Kept
 from paramctl.checkpoint import Checkpoint, Param, Storage, dims
 from paramctl.errors import NoMatch, UsageError, some
@@ -126,7 +127,7 @@ def _sharing(checkpoint: Checkpoint) -> list[tuple[int, ...]]:
 def _fresh_keys(checkpoint: Checkpoint) -> Callable[[Param], str]:
     """Makes keys for new storages: a param's own path, or the next number where storages are numbered."""
     taken = set(checkpoint.storages)
-    numbers = [int(key) for key in taken if key.isdecimal() and len(key) < 18]
+    numbers = [n for key in taken if (n := shapes.number(key)) is not None]
     following = count(max(numbers, default=-1) + 1)
 
     def key_for(param: Param) -> str:

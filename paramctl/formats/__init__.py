@@ -1,6 +1,19 @@
 """Every format paramctl reads and writes, and how a file finds its own.
 
 A format is a module that meets `Format`, or `SetFormat`. A new one is one file and one line below.
+
+Which format a file has says the first of `_TRIED` that recognises its bytes, in torch.load's order of trial:
+
+1. A name that ends in `.safetensors` goes to safetensors in torch.load, whatever the bytes are; it runs nothing, and
+   fails for others. Here the bytes decide, whatever the name: whoever renames the file gets no other verdict.
+2. `PK` and the bytes 3 and 4 in front: a zip archive. TorchScript is one whose list of records has constants.pkl in
+   just that case of letters (`torch_zip` refuses another case, which torch.jit.load would find).
+3. What tarfile opens, from files on disk only (`tars`): a stream goes on to 4. What begins as both is refused.
+4. The old format: the first pickle is carried out whatever it is, and must be the magic number (`torch_legacy`).
+
+torch.distributed unpickles whatever is called `.metadata`, and loads each object and chunk in the other files as 2 or
+4 (`distributed`); torch.export does so with archives in an archive. Every loader that unpickles begins at byte 0:
+`check` judges the pickle that a file of any format begins with.
 """
 
 from __future__ import annotations
@@ -14,7 +27,7 @@ from paramctl import sets, temporary
 from paramctl.checkpoint import Checkpoint, Loss, Param
 from paramctl.dtypes import PAIRS
 from paramctl.errors import FormatError, ParamctlError, UsageError
-from paramctl.formats import later
+from paramctl.formats import later, tar_header
 from paramctl.formats.hints import of_a_set, why_not
 from paramctl.formats.later import Later
 from paramctl.segments import Segment
@@ -63,7 +76,8 @@ class SetFormat(AnyFormat, Protocol):
     `recognises`, `read`, `verify` and `code` are given the index, by whatever name: it is verified under a
     temporary one. `read` finds the others beside `source.name`, by plain names only, opens each as
     `open_source(str(folder / name))`, and puts the index and then all of these into `Checkpoint.sources`.
-    `members` are their names, found without opening any: one may be half changed, and is put right first.
+    `members` are their names, found without opening any: one may be half changed, and is put right first. `apart`
+    says what is wrong with each file of a set that `read` refuses as a whole.
 
     `layout_set` gives every file of the set in an order in which it may be written, the index last. A part
     that does not change is one extent of its whole file, and then it is not written in place. `names`
@@ -73,6 +87,7 @@ class SetFormat(AnyFormat, Protocol):
     """
 
     def members(self, source: Source) -> Iterable[str]: ...
+    def apart(self, source: Source, watch: Watch = nobody) -> Iterator[Finding]: ...
     def layout_set(self, checkpoint: Checkpoint, names: Mapping[str, str]) -> Sequence[Part]: ...
     def verify_part(self, path: Path, was: str, meant: Checkpoint) -> None: ...
 
@@ -110,8 +125,8 @@ FORMATS: tuple[Format, ...] = (
     _later("torchscript", "torchscript", _SCRIPT, _ZIP),
     _later("torchscript_json", "torchscript-json", _SCRIPT, _ZIP),
     _later("torch_export", "torch-export", (".pt2",), _ZIP),
+    _later("torch_tar", "torch-tar", _TORCH, lambda head, _: tar_header.recognises(head)),
     _later("torch_legacy", "torch-legacy", _TORCH, later.begins(b"\x80", b"L")),
-    _later("torch_tar", "torch-tar", _TORCH, later.begins(b"ustar", at=257)),
     _later("safetensors", "safetensors", (".safetensors",), later.always),
 )
 SETS: tuple[SetFormat, ...] = (
@@ -119,6 +134,8 @@ SETS: tuple[SetFormat, ...] = (
     _later("distributed", "dcp", (".metadata",), later.called(".metadata", begins=b"\x80")),
     _later("distributed_shards", "dcp-safetensors", (), later.holds(b"DCP_SHARDING_INFO")),
 )
+# A file is of the first of these that recognises it: before the name counts, what torch.load would take it for.
+_TRIED: tuple[AnyFormat, ...] = (*FORMATS[:-1], *SETS, FORMATS[-1])
 BY_NAME: dict[str, AnyFormat] = {form.NAME: form for form in (*FORMATS, *SETS)}
 HEAD = 512  # bytes that tell every format from every other
 
@@ -143,7 +160,7 @@ def locate(name: str) -> str:
 
     Else it is `name` itself. Raises UsageError where a folder has several indexes.
     """
-    if name == STDIN or "\0" in name or not Path(name).is_dir():
+    if name == STDIN or not os.path.isdir(name):  # noqa: PTH112 - Path's raises OSError for a name that is too long
         return name
     return str(sets.index_in(Path(name)) or _first_in(Path(name)) or name)
 
@@ -213,7 +230,7 @@ def _read(source: Source, which: Callable[[Source], AnyFormat | None]) -> Checkp
 def of(source: Source) -> AnyFormat | None:
     """The format of a file, by its bytes; None where it is none that paramctl knows."""
     head = source.read(0, min(HEAD, source.size))
-    return next((form for form in SETS if form.recognises(head, source)), None) or single(source)
+    return next((form for form in _TRIED if form.recognises(head, source)), None)
 
 
 def single(source: Source) -> Format | None:

@@ -10,15 +10,18 @@ import json
 from bisect import bisect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
+from paramctl import shapes
 from paramctl.checkpoint import Checkpoint, Entry, Leaf, Loss, Param, Storage, View, contiguous, natural_key
 from paramctl.copies import PAGE
 from paramctl.dtypes import BY_SAFETENSORS, PAIRS, DType
 from paramctl.errors import FormatError, Unsupported, UsageError
 from paramctl.formats import unique_json
 from paramctl.segments import Extent, Literal, Segment
+from paramctl.shapes import MAX_INT
 from paramctl.sources import Source
 from paramctl.values import content_of
 from paramctl.watch import Watch, nobody
@@ -31,7 +34,6 @@ SUFFIXES: tuple[str, ...] = (".safetensors",)
 KEEPS_TIES = True
 LARGE = 1 << 20  # bytes of data from which on it counts how they are copied
 MAX_HEADER = 100_000_000  # bytes; the library's own limit
-MAX_INT = 2**63  # counts beyond it overflow what every reader computes with
 METADATA = "__metadata__"
 FORMAT_KEY = "format"  # names the framework that wrote the file, never a tensor
 
@@ -281,16 +283,10 @@ def _form(name: str, word: object, shape: object) -> _Form:
     dtype = BY_SAFETENSORS.get(word) if isinstance(word, str) else None
     if dtype is None:
         raise FormatError(f"tensor {name!r} has the unknown dtype {word!r}")
-    if not isinstance(shape, list) or not all(type(n) is int and 0 <= n < MAX_INT for n in shape):
-        raise FormatError(f"tensor {name!r} has a shape that is not a list of sizes")
-    numel = 1
-    for n in shape:
-        numel *= n
-        if numel >= MAX_INT:
-            raise FormatError(f"tensor {name!r} has a shape too large for any file")
+    dims = shapes.shape(shape, name)
+    numel = prod(dims)
     if numel * dtype.bits % 8:
         raise FormatError(f"tensor {name!r} does not fill its last byte: {numel:,} elements of {dtype.bits} bits")
-    dims = tuple(shape)
     return _Form(dtype, dims, contiguous(dims), dtype.nbytes(numel))
 
 

@@ -38,6 +38,7 @@ from paramctl.formats.torch_storages import (
 )
 from paramctl.formats.torch_tensors import Stored, storage_id
 from paramctl.segments import Extent, Literal, Segment
+from paramctl.shapes import int_text
 from paramctl.sources import Source, Window
 from paramctl.watch import Watch, nobody
 
@@ -162,7 +163,9 @@ def _pickle(source: Source, start: int, number: int) -> Pickle:
 
 
 def _short(node: object) -> str:
-    return repr(node)[:20] if isinstance(node, int | str) else f"{type(node).__name__!r}"
+    if isinstance(node, int):
+        return int_text(node)
+    return repr(node)[:20] if isinstance(node, str) else f"{type(node).__name__!r}"
 
 
 def _storages(source: Source, saved: Pickle, keys: Pickle, start: int) -> tuple[Storages, int]:

@@ -11,10 +11,10 @@ from paramctl.errors import FormatError
 from paramctl.formats.pickle_nodes import Global, Persistent, PyString
 from paramctl.formats.torch_tensors import Stored
 from paramctl.segments import Content, Extent, Segment
+from paramctl.shapes import count
 from paramctl.sources import Source
 
 PREFIX = 8  # bytes before a storage's values: its number of elements
-MAX_NUMEL = 2**63
 
 
 class Part(NamedTuple):
@@ -128,13 +128,6 @@ def key_text(node: object) -> str:
     if isinstance(node, bytes):
         return node.decode("latin-1")
     return str(count(node, "a storage has a key that is neither text nor a number"))
-
-
-def count(node: object, what: str) -> int:
-    """A number of things. Raises FormatError, which says `what`, for anything else."""
-    if type(node) is not int or not 0 <= node < MAX_NUMEL:
-        raise FormatError(what)
-    return node
 
 
 def text(node: object) -> str | None:

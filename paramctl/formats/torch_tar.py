@@ -12,14 +12,16 @@ from itertools import count as counting
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from paramctl import shapes
 from paramctl.checkpoint import Checkpoint, Entry, Loss, Param
-from paramctl.errors import FormatError, some
-from paramctl.formats import pickle_windows, pickle_writer, tars
+from paramctl.errors import FormatError, TwoReadings, Unsupported, some
+from paramctl.formats import foreign_pickles, pickle_windows, pickle_writer, tars, torch_legacy
 from paramctl.formats import torch_tar_tables as tables
 from paramctl.formats.pickle_nodes import Call, Persistent, class_of, slots
 from paramctl.formats.pickle_opcodes import HANDLERS, Handler, Machine
 from paramctl.formats.pickles import Pickle, carried_out
-from paramctl.formats.tars import BLOCK, RECORD, Member, padded
+from paramctl.formats.tar_header import BLOCK
+from paramctl.formats.tars import RECORD, Member, padded
 from paramctl.formats.torch_edits import Editor, Edits
 from paramctl.formats.torch_legacy import system
 from paramctl.formats.torch_objects import keys_in, list_object
@@ -57,12 +59,15 @@ class Document:
 
 
 def recognises(head: bytes, source: Source) -> bool:
-    """Whether a tar archive begins here with one of the members that torch writes."""
-    return tars.recognises(head) and head[:100].split(b"\0", 1)[0].decode("latin-1") in MEMBERS
+    """Whether a tar archive begins here: torch reads whatever tarfile does, and finds its members by name."""
+    return tars.recognises(head)
 
 
 def read(source: Source) -> Checkpoint:
     """List what torch.save wrote. Raises FormatError where the archive contradicts itself."""
+    if torch_legacy.recognises(source.read(0, BLOCK), source):
+        what = "is a tar archive, and a file of torch's old format begins at the same byte"
+        raise TwoReadings(f"{what}: torch reads the one from a file and the other from a stream")
     members = tuple(tars.read(source))
     content = _contents(members)
     table = tables.storages(content[STORAGES])
@@ -147,11 +152,16 @@ def _used(checkpoint: Checkpoint, document: Document) -> set[str | None]:
 
 
 def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """The pickles that loading this file would run, each with the name of its member."""
-    for name, content in _contents(tars.read(source)).items():
+    """The pickles that loading this file would run, each with the name of its member, up to what is damaged."""
+    for member in tars.members(source):
+        name, content = member.name, member.content
+        if not content.nbytes:
+            continue
         starts = [content.offset]
         if name in (TENSORS, STORAGES):
             starts = list(tables.pickles_in(content, of_storages=name == STORAGES))
+        elif name not in MEMBERS and source.read(content.offset, 1) != foreign_pickles.PICKLE:
+            continue  # a link of one of those names may lead to any other member
         for number, start in enumerate(starts, 1):
             part = f"{name}, pickle {number}" if len(starts) > 1 else name
             yield from pickle_windows.code(source, start, content.offset + content.nbytes, part)
@@ -163,10 +173,13 @@ def _contents(members: Iterable[Member]) -> dict[str, Extent]:
     for member in members:
         if member.name not in MEMBERS:
             continue
-        if member.name in found or not member.is_regular:
-            why = "is twice in the tar archive" if member.name in found else "is no regular file"
-            raise FormatError(f"member {member.name!r} {why}")
+        if member.name in found:
+            raise TwoReadings(f"member {member.name!r} is twice in the tar archive")
+        if not member.is_regular:
+            raise FormatError(f"member {member.name!r} is no regular file")
         found[member.name] = member.content
+    if not found:
+        raise Unsupported("is a tar archive, and none that torch wrote", hint="unpack it, and name a file in it")
     for name in (OBJECT, STORAGES):
         if name not in found:
             raise FormatError(f"is a tar archive without the member {name!r} that torch writes")
@@ -272,7 +285,8 @@ class _Renumbered:
         self.document = document
         self.edits = edits
         numbers = [row.number for row in document.rows]
-        keys = [int(key) for key in (*checkpoint.storages, *document.storages.parts) if key.isdecimal()]
+        held = (*checkpoint.storages, *document.storages.parts)
+        keys = [n for key in held if (n := shapes.number(key)) is not None]
         self.fresh = counting(max((*numbers, *keys), default=0) + 1)
         self.known = {id(row.node): row.number for row in document.rows}
         self.dtypes = {param.storage: param.dtype for param in checkpoint.params}
@@ -321,7 +335,8 @@ class _Renumbered:
     def key(self, key: str) -> int | str:
         """The number of a storage; a new one's may be that of a tensor, and it gets another."""
         if key in self.document.storages.spots:
-            return int(key) if key.isdecimal() else key
+            number = shapes.number(key)
+            return key if number is None else number
         if key not in self.keys:
             self.keys[key] = next(self.fresh)
         return self.keys[key]

@@ -18,7 +18,6 @@ from paramctl.formats.torch_storages import (
     Part,
     Spot,
     Storages,
-    count,
     element,
     extent_at,
     key_text,
@@ -27,8 +26,9 @@ from paramctl.formats.torch_storages import (
     storage_dtype,
     text,
 )
-from paramctl.formats.torch_tensors import MAX_DIMS, Stored
+from paramctl.formats.torch_tensors import Stored
 from paramctl.segments import Extent
+from paramctl.shapes import MAX_DIMS, count, is_count
 from paramctl.sources import Source
 
 PROTOCOL = 2  # of new pickles
@@ -80,9 +80,7 @@ class Numbered(Storages):
 def reference(node: object) -> str | None:
     """The key that a persistent id is, if it is one: a number, often as text."""
     pid = node.pid if isinstance(node, Persistent) else None
-    if type(pid) is int:
-        return str(pid)
-    return text(pid)
+    return str(pid) if is_count(pid) else text(pid)
 
 
 def named_by(key: str, dtype: DType, nbytes: int, device: str) -> Persistent:
