@@ -14,8 +14,8 @@ from helpers import records, rezipped
 from safetensors.torch import save_file
 from torch import nn
 
-from paramctl.formats import pickle_writer, pickles
-from paramctl.formats.pickle_nodes import is_key, slots
+from paramctl.formats.pickles import reader, writer
+from paramctl.formats.pickles.nodes import is_key, slots
 
 NUMBERS: list[Any] = [
     0, 1, -1, 2, 3, 255, 2**31 - 1, 2**31, 2**33, 2**40, 2**62, 2**63 - 1, 2**63, 1 << 70, 1 << 20_000, -(1 << 20_000),
@@ -114,7 +114,7 @@ def _of_legacy(path: Path, draw: random.Random, made: Path) -> Path:
     data = path.read_bytes()
     starts = [0]
     for _ in range(5):
-        starts.append(pickles.read(data, starts[-1]).end)
+        starts.append(reader.read(data, starts[-1]).end)
     which = draw.choice([1, 3, 3, 3, 3, 4])
     changed = _of_pickle(data[starts[which] : starts[which + 1]], draw)
     made.write_bytes(data[: starts[which]] + changed + data[starts[which + 1] :])
@@ -123,10 +123,10 @@ def _of_legacy(path: Path, draw: random.Random, made: Path) -> Path:
 
 def _of_pickle(data: bytes, draw: random.Random) -> bytes:
     """A pickle in which numbers, tuples of numbers or any parts are replaced; the old one where none can be written."""
-    pickle = pickles.read(data)
+    pickle = reader.read(data)
     found = [*_slots(pickle.root)]
     if not found:
-        return pickle_writer.write(draw.choice(NUMBERS), max(pickle.protocol, 2))
+        return writer.write(draw.choice(NUMBERS), max(pickle.protocol, 2))
     numbers = [(node, at) for node, at, held in found if isinstance(held, int | float)]
     shapes = [(node, at) for node, at, held in found if isinstance(held, tuple) and all(type(n) is int for n in held)]
     replace: dict[tuple[int, int], Any] = {}
@@ -145,7 +145,7 @@ def _of_pickle(data: bytes, draw: random.Random) -> bytes:
             (node, at, _), (_, _, other) = draw.choice(found), draw.choice(found)
             replace[id(node), at] = other if draw.random() < 0.7 else draw.choice([*NUMBERS, *SHAPES])
     try:
-        return pickle_writer.write(pickle.root, max(pickle.protocol, 2), replace)
+        return writer.write(pickle.root, max(pickle.protocol, 2), replace)
     except Exception:  # noqa: BLE001 - cycles, or a part where the writer knows no such
         return data
 

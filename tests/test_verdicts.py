@@ -15,12 +15,12 @@ import torch
 from set_files import BIN_INDEX, make, saved
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 
-from paramctl import formats
-from paramctl.check import check
+from paramctl.check.check import check
 from paramctl.errors import FileError, FormatError, UsageError
+from paramctl.files.sources import Source
 from paramctl.findings import Finding
-from paramctl.formats import torch_zip
-from paramctl.sources import Source
+from paramctl.formats import opening
+from paramctl.formats.pytorch import zip_file
 
 
 class Payload:
@@ -62,7 +62,7 @@ def test_a_verdict_whatever_the_listing_raises(tmp_path: Path, error: Exception,
 
     for name in ("read", "audit"):
         with monkeypatch.context() as patch:
-            patch.setattr(torch_zip, name, fail if name == "read" else lambda checkpoint, watch: fail(checkpoint))
+            patch.setattr(zip_file, name, fail if name == "read" else lambda checkpoint, watch: fail(checkpoint))
             assert harmful(tmp_path / "x.pt")
             assert any(one.group == "integrity" and one.level == "error" for one in found(tmp_path / "x.pt"))
 
@@ -167,14 +167,14 @@ def test_an_object_of_many_names_is_read_once(tmp_path: Path, n: int, monkeypatc
     places = {(place.offset, place.length) for place in metadata.storage_data.values()}
     (folder / ".metadata").write_bytes(pickle.dumps(metadata))
     read: list[int] = []
-    reader = torch_zip.read
+    reader = zip_file.read
 
     def counted(source: Source) -> Any:
         read.append(source.size)
         return reader(source)
 
-    monkeypatch.setattr(torch_zip, "read", counted)
-    for call in (lambda: formats.open(str(folder)), lambda: check(str(folder))):
+    monkeypatch.setattr(zip_file, "read", counted)
+    for call in (lambda: opening.open(str(folder)), lambda: check(str(folder))):
         read.clear()
         call()
         assert len(read) <= len(places)
@@ -182,7 +182,7 @@ def test_an_object_of_many_names_is_read_once(tmp_path: Path, n: int, monkeypatc
 
 def test_a_name_that_is_too_long(tmp_path: Path) -> None:
     name = str(tmp_path / ("x" * 300))
-    for call in (formats.open, check):
+    for call in (opening.open, check):
         with pytest.raises(FileError, match="File name too long"):
             call(name)
 

@@ -17,11 +17,11 @@ import torch
 from helpers import listing, records, refused, rezipped
 from torch import nn
 
-from paramctl import formats
-from paramctl.cli import main
+from paramctl.cli.app import main
 from paramctl.errors import FormatError
-from paramctl.formats import pickle_writer
-from paramctl.formats.pickle_nodes import Call, Dict, Global
+from paramctl.formats import opening
+from paramctl.formats.pickles import writer
+from paramctl.formats.pickles.nodes import Call, Dict, Global
 
 ROOM = 4 << 30  # bytes of address space beside those that are in use: a list of 2**31 does not fit
 FEW = 4  # mutants of each file in the suite
@@ -109,7 +109,7 @@ def work(path: Path) -> int:
     sys.setprofile(counted)
     try:
         with contextlib.suppress(FormatError):
-            entries = formats.open(str(path)).entries
+            entries = opening.open(str(path)).entries
             sys.setprofile(None)
             characters = sum(len(entry.path) + len(str(getattr(entry, "value", ""))) for entry in entries)
     finally:
@@ -123,7 +123,7 @@ def with_root(tmp_path: Path, root: Any) -> Path:
     torch.save({}, path)
     held = records(path)
     name = next(name for name in held if name.endswith("data.pkl"))
-    return rezipped(path, {**held, name: pickle_writer.write(root, 2)})
+    return rezipped(path, {**held, name: writer.write(root, 2)})
 
 
 def pairs(items: list[tuple[Any, Any]]) -> Dict:

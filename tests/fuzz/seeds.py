@@ -280,7 +280,7 @@ def npy() -> Iterator[bytes]:
 
 def journal() -> Iterator[bytes]:
     """Files whose change in place was cut short, with the journal that undoes it."""
-    from paramctl.checksums import crc32
+    from paramctl.files.checksums import crc32
 
     for data in (saved(plain()), b"0123456789abcdef" * 8):
         old, changed = data[16:24], data[:16] + bytes(8) + data[24:]

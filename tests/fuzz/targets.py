@@ -20,18 +20,20 @@ import typer
 from fuzz import folders, mutators, seeds
 from fuzz.rules import Step, Steps
 
-from paramctl import cli, formats, npy, saving
-from paramctl import journal as undo
-from paramctl.check import check
-from paramctl.checkpoint import Checkpoint
-from paramctl.convert import convert
+from paramctl.check.check import check
+from paramctl.cli import app, output
+from paramctl.edit.convert import convert
+from paramctl.edit.init import init
+from paramctl.edit.set import set as set_values
+from paramctl.edit.tie import tie, untie
 from paramctl.errors import ParamctlError
-from paramctl.init import init
-from paramctl.set import set as set_values
-from paramctl.sources import open_source
-from paramctl.targets import NewFile
-from paramctl.tie import tie, untie
-from paramctl.values import read_values
+from paramctl.files import undo_journal as undo
+from paramctl.files.sources import open_source
+from paramctl.files.targets import NewFile
+from paramctl.formats import opening, protocol, registry, saving
+from paramctl.model.checkpoint import Checkpoint
+from paramctl.values import npy
+from paramctl.values.arrays import read_values
 
 FEW = 6  # params of which values are read: what is wrong with one shows in few
 LISTED = 200  # params up to which a listing is edited and converted: edits are not what a long one tests
@@ -60,11 +62,11 @@ def look(data: bytes, folder: Path) -> Iterator[Step]:
 
 def _opening(path: str, opened: list[Checkpoint]) -> Step:
     """Return the step that opens a file, and puts what it holds into `opened`."""
-    return lambda: opened.append(formats.open(path))
+    return lambda: opened.append(opening.open(path))
 
 
 def _describe(checkpoint: Checkpoint) -> None:
-    form = formats.named(checkpoint.format)
+    form = registry.named(checkpoint.format)
     for each in (checkpoint.labels, checkpoint.groups(), form.losses(checkpoint), form.left(checkpoint)):
         list(each)
 
@@ -128,12 +130,12 @@ def _edits(checkpoint: Checkpoint) -> Iterator[Callable[[], Checkpoint]]:
         yield lambda group=group: untie(checkpoint, labels[group[-1]]).checkpoint  # type: ignore[misc]
 
 
-def _save(made: Callable[[], Checkpoint], out: Path, to: formats.AnyFormat | None = None) -> None:
+def _save(made: Callable[[], Checkpoint], out: Path, to: protocol.AnyFormat | None = None) -> None:
     checkpoint = made()
-    form = to or formats.named(checkpoint.format)
+    form = to or registry.named(checkpoint.format)
     saving.save(
         checkpoint,
-        NewFile(out if formats.as_set(form) else out.with_name(f"{out.name}{(*form.SUFFIXES, '')[0]}"), True),
+        NewFile(out if registry.as_set(form) else out.with_name(f"{out.name}{(*form.SUFFIXES, '')[0]}"), True),
         form,
     )
 
@@ -144,7 +146,7 @@ def convert_to_each(data: bytes, folder: Path) -> Iterator[Step]:
     opened: list[Checkpoint] = []
     yield _opening(path, opened)
     for checkpoint in (found for found in opened if len(found.params) <= LISTED):
-        for form in formats.BY_NAME.values():
+        for form in registry.BY_NAME.values():
             converted = partial(convert, checkpoint, form, lossy=True)
             yield partial(_save, lambda converted=converted: converted().checkpoint, folder / form.NAME, form)  # type: ignore[misc]
 
@@ -182,7 +184,7 @@ def _run(*line: str) -> None:
     """Run a command line; its errors come through. What it prints must be text that a terminal can be shown."""
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8") for _ in range(2))
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        cli.output.prepare()
+        output.output.prepare()
         with contextlib.suppress(SystemExit):
             _commands().main([*line], prog_name="paramctl", standalone_mode=False)
     for stream in (out, err):
@@ -195,7 +197,7 @@ def _run(*line: str) -> None:
 @cache
 def _commands() -> Any:
     """Return the command line with each of its commands built: Typer evaluates their annotations for that."""
-    commands: Any = typer.main.get_command(cli.app)
+    commands: Any = typer.main.get_command(app.app)
     for name in ("check", "ls", "tree", "stats", "ties", "show", "set", "init", "convert"):
         commands.get_command(None, name)
     return commands

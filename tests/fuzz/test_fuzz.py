@@ -26,8 +26,8 @@ from fuzz import archive_mutator, engine, folders, json_mutator, mutators, pickl
 from fuzz.rules import Step, judge
 from fuzz.targets import READERS, TARGETS, warm_up
 
-from paramctl import formats
 from paramctl.errors import FormatError
+from paramctl.formats import opening, registry
 
 SECONDS = float(os.environ.get("PARAMCTL_FUZZ_SECONDS", "60"))
 QUICK = {"edit": 30, "convert": 30, "verbs": 30}  # mutations of a target's seeds that the plain run tries; else 150
@@ -46,7 +46,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 def test_every_format_is_fuzzed() -> None:
-    assert {*READERS} == {*formats.BY_NAME}
+    assert {*READERS} == {*registry.BY_NAME}
 
 
 def test_seeds_are_files_of_their_format(name: str, tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_seeds_are_files_of_their_format(name: str, tmp_path: Path) -> None:
     for number, seed in enumerate(seeds.made(TARGETS[name].seeds)):
         (place := tmp_path / str(number)).mkdir()
         try:
-            listed.add(formats.open(str(folders.lay_out(seed, place, "x.bin"))).format)
+            listed.add(opening.open(str(folders.lay_out(seed, place, "x.bin"))).format)
         except FormatError:
             continue  # the hostile ones
     assert name in listed
