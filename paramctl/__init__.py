@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from paramctl.api import Layer, Model, Parameter, open
     from paramctl.errors import FileError, FormatError, NoMatch, ParamctlError, Unsupported, UsageError
-    from paramctl.generators import seed_for
+    from paramctl.schemes.generators import seed_for
 
 __version__ = "0.1.0"
 

@@ -11,7 +11,7 @@ def run() -> int:
     _fill_closed_descriptors()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from paramctl.cli import main
+    from paramctl.cli.app import main
 
     code = main()
     if "torch" not in sys.modules:  # which has threads and C libraries to end in order

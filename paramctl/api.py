@@ -6,21 +6,22 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paramctl import formats, saving, targets
-from paramctl.changes import Change, Edit
-from paramctl.checkpoint import Checkpoint, Leaf, Param
+from paramctl.edit.report import Change, Edit
 from paramctl.errors import NoMatch
-from paramctl.paths import find
-from paramctl.tree import Node, Scalar, Tensor, build
+from paramctl.files import targets
+from paramctl.formats import opening, registry, saving
+from paramctl.model.checkpoint import Checkpoint, Leaf, Param
+from paramctl.model.selection import find
+from paramctl.model.tree import Node, Scalar, Tensor, build
 
 if TYPE_CHECKING:
     import torch
 
-    from paramctl.check import Report
-    from paramctl.diff import Difference
-    from paramctl.distance import Tolerance
-    from paramctl.stats import Figures
-    from paramctl.values import Array
+    from paramctl.check.check import Report
+    from paramctl.compare.diff import Difference
+    from paramctl.compare.distance import Tolerance
+    from paramctl.stats.stats import Figures
+    from paramctl.values.arrays import Array
 
 
 class Parameter:
@@ -75,7 +76,7 @@ class Parameter:
         Values that repeat (stride 0) are a view that cannot be written to. Raises FormatError if the file is
         corrupt there, UsageError for a sparse or nested one, which `torch` gives.
         """
-        from paramctl.tensors import array
+        from paramctl.values.torch_tensors import array
 
         return array(self._checkpoint, self._param)
 
@@ -85,7 +86,7 @@ class Parameter:
         Where torch cannot make that kind (quantized in less than a byte), it is float32. Raises FormatError
         as `numpy` does.
         """
-        from paramctl.tensors import tensor
+        from paramctl.values.torch_tensors import tensor
 
         return tensor(self._checkpoint, self._param)
 
@@ -197,8 +198,8 @@ class Model(Layer):
 
         Raises FormatError where the file is corrupt.
         """
-        from paramctl.paths import select
-        from paramctl.stats import stats
+        from paramctl.model.selection import select
+        from paramctl.stats.stats import stats
 
         chosen = select(self._checkpoint, _texts(layer), alike=True).indices if layer else None
         rows = stats(self._checkpoint, chosen, by_layer=by_layer)
@@ -207,13 +208,13 @@ class Model(Layer):
 
     def diff(self, other: Model, *, tolerance: Tolerance | None = None) -> Difference:
         """What differs from this to `other`; false if nothing does; see `paramctl diff`."""
-        from paramctl.diff import diff
+        from paramctl.compare.diff import diff
 
         return diff(self._checkpoint, other._checkpoint, tolerance=tolerance)
 
     def check(self) -> Report:
         """Whether the file it was opened from is sound, its values plausible and loading it harmless."""
-        from paramctl.check import check_source
+        from paramctl.check.check import check_source
 
         return check_source(self._checkpoint.sources[0])
 
@@ -227,7 +228,7 @@ class Model(Layer):
         reset_optimizer: bool = False,
     ) -> Model:
         """Draw layers anew; see `paramctl init`. Raises UsageError where a scheme cannot apply."""
-        from paramctl.init import init
+        from paramctl.edit.init import init
 
         layers, schemes = _texts(layer), _texts(scheme)
         made = init(self._checkpoint, layers, schemes, seed=seed, bias=bias, reset_optimizer=reset_optimizer)
@@ -235,19 +236,19 @@ class Model(Layer):
 
     def set(self, *statements: str, reset_optimizer: bool = False) -> Model:
         """Set values, as in `"0.weight[0,0] = 42"`; see `paramctl set`."""
-        from paramctl.set import set
+        from paramctl.edit.set import set
 
         return self._made(set(self._checkpoint, *statements, reset_optimizer=reset_optimizer))
 
     def tie(self, first: str, *others: str, reset_optimizer: bool = False) -> Model:
         """Each of `others` becomes `first`; see `paramctl tie`."""
-        from paramctl.tie import tie
+        from paramctl.edit.tie import tie
 
         return self._made(tie(self._checkpoint, first, *others, reset_optimizer=reset_optimizer))
 
     def untie(self, *paths: str) -> Model:
         """Give params copies of their own; see `paramctl untie`."""
-        from paramctl.tie import untie
+        from paramctl.edit.tie import untie
 
         return self._made(untie(self._checkpoint, *paths))
 
@@ -261,15 +262,16 @@ class Model(Layer):
         Raises UsageError if the file exists and `force` is not given, or if the format cannot hold
         everything and `lossy` is not given.
         """
-        from paramctl.convert import convert, division_for
+        from paramctl.edit.convert import convert
+        from paramctl.formats.sets.shard_division import division_for
 
         target = targets.NewFile(Path(path), force)
-        form = formats.by_suffix(Path(path), self.format) or formats.named(self.format)
+        form = registry.by_suffix(Path(path), self.format) or registry.named(self.format)
         checkpoint = self._checkpoint
         size = None if max_shard_size is None else str(max_shard_size)
         division = division_for(str(path), None, size)
-        if division and (size is not None or not formats.as_set(formats.named(self.format))):
-            form = formats.named("sharded")
+        if division and (size is not None or not registry.as_set(registry.named(self.format))):
+            form = registry.named("sharded")
             checkpoint = convert(checkpoint, form, lossy=lossy, division=division).checkpoint
         elif checkpoint.format != form.NAME:
             checkpoint = convert(checkpoint, form, lossy=lossy).checkpoint
@@ -284,7 +286,7 @@ def open(path: str | Path) -> Model:
 
     Raises FileError if it cannot be read, FormatError if it is no checkpoint.
     """
-    return Model(formats.open(str(path)))
+    return Model(opening.open(str(path)))
 
 
 def _texts(given: str | Sequence[str]) -> Sequence[str]:

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from paramctl import formats, saving, targets
-from paramctl.checkpoint import Checkpoint
 from paramctl.errors import ParamctlError
-from paramctl.sources import Source, open_source
+from paramctl.files import targets
+from paramctl.files.sources import Source, open_source
+from paramctl.formats import opening, saving
+from paramctl.model.checkpoint import Checkpoint
 
 # --- errors and files ----------------------------------------------------------------------------
 
@@ -44,7 +45,7 @@ def source_of(folder: Path, data: bytes, name: str = "x.bin") -> Source:
 
 
 def listing(path: Path) -> Checkpoint:
-    return formats.open(str(path))
+    return opening.open(str(path))
 
 
 def save(checkpoint: Checkpoint, path: Path) -> Path:

@@ -14,16 +14,18 @@ import torch
 from disk import CHANGING, Disk, State, hooked
 from safetensors.torch import save_file
 
-from paramctl import formats, journal, saving, segments, temporary
-from paramctl.changes import Edit
-from paramctl.checkpoint import Checkpoint
-from paramctl.convert import convert
+from paramctl.edit.convert import convert
+from paramctl.edit.init import init
+from paramctl.edit.report import Edit
+from paramctl.edit.set import set as set_values
+from paramctl.edit.tie import tie
 from paramctl.errors import FileError, ParamctlError
-from paramctl.init import init
-from paramctl.segments import Computed, Derived, Extent, Literal, Summed
-from paramctl.set import set as set_values
-from paramctl.targets import InPlace, NewFile
-from paramctl.tie import tie
+from paramctl.files import segments, temporary, undo_journal
+from paramctl.files.content import Computed, Extent, Literal
+from paramctl.files.segments import Derived, Summed
+from paramctl.files.targets import InPlace, NewFile
+from paramctl.formats import opening, registry, saving
+from paramctl.model.checkpoint import Checkpoint
 
 Verb = Callable[[Checkpoint], Edit]
 
@@ -38,7 +40,7 @@ class Write(NamedTuple):
 
 def converted(checkpoint: Checkpoint) -> Edit:
     """The checkpoint in a format it is not in."""
-    return convert(checkpoint, formats.named("safetensors" if checkpoint.format == "torch-zip" else "torch-zip"))
+    return convert(checkpoint, registry.named("safetensors" if checkpoint.format == "torch-zip" else "torch-zip"))
 
 
 def drawn(checkpoint: Checkpoint) -> Edit:
@@ -100,7 +102,7 @@ class Scene:
 
     def opened(self) -> Callable[[], object]:
         """The write, of the checkpoint as it is."""
-        checkpoint = self.write.verb(formats.open(str(self.source))).checkpoint
+        checkpoint = self.write.verb(opening.open(str(self.source))).checkpoint
         if self.target == self.source:
             target: InPlace | NewFile = InPlace(checkpoint.sources[0], self.write.how == "-i --patch")
         else:
@@ -158,8 +160,8 @@ def test_these_writes_have_segments_of_every_kind(tmp_path: Path) -> None:
         (folder := tmp_path / str(i)).mkdir()
         scene = Scene(folder, write)
         scene.prepared()
-        checkpoint = write.verb(formats.open(str(scene.source))).checkpoint
-        form = next(form for form in formats.FORMATS if checkpoint.format == form.NAME)
+        checkpoint = write.verb(opening.open(str(scene.source))).checkpoint
+        form = next(form for form in registry.FORMATS if checkpoint.format == form.NAME)
         for segment in form.layout(checkpoint):
             kinds |= {type(segment), *(type(part) for part in getattr(segment, "parts", ()))}
     assert kinds == {Literal, Extent, Computed, Summed, Derived}
@@ -271,7 +273,7 @@ def test_calls_that_fail_from_some_moment_on_leave_nothing_that_the_next_command
         journals = [name for name in scene.left() if name.endswith("-journal")]
         assert scene.is_old_or_new() or (half and journals), what
         assert not (half and fault.name == "pwrite" and scene.found() == scene.old), what
-        formats.recover(str(scene.target))
+        opening.recover(str(scene.target))
         assert scene.found() == (scene.new if error is None else scene.old), what
         assert fault.name == "unlink" or scene.left() == [], what
         assert not [name for name in scene.left() if name.endswith("-journal")], what
@@ -290,7 +292,7 @@ def test_a_call_that_fails_after_one_that_did_half(scene: Scene) -> None:
             error = tried(scene.prepared(), fault)
             if not fault.failed:
                 break
-            formats.recover(str(scene.target))
+            opening.recover(str(scene.target))
             assert error is not None and scene.found() == scene.old and scene.left() == [], f"{name} {nth}: {error}"
 
 
@@ -334,7 +336,7 @@ def test_a_process_that_dies_at_any_call_leaves_the_old_file_or_the_new_one(scen
     for nth in count(1):
         if not dies(scene.prepared(), nth):
             break
-        formats.recover(str(scene.target))
+        opening.recover(str(scene.target))
         assert scene.is_old_or_new(), f"call {nth}"
         assert not [name for name in scene.left() if name.endswith("-journal")], f"call {nth}"
     assert nth > 6
@@ -348,9 +350,9 @@ def test_a_recovery_that_dies_at_any_call_is_done_by_the_next(patch: Scene) -> N
                 assert undone > 20
                 return
             interrupted = patch.left()[-1:] == [temporary.journal_of(patch.target).name]
-            if not dies(lambda: formats.recover(str(patch.target)), then):
+            if not dies(lambda: opening.recover(str(patch.target)), then):
                 break
-            formats.recover(str(patch.target))
+            opening.recover(str(patch.target))
             assert patch.is_old_or_new(), f"calls {nth}, {then}"
             assert not interrupted or patch.found() == patch.old
             undone += interrupted
@@ -364,10 +366,10 @@ def test_a_recovery_of_which_a_call_fails_is_done_by_the_next(patch: Scene) -> N
             for which in count(1):
                 assert dies(patch.prepared(), nth)
                 fault = Failing(name, which)
-                error = tried(lambda: formats.recover(str(patch.target)), fault)
+                error = tried(lambda: opening.recover(str(patch.target)), fault)
                 what = f"died at {nth}; {name} {which}: {error}"
                 assert patch.found() == patch.old if error is None else patch.left(), what
-                formats.recover(str(patch.target))
+                opening.recover(str(patch.target))
                 assert patch.found() == patch.old and patch.left()[-1:] != [temporary.journal_of(patch.target).name], what
                 if not fault.failed:
                     break
@@ -383,11 +385,11 @@ def test_a_power_cut_at_any_moment_leaves_the_old_file_or_the_new_one(
     disk = Disk(scene.folder)
     with disk.recording():
         write()
-    monkeypatch.setattr(journal, "boot", lambda: "the next")
+    monkeypatch.setattr(undo_journal, "boot", lambda: "the next")
     states = 0
     for at, state in disk.cuts():
         scene.lay(state)
-        formats.recover(str(scene.target))
+        opening.recover(str(scene.target))
         where = f"before step {at} of {[step[:3] for step in disk.steps]}"
         assert scene.is_old_or_new(), where
         if at == len(disk.steps):
@@ -401,7 +403,7 @@ def test_a_power_cut_while_a_change_is_undone(patch: Scene, monkeypatch: pytest.
     disk = Disk(patch.folder)
     with disk.recording():
         write()
-    monkeypatch.setattr(journal, "boot", lambda: "the next")
+    monkeypatch.setattr(undo_journal, "boot", lambda: "the next")
     name = temporary.journal_of(patch.target).name
     interrupted = {at: state for at, state in disk.cuts() if name in dict(state.names)}
     assert len(interrupted) >= 4
@@ -409,10 +411,10 @@ def test_a_power_cut_while_a_change_is_undone(patch: Scene, monkeypatch: pytest.
         patch.lay(state)
         second = Disk(patch.folder)
         with second.recording():
-            formats.recover(str(patch.target))
+            opening.recover(str(patch.target))
         for then, left in second.cuts():
             patch.lay(left)
-            formats.recover(str(patch.target))
+            opening.recover(str(patch.target))
             assert patch.found() == patch.old, f"step {at}, then step {then} of {second.steps}"
 
 
@@ -423,10 +425,10 @@ def test_what_a_failed_sync_lost_is_written_again(patch: Scene, monkeypatch: pyt
     disk = Disk(patch.folder, refused=1)
     with disk.recording():
         with pytest.raises(FileError, match="this cannot be undone: Input/output error; run 'paramctl recover"):
-            formats.recover(str(patch.target))
-        formats.recover(str(patch.target))
-    monkeypatch.setattr(journal, "boot", lambda: "the next")
+            opening.recover(str(patch.target))
+        opening.recover(str(patch.target))
+    monkeypatch.setattr(undo_journal, "boot", lambda: "the next")
     for at, state in disk.cuts():
         patch.lay(state)
-        formats.recover(str(patch.target))
+        opening.recover(str(patch.target))
         assert patch.found() == patch.old, f"before step {at} of {[step[:3] for step in disk.steps]}"

@@ -20,13 +20,14 @@ from hypothesis import strategies as st
 from torch import nn
 from verb_files import opened, same, saved
 
-from paramctl import formats, saving, targets
-from paramctl.changes import Edit
+from paramctl.edit.init import init
+from paramctl.edit.report import Edit
+from paramctl.edit.set import set as set_values
+from paramctl.edit.tie import tie, untie
 from paramctl.errors import Unsupported
-from paramctl.formats import pickle_writer, pickles
-from paramctl.init import init
-from paramctl.set import set as set_values
-from paramctl.tie import tie, untie
+from paramctl.files import targets
+from paramctl.formats import opening, saving
+from paramctl.formats.pickles import reader, writer
 
 STALE = "the optimizer state in this file still belongs to the old values"
 
@@ -241,7 +242,7 @@ def test_a_dict_and_modules_in_it_may_hold_each_other(tmp_path: Path) -> None:
 
 
 def test_copies_without_end_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("paramctl.formats.torch_edits.COPIED", 1000)
+    monkeypatch.setattr("paramctl.formats.pytorch.edits.COPIED", 1000)
     ws = [weight(i) for i in range(400)]
     net: Any = nn.ModuleList([box(w=w, all=ws) for w in ws for _ in range(2)])
     edit = untie(opened(tmp_path, net), "**")
@@ -266,17 +267,17 @@ def test_what_lies_deep_follows(tmp_path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         records = {name: archive.read(name) for name in archive.namelist()}
     name = next(name for name in records if name.endswith("/data.pkl"))
-    root = pickles.read(records[name]).root
+    root = reader.read(records[name]).root
     held: Any = root.state.get("_parameters").get("b")
     for _ in range(50_000):
         held = [held]
     root.state.pairs.append(("extra", held))
-    path = rezipped(tmp_path / "deep.pt", records | {name: pickle_writer.write(root, 2)})
-    edit = tie(formats.open(str(path)), "a", "b")
+    path = rezipped(tmp_path / "deep.pt", records | {name: writer.write(root, 2)})
+    edit = tie(opening.open(str(path)), "a", "b")
     assert edit.notes == ()
     saving.save(edit.checkpoint, targets.NewFile(tmp_path / "out.pt", True))
     with zipfile.ZipFile(tmp_path / "out.pt") as archive:
-        state = pickles.read(archive.read(name)).root.state
+        state = reader.read(archive.read(name)).root.state
     held = state.get("extra")
     while isinstance(held, list):
         (held,) = held

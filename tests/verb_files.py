@@ -9,9 +9,10 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from paramctl import formats, saving, targets
-from paramctl.changes import Edit
-from paramctl.checkpoint import Checkpoint
+from paramctl.edit.report import Edit
+from paramctl.files import targets
+from paramctl.formats import opening, registry, saving
+from paramctl.model.checkpoint import Checkpoint
 
 
 def saved(folder: Path, made: Any, name: str = "x.pt") -> Path:
@@ -26,7 +27,7 @@ def saved(folder: Path, made: Any, name: str = "x.pt") -> Path:
 
 def opened(folder: Path, made: Any, name: str = "x.pt") -> Checkpoint:
     """`made`, saved and read by paramctl."""
-    return formats.open(str(saved(folder, made, name)))
+    return opening.open(str(saved(folder, made, name)))
 
 
 def loaded(path: Path) -> Any:
@@ -38,7 +39,7 @@ def loaded(path: Path) -> Any:
 
 def written(folder: Path, edit: Edit) -> Any:
     """The edited checkpoint, written by paramctl and loaded by torch or safetensors."""
-    form = formats.named(edit.checkpoint.format)
+    form = registry.named(edit.checkpoint.format)
     path = folder / f"out{form.SUFFIXES[0]}"
     saving.save(edit.checkpoint, targets.NewFile(path, True), form)
     return loaded(path)

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from paramctl.cli import output, progress
+from paramctl.cli import json_text, output, progress, text
 from paramctl.cli.options import STDIN, opened
 from paramctl.errors import UsageError, some
 
 if TYPE_CHECKING:
-    from paramctl.changes import Change, Edit
-    from paramctl.checkpoint import Checkpoint
-    from paramctl.files import Plan, Target
-    from paramctl.formats import AnyFormat
+    from paramctl.edit.report import Change, Edit
+    from paramctl.files.file_writer import Plan, Target
+    from paramctl.formats.protocol import AnyFormat
+    from paramctl.model.checkpoint import Checkpoint
 
 REPORT_LINES = 200  # changed params a person is shown; --json lists all
 SOME = 5  # paths that a change's own line names
@@ -51,7 +51,7 @@ def edit(file: str | None, asked: Asked, verb: Callable[[Checkpoint], Edit], for
     if asked.patch and not asked.in_place:
         raise UsageError("--patch changes a file where it lies", hint="add -i, or leave it out")
     with opened(file, asked.quiet) as checkpoint:
-        from paramctl import saving
+        from paramctl.formats import saving
 
         nowhere = asked.dry_run and _streams(asked)
         target = None if nowhere else target_of(checkpoint, asked, form)
@@ -66,9 +66,10 @@ def edit(file: str | None, asked: Asked, verb: Callable[[Checkpoint], Edit], for
 
 def target_of(checkpoint: Checkpoint, asked: Asked, form: AnyFormat | None) -> Target:
     """Where to write. Raises UsageError where nothing was said and a terminal would get it."""
-    from paramctl import files, formats, saving, targets
+    from paramctl.files import file_writer, targets
+    from paramctl.formats import registry, saving
 
-    own = form or formats.BY_NAME[checkpoint.format]
+    own = form or registry.BY_NAME[checkpoint.format]
     if asked.output == "":
         raise UsageError("-o names no file", hint="say -o FILE, or -o - for standard output")
     if asked.output is not None and asked.in_place:
@@ -78,21 +79,21 @@ def target_of(checkpoint: Checkpoint, asked: Asked, form: AnyFormat | None) -> T
             raise UsageError("has no place to write back to", hint="give -o FILE in place of -i")
         return _checked(targets.InPlace(checkpoint.sources[0], asked.patch), checkpoint, own)
     if _streams(asked):
-        if formats.as_set(own):
+        if registry.as_set(own):
             saving.check_target(targets.Stream(1), checkpoint, own)
         if output.stdout_is_terminal():
             raise UsageError(
                 "a checkpoint is not written to a terminal", hint="give -o FILE, or -i to replace FILE, or use a pipe"
             )
         stream = targets.Stream(output.take_over())
-        files.check_stream(stream, checkpoint.sources)
+        file_writer.check_stream(stream, checkpoint.sources)
         return stream
     path = Path(asked.output or "")
-    usual = formats.by_suffix(path, own.NAME)
+    usual = registry.by_suffix(path, own.NAME)
     if usual is not None and usual is not own:
         hint = f"name it {path.stem}{own.SUFFIXES[0]}" if form else f"run 'paramctl convert' to make {path.name}"
         raise UsageError(f"'{path.suffix}' is a suffix of {usual.NAME} files, and this would be {own.NAME}", hint=hint)
-    if names_folder(asked.output) and not formats.as_set(own):
+    if names_folder(asked.output) and not registry.as_set(own):
         hint = "name a file for -o, or run 'paramctl convert' to make a set of shards"
         raise UsageError("is a directory, and this would be one file", hint=hint, file=asked.output or "")
     return _checked(targets.NewFile(path, asked.force), checkpoint, own)
@@ -104,7 +105,7 @@ def names_folder(output: str | None) -> bool:
 
 
 def _checked(target: Target, checkpoint: Checkpoint, form: AnyFormat) -> Target:
-    from paramctl import saving
+    from paramctl.formats import saving
 
     saving.check_target(target, checkpoint, form)
     return target
@@ -129,7 +130,7 @@ def report(made: Edit, asked: Asked, written: int = 0, streamed: bool = False, p
             **({"plan": _plan_object(plan)} if plan else {}),
         }
         if streamed:
-            output.note(output.json_text(document))
+            output.note(json_text.json_text(document))
         else:
             output.json(document)
             for line in () if asked.quiet else _notes(made):
@@ -143,7 +144,7 @@ def report(made: Edit, asked: Asked, written: int = 0, streamed: bool = False, p
         output.note(f"nothing was written (dry run); {_planned(plan)}")
         return
     where = "standard output" if streamed else asked.output or "in place"
-    output.note(f"wrote {output.human_bytes(written)} {'' if where == 'in place' else 'to '}{output.escape(where)}")
+    output.note(f"wrote {text.human_bytes(written)} {'' if where == 'in place' else 'to '}{text.escape(where)}")
 
 
 def _plan_object(plan: Plan) -> dict[str, object]:
@@ -157,7 +158,7 @@ def _plan_object(plan: Plan) -> dict[str, object]:
 
 def _planned(plan: Plan) -> str:
     """What a write would do, in words."""
-    copied, made, read = map(output.human_bytes, (plan.copied, plan.made, plan.read))
+    copied, made, read = map(text.human_bytes, (plan.copied, plan.made, plan.read))
     if plan.method == "patch":
         return f"it would change up to {made} in place, and read {read}"
     how = {"reflink": "by sharing blocks", "copy": "within the kernel", "stream": "to standard output"}[plan.method]
@@ -173,30 +174,30 @@ def _lines(made: Edit) -> Iterator[str]:
         reasons.setdefault(why, []).append(path)
     for why, paths in reasons.items():
         more = " (--json lists all)" if len(paths) > KEPT else ""
-        yield f"kept {_names(paths, KEPT)}{more}: {output.escape(why)}"
+        yield f"kept {_names(paths, KEPT)}{more}: {text.escape(why)}"
     yield from _notes(made)
     if made.seed is not None:
         yield f"seed {made.seed}"
 
 
 def _notes(made: Edit) -> Iterator[str]:
-    return (f"note: {output.sentence(note)}" for note in made.notes)
+    return (f"note: {text.sentence(note)}" for note in made.notes)
 
 
 def _change_lines(changes: Sequence[Change]) -> Iterator[str]:
     """One line a change: path and what was done to it in columns, then its fans and what is tied to it."""
-    paths = [output.escape(change.path) or "." for change in changes]
-    hows = [_LONG_NUMBER.sub(_shortened, output.escape(change.how)) for change in changes]
-    columns = [min(max(map(output.cell_width, cells), default=0), WIDEST) for cells in (paths, hows)]
+    paths = [text.escape(change.path) or "." for change in changes]
+    hows = [_LONG_NUMBER.sub(_shortened, text.escape(change.how)) for change in changes]
+    columns = [min(max(map(text.cell_width, cells), default=0), WIDEST) for cells in (paths, hows)]
     for change, *cells in zip(changes, paths, hows, strict=True):
-        padded = (cell + " " * (n - output.cell_width(cell)) for cell, n in zip(cells, columns, strict=True))
+        padded = (cell + " " * (n - text.cell_width(cell)) for cell, n in zip(cells, columns, strict=True))
         fans = f"fan {change.fan_in:,} → {change.fan_out:,}" if change.role == "weight" and change.fan_in else ""
         also = f"also {_names(change.also, SOME)}" if change.also else ""
         yield "  ".join([*padded, *filter(None, (fans, also))]).rstrip()
 
 
 def _names(paths: Sequence[str], most: int) -> str:
-    return some([output.escape(path) or "." for path in paths], most)
+    return some([text.escape(path) or "." for path in paths], most)
 
 
 _LONG_NUMBER = re.compile(r"\d+\.\d{6,}(?:e-?\d+)?")  # a drawn bound; --json has all its digits

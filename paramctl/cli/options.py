@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from paramctl.cli import output, progress
+from paramctl.cli import output, progress, text
 from paramctl.errors import ParamctlError, UsageError
 
 if TYPE_CHECKING:
-    from paramctl.checkpoint import Checkpoint
+    from paramctl.model.checkpoint import Checkpoint
 
 STDIN = "-"
 
@@ -29,12 +29,12 @@ def opened(file: str | None, quiet: bool = False) -> Iterator[Checkpoint]:
         if output.stdin_is_terminal():
             raise UsageError("no checkpoint was named", hint="name a FILE, or pipe one in and name '-' or nothing")
         file = STDIN
-    from paramctl import formats
+    from paramctl.formats import opening
 
     try:
         recovered(file, quiet)
         with progress.bar(quiet) as watch:
-            checkpoint = formats.open(file, watch)
+            checkpoint = opening.open(file, watch)
         yield checkpoint
     except ParamctlError as error:
         error.file = error.file or called(file)
@@ -43,13 +43,13 @@ def opened(file: str | None, quiet: bool = False) -> Iterator[Checkpoint]:
 
 def recovered(file: str, quiet: bool = False) -> bool:
     """Whether a change of FILE that was interrupted had to be undone, which is said."""
-    from paramctl import formats
+    from paramctl.formats import opening
 
     with progress.bar(quiet) as watch:
-        nbytes = formats.recover(file, watch)
+        nbytes = opening.recover(file, watch)
     if nbytes:
-        what = f"a change in place was interrupted; undid it ({output.human_bytes(nbytes)})"
-        output.note(f"{output.escape(file)}: {what}")
+        what = f"a change in place was interrupted; undid it ({text.human_bytes(nbytes)})"
+        output.note(f"{text.escape(file)}: {what}")
     return nbytes > 0
 
 
@@ -57,11 +57,11 @@ def chosen(checkpoint: Checkpoint, selections: list[str] | None) -> frozenset[in
     """Positions of the params that `--layer` names, or None where it was not given."""
     if not selections:
         return None
-    from paramctl.paths import select
+    from paramctl.model.selection import select
 
     selection = select(checkpoint, selections, alike=True)
     if selection.under:
-        output.note(f"selected inside '{output.escape(selection.under)}'")
+        output.note(f"selected inside '{text.escape(selection.under)}'")
     return frozenset(selection.indices)
 
 
@@ -95,12 +95,12 @@ def complete_path(ctx: typer.Context, incomplete: str) -> list[str]:
     file = ctx.params.get("file") or next(iter(ctx.args), None)
     if not isinstance(file, str) or file == STDIN:
         return []
-    from paramctl import formats
-    from paramctl.sources import open_source
+    from paramctl.files.sources import open_source
+    from paramctl.formats import opening, registry
 
     try:
         # To undo an interrupted change is not for a TAB key.
-        checkpoint = formats.read(open_source(formats.locate(file)))
+        checkpoint = registry.read(open_source(opening.locate(file)))
     except (ParamctlError, OSError, ValueError, RecursionError, MemoryError):
         return []
     names = {name: None for param in checkpoint.params for name in _next_names(param.path, incomplete)}
@@ -125,7 +125,7 @@ def _unsplit(name: str) -> str:
 
 def complete_scheme(incomplete: str) -> list[str]:
     """The names of all schemes."""
-    from paramctl.schemes import SCHEMES
+    from paramctl.schemes.spec import SCHEMES
 
     return [name for name in SCHEMES if name.startswith(incomplete)]
 

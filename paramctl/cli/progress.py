@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from paramctl.cli import output
-from paramctl.watch import Watch, nobody
+from paramctl.progress import Watch, nobody
 
 if TYPE_CHECKING:
     from rich.progress import Progress

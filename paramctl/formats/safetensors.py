@@ -13,15 +13,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from paramctl.checkpoint import Checkpoint, Entry, Leaf, Loss, Param, Storage, View, contiguous, natural_key
-from paramctl.copies import PAGE
-from paramctl.dtypes import BY_SAFETENSORS, PAIRS, DType
 from paramctl.errors import FormatError, Unsupported, UsageError
-from paramctl.formats import unique_json
-from paramctl.segments import Extent, Literal, Segment
-from paramctl.sources import Source
-from paramctl.values import content_of
-from paramctl.watch import Watch, nobody
+from paramctl.files.content import Extent, Literal
+from paramctl.files.kernel_copy import PAGE
+from paramctl.files.segments import Segment
+from paramctl.files.sources import Source
+from paramctl.formats.containers import strict_json
+from paramctl.model.checkpoint import Checkpoint, Entry, Leaf, Loss, Param, Storage, View, contiguous, natural_key
+from paramctl.model.dtypes import BY_SAFETENSORS, PAIRS, DType
+from paramctl.progress import Watch, nobody
+from paramctl.values.arrays import content_of
 
 if TYPE_CHECKING:
     from paramctl.findings import Finding
@@ -225,7 +226,7 @@ def _decoded(text: bytes) -> str:
 
 def _parse(text: str) -> dict[str, Any]:
     whole = _whole_number if "-" in text and "-0" in text else None  # a hook costs time, and hardly a header needs it
-    parsed = unique_json.parse(text, "header", parse_constant=_refuse_constant, parse_int=whole)
+    parsed = strict_json.parse(text, "header", parse_constant=_refuse_constant, parse_int=whole)
     if not isinstance(parsed, dict):
         raise FormatError("header is not a JSON object")
     return parsed

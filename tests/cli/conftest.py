@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from paramctl.cli import main
+from paramctl.cli.app import main
 
 Result = tuple[int, str, str]
 ROOT = Path(__file__).parents[2]

@@ -15,9 +15,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from paramctl import __version__, cli, errors, formats
-from paramctl.cli import CHANGE, LOOK, options
-from paramctl.watch import Watch
+from paramctl import __version__, errors, formats
+from paramctl.cli import app, options
+from paramctl.cli.app import CHANGE, LOOK
+from paramctl.progress import Watch
 
 Run = Callable[..., tuple[int, str, str]]
 Spawn = Callable[..., subprocess.CompletedProcess[bytes]]
@@ -400,5 +401,5 @@ def test_next_names() -> None:
 
 
 def test_the_table_names_only_commands_there_are() -> None:
-    folder = Path(cli.__file__).parent
+    folder = Path(app.__file__).parent
     assert {path.stem for path in folder.glob("*.py")} - {"__init__", "options", "output"} >= {*LOOK, *CHANGE}

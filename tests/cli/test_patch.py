@@ -15,10 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from paramctl import files, journal, targets, temporary
-from paramctl.cli.output import human_bytes
-from paramctl.segments import Extent, Literal, Segment
-from paramctl.sources import open_source
+from paramctl.cli.text import human_bytes
+from paramctl.files import file_writer, targets, temporary, undo_journal
+from paramctl.files.content import Extent, Literal
+from paramctl.files.segments import Segment
+from paramctl.files.sources import open_source
 
 Run = Callable[..., tuple[int, str, str]]
 SIZE = 1 << 18  # values of each layer
@@ -50,10 +51,10 @@ def interrupted(path: Path, edit: Callable[[bytearray], None]) -> tuple[bytes, s
     edit(new)
     fd = os.open(path, os.O_RDWR)
     source = open_source(str(path))
-    runs = [run for run, _ in files._differing(bytes(new), source, 0)]
+    runs = [run for run, _ in file_writer._differing(bytes(new), source, 0)]
     with temporary.beside(path) as (journal_fd, name):
-        journal._write(journal_fd, fd, path, runs)
-        journal._publish(name, temporary.journal_of(path))
+        undo_journal._write(journal_fd, fd, path, runs)
+        undo_journal._publish(name, temporary.journal_of(path))
     run = runs[0]
     os.pwrite(fd, bytes(new[run.offset : run.offset + run.nbytes // 2]), run.offset)
     os.close(fd)
@@ -292,5 +293,5 @@ def test_extents_of_another_file_may_be_patched_in(tmp_path: Path) -> None:
     other.write_bytes(b"abcdefghij")
     source, second = open_source(str(path)), open_source(str(other))
     segments: list[Segment] = [Extent(source, 0, 3), Extent(second, 3, 2), Literal(b"!"), Extent(source, 6, 4)]
-    assert files.write(segments, targets.InPlace(source, patch=True), [source, second], lambda _: None) == 3
+    assert file_writer.write(segments, targets.InPlace(source, patch=True), [source, second], lambda _: None) == 3
     assert path.read_bytes() == b"012de!6789"

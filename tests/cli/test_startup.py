@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 PROBE = """
 import sys
-from paramctl.cli import main
+from paramctl.cli.app import main
 code = main(sys.argv[1:])
 heavy = {"torch", "numpy", "ml_dtypes", "safetensors", "rich", "h5py", "pydantic"}
 print(code, *sorted(heavy & {name.partition(".")[0] for name in sys.modules}), file=sys.stderr)

@@ -15,15 +15,17 @@ from helpers import listing, rows, save, stdin_from, stdin_pipe, streamed, ties
 from old_torch import save_script, save_tar
 from torch import nn
 
-from paramctl import formats, saving, targets
-from paramctl.checkpoint import Checkpoint
-from paramctl.convert import convert
+from paramctl.edit.convert import convert
+from paramctl.edit.init import init
+from paramctl.edit.set import set as set_values
+from paramctl.edit.tie import tie, untie
 from paramctl.errors import FormatError, ParamctlError, Unsupported
-from paramctl.formats import FORMATS, Format
-from paramctl.init import init
-from paramctl.set import set as set_values
-from paramctl.tie import tie, untie
-from paramctl.values import read_values
+from paramctl.files import targets
+from paramctl.formats import opening, saving
+from paramctl.formats.protocol import Format
+from paramctl.formats.registry import FORMATS
+from paramctl.model.checkpoint import Checkpoint
+from paramctl.values.arrays import read_values
 
 
 def state() -> dict[str, torch.Tensor]:
@@ -213,10 +215,10 @@ def test_a_pipe_gets_the_bytes_of_the_file(path: Path, target: Path) -> None:
 def test_standard_input_is_a_file_like_any_other(path: Path, target: Path) -> None:
     expected = told(listing(path))
     with stdin_pipe(path.read_bytes()):
-        piped = formats.open("-")
+        piped = opening.open("-")
     fd = os.open(path, os.O_RDONLY)
     with stdin_from(fd):
-        given = formats.open("-")
+        given = opening.open("-")
     os.close(fd)
     for checkpoint in (piped, given):
         assert told(checkpoint) == expected

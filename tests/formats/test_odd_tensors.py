@@ -17,7 +17,7 @@ from helpers import records, refused, rezipped
 from torch import nn
 
 import paramctl
-from paramctl.cli import main
+from paramctl.cli.app import main
 from paramctl.errors import UsageError
 
 pytestmark = [

@@ -18,15 +18,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from paramctl import formats, saving, targets
-from paramctl.checkpoint import Checkpoint, contiguous
-from paramctl.dtypes import BY_SAFETENSORS
+from paramctl.edit.init import init
+from paramctl.edit.set import set as set_values
+from paramctl.edit.tie import tie, untie
 from paramctl.errors import FormatError, UsageError
+from paramctl.files import targets
+from paramctl.formats import registry, saving
 from paramctl.formats import safetensors as safetensors_format
-from paramctl.init import init
-from paramctl.set import set as set_values
-from paramctl.tie import tie, untie
-from paramctl.values import read_index, read_values
+from paramctl.model.checkpoint import Checkpoint, contiguous
+from paramctl.model.dtypes import BY_SAFETENSORS
+from paramctl.values.arrays import read_index, read_values
 
 
 def written(path: Path, header: dict[str, Any] | bytes, data: bytes = b"", *, length: int | None = None) -> Path:
@@ -385,7 +386,7 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
     target = tmp_path / "y.safetensors"
 
     def write(made: Checkpoint) -> None:
-        saving.save(made, targets.NewFile(target), formats.named("safetensors"))
+        saving.save(made, targets.NewFile(target), registry.named("safetensors"))
 
     assert refused(UsageError, write, checkpoint) == (
         "safetensors cannot hold w (repeats a few values over its shape: stride 0);"
@@ -410,7 +411,7 @@ def test_four_bit_values_that_torch_cannot_pair(tmp_path: Path) -> None:
     checkpoint = listing(written(tmp_path / "x.safetensors", {"w": entry("F4", [2, 3], 0, 3)}, b"xyz"))
 
     def write() -> None:
-        saving.save(checkpoint, targets.NewFile(tmp_path / "y.pt"), formats.named("torch-zip"))
+        saving.save(checkpoint, targets.NewFile(tmp_path / "y.pt"), registry.named("torch-zip"))
 
     assert refused(UsageError, write) == (
         "torch-zip cannot hold w (float4_e2m1fn with an odd last dimension, and torch has pairs);"

@@ -16,7 +16,7 @@ import torch
 from real.reference import load
 from real.test_listing import OTHERS, SAFE, SCRIPTS, TARS, TORCH, each
 
-from paramctl.cli import main
+from paramctl.cli.app import main
 
 pytestmark = pytest.mark.real
 

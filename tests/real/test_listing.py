@@ -21,10 +21,10 @@ import safetensors.torch
 import torch
 from real.reference import Row, listing, load, raw, tensors
 
-from paramctl import formats
-from paramctl.checkpoint import Checkpoint, Param
-from paramctl.cli import main
-from paramctl.values import read_values
+from paramctl.cli.app import main
+from paramctl.formats import opening
+from paramctl.model.checkpoint import Checkpoint, Param
+from paramctl.values.arrays import read_values
 
 pytestmark = pytest.mark.real
 
@@ -217,7 +217,7 @@ def floats(checkpoint: Checkpoint) -> Iterator[tuple[int, Param]]:
 
 def held_values(path: Path) -> dict[str, bytes]:
     """The bytes of every param, as paramctl reads them."""
-    checkpoint = formats.open(str(path))
+    checkpoint = opening.open(str(path))
     return {param.path: read_values(checkpoint, param).tobytes() for param in checkpoint.params}
 
 
@@ -233,7 +233,7 @@ def loads_as_before(path: Path, out: Path) -> None:
 
 @each([*TORCH, *SAFE])
 def test_init_of_the_first_layer(run: Run, copy: Path) -> None:
-    checkpoint = formats.open(str(copy))
+    checkpoint = opening.open(str(copy))
     first = next((param for _, param in floats(checkpoint) if len(param.shape) > 1), None)
     if first is None:
         pytest.skip("it has no weights")
@@ -250,7 +250,7 @@ def test_init_of_the_first_layer(run: Run, copy: Path) -> None:
 
 @each([*TORCH, *SAFE])
 def test_set_one_element(run: Run, copy: Path) -> None:
-    checkpoint = formats.open(str(copy))
+    checkpoint = opening.open(str(copy))
     found = next(floats(checkpoint), None)
     if found is None:
         pytest.skip("it has no floats")
@@ -266,7 +266,7 @@ def test_set_one_element(run: Run, copy: Path) -> None:
 
 @each([*TORCH, *TARS, *SAFE, *SCRIPTS])
 def test_a_patch_makes_the_same_file(run: Run, path: Path, tmp_path: Path) -> None:
-    found = next(floats(formats.open(str(path))), None)
+    found = next(floats(opening.open(str(path))), None)
     if found is None:
         pytest.skip("it has no floats")
     param = found[1]
@@ -282,7 +282,7 @@ def test_a_patch_makes_the_same_file(run: Run, path: Path, tmp_path: Path) -> No
 
 @each([*TORCH, *SAFE])
 def test_tie_two_params_and_untie_them(run: Run, copy: Path) -> None:
-    checkpoint = formats.open(str(copy))
+    checkpoint = opening.open(str(copy))
     pairs = combinations([(i, p) for i, p in floats(checkpoint) if i not in checkpoint.tied_to], 2)
     same = ((a, b) for a, b in pairs if (a[1].shape, a[1].dtype) == (b[1].shape, b[1].dtype) and a[1].view != b[1].view)
     found = next(same, None)

@@ -17,8 +17,8 @@ import safetensors.torch
 from real.reference import raw
 from real.test_listing import SCRIPTS, Run, each, run
 
-from paramctl import formats
-from paramctl.values import read_values
+from paramctl.formats import opening
+from paramctl.values.arrays import read_values
 
 __all__ = ["run"]
 pytestmark = pytest.mark.real
@@ -38,7 +38,7 @@ def differing(before: Path, after: Path) -> set[str]:
 
 
 def record(path: Path, name: str) -> str:
-    (found,) = {f"data/{param.storage}" for param in formats.open(str(path)).params if param.path == name}
+    (found,) = {f"data/{param.storage}" for param in opening.open(str(path)).params if param.path == name}
     return found
 
 
@@ -59,7 +59,7 @@ def test_it_lists_what_was_checked_by_hand(run: Run, path: Path) -> None:
 @each(SCRIPTS)
 def test_a_file_beside_it_holds_a_model_like_its_first(path: Path) -> None:
     """silero_vad_16k.safetensors: other weights in the same shapes and order, after the same Fourier basis."""
-    checkpoint = formats.open(str(path))
+    checkpoint = opening.open(str(path))
     ours = [param for param in checkpoint.params if param.path.startswith("_model.")]
     theirs = safetensors.torch.load_file(path.with_name("silero_vad_16k.safetensors"))
     assert sorted(param.shape for param in ours) == sorted(tuple(tensor.shape) for tensor in theirs.values())
@@ -99,7 +99,7 @@ def test_convert(run: Run, copy: Path) -> None:
     code, _, err = run("convert", copy, "-o", out, "--lossy")
     assert code == 0, err
     held = safetensors.torch.load_file(out)
-    checkpoint = formats.open(str(copy))
+    checkpoint = opening.open(str(copy))
     assert {name: raw(tensor) for name, tensor in held.items()} == {
         param.path: read_values(checkpoint, param).tobytes() for param in checkpoint.params
     }

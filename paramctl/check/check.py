@@ -1,0 +1,166 @@
+"""Whether a checkpoint is sound (integrity), its values plausible (health), and loading it harmless (safety)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
+
+from paramctl.check import integrity
+from paramctl.check.health import health
+from paramctl.check.safety import Loading, looked_into, nothing
+from paramctl.check.shard_index_check import Shard, against, copies, unnamed
+from paramctl.errors import FileError, FormatError, ParamctlError, Unsupported
+from paramctl.files.sources import Source, open_source
+from paramctl.findings import GROUPS, NOT_READ, Finding, Group
+from paramctl.formats import opening, registry
+from paramctl.formats.pickles.verdict import Safety
+from paramctl.formats.sets import shard_index, sharded
+from paramctl.model.checkpoint import Checkpoint
+from paramctl.progress import Watch, nobody
+
+
+class Report(NamedTuple):
+    """What was found in a checkpoint, and in how much.
+
+    `file` is the one that was opened, of a folder its index; `safety` is told of each pickle, by file and record.
+    """
+
+    file: str
+    findings: tuple[Finding, ...]
+    safety: tuple[tuple[str, Safety], ...]
+    tensors: int
+    files: int
+
+
+class _Checked(NamedTuple):
+    """What was found in one file, and what it holds, if it can be read."""
+
+    findings: list[Finding]
+    safety: list[tuple[str, Safety]]
+    checkpoint: Checkpoint | None
+
+
+def check(name: str, only: Collection[Group] = GROUPS, watch: Watch = nobody) -> Report:
+    """Check the file `name` (`-`: standard input), the index of a sharded set, or a folder with one.
+
+    Every byte is read. What cannot be read, because it contradicts its format, or is of a kind that is not
+    read, is a finding like others, whatever `only` says. Raises FileError where there is no file.
+    """
+    name = opening.locate(name)
+    opening.recover(name, watch)
+    return check_source(open_source(name, watch), only, watch)
+
+
+def check_source(source: Source, only: Collection[Group] = GROUPS, watch: Watch = nobody) -> Report:
+    """Check a file that is open, or the index of a set. Raises as `check` does."""
+    form = registry.of(source)
+    if form and form.NAME == sharded.NAME:
+        report = _check_set(source, only, watch)
+    else:
+        found = _check_one(source, only, watch)
+        tensors = len(found.checkpoint.params) if found.checkpoint else 0
+        files = max(len(found.checkpoint.sources), 1) if found.checkpoint else 1
+        report = Report(source.name, tuple(found.findings), tuple(found.safety), tensors, files)
+    _unchanged(source)
+    return report
+
+
+def _check_one(source: Source, only: Collection[Group], watch: Watch, *, is_shard: bool = False) -> _Checked:
+    """What is found in one file; a shard is none that stands for others."""
+    form = (registry.single if is_shard else registry.of)(source) if source.size else None
+    loading = looked_into(source, form) if "safety" in only else nothing()
+    try:
+        found = _read(source, only, watch, is_shard)
+    except FormatError as error:
+        found = _Checked([Finding("error", "integrity", "unreadable", None, _whole(error))], [], None)
+    except Unsupported as error:
+        found = _Checked([Finding("warning", "integrity", NOT_READ, None, _whole(error))], [], None)
+    return _Checked([*found.findings, *_about(loading, found, only)], loading.pickles, found.checkpoint)
+
+
+def _read(source: Source, only: Collection[Group], watch: Watch, is_shard: bool) -> _Checked:
+    """What is found in a file by reading it. Raises FormatError where its listing cannot be read."""
+    checkpoint = (registry.read_single if is_shard else registry.read)(source)
+    findings: list[Finding] = []
+    try:
+        for finding in _sound(checkpoint, only, watch, is_shard):
+            findings.append(finding)  # one by one: what comes before an error was found all the same
+    except FormatError as error:
+        findings.append(Finding("error", "integrity", "unreadable", None, _whole(error)))
+    return _Checked(findings, [], checkpoint)
+
+
+def _about(loading: Loading, found: _Checked, only: Collection[Group]) -> Iterator[Finding]:
+    """What there is to say of a file's pickles, but for what reading the file has said of them already."""
+    if found.checkpoint is not None:
+        yield from loading.damaged
+        if "integrity" not in only or all(finding.level == "note" for finding in found.findings):
+            yield from loading.unread
+    yield from loading.findings
+
+
+def _sound(checkpoint: Checkpoint, only: Collection[Group], watch: Watch, is_shard: bool) -> Iterator[Finding]:
+    """What is wrong with the bytes and the values of a file that can be read."""
+    damaged: set[str] = set()
+    if "integrity" in only:
+        for finding in registry.BY_NAME[checkpoint.format].audit(checkpoint, watch):
+            if finding.level == "error" or finding.rule == "bomb":
+                damaged.update(_storages(checkpoint, finding.path))
+            yield finding
+        yield from integrity.alike(checkpoint)
+        yield from integrity.copies(checkpoint, damaged, is_shard=is_shard)
+    if "health" in only:
+        yield from health(checkpoint, watch, damaged=damaged, trust="integrity" in only)
+
+
+def _storages(checkpoint: Checkpoint, path: str | None) -> Iterator[str]:
+    for param in checkpoint.params:
+        if path is not None and param.path == path:
+            yield from (str(part.storage) for part in (param, *param.components))
+
+
+def _check_set(source: Source, only: Collection[Group], watch: Watch) -> Report:
+    """The report on an index and all its shards."""
+    try:
+        index = shard_index.read(source)
+    except FormatError as error:
+        return Report(source.name, (Finding("error", "integrity", "unreadable", None, error.what),), (), 0, 1)
+    findings: list[Finding] = []
+    safety: list[tuple[str, Safety]] = []
+    shards: list[Shard] = []
+    for name in index.shards:
+        if why := shard_index.why_unsafe(name):
+            findings.append(Finding("error", "integrity", "shard-name", None, f"shard {name!r} {why}"))
+            continue
+        try:
+            opening.recover(str(index.folder / name), watch)
+            shard = open_source(str(index.folder / name))
+            found = _check_one(shard, only, watch, is_shard=True)
+        except FileError as error:
+            is_there = isinstance(error, FormatError)
+            rule = "unreadable" if is_there else "shard-missing"
+            what = error.what if is_there else f"{error.what}, though the index names it"
+            findings.append(Finding("error", "integrity", rule, None, what, name))
+            continue
+        _unchanged(shard)
+        findings += (finding._replace(file=name) for finding in found.findings)
+        safety += ((f"{name}: {part}", pickle) for part, pickle in found.safety)
+        shards.append(Shard.of(name, found.checkpoint, found.findings))
+    if "integrity" in only:
+        findings += against(index, shards)
+        findings += unnamed(index)
+        findings += copies(index.folder, shards)
+    tensors = sum(shard.tensors for shard in shards) + len(index.aliases)
+    return Report(source.name, tuple(findings), tuple(safety), tensors, len(shards))
+
+
+def _unchanged(source: Source) -> None:
+    try:
+        source.check_unchanged("what was found may not be true of it")
+    except FileError as error:
+        error.file = error.file or source.name
+        raise
+
+
+def _whole(error: ParamctlError) -> str:
+    return f"{error.what}; {error.hint}" if error.hint else error.what

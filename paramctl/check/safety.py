@@ -1,0 +1,104 @@
+"""What loading a file would run, as findings: every name its pickles use beyond plain tensors, all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from paramctl.errors import FileError, FormatError, Unsupported
+from paramctl.files.sources import Source
+from paramctl.findings import Finding, Level
+from paramctl.formats.pickles import unread_files, weights_only
+from paramctl.formats.pickles.verdict import Safety, Use, inspect
+from paramctl.formats.protocol import AnyFormat
+
+
+class Loading(NamedTuple):
+    """What is known of each pickle in a file, by the part it is in, and what there is to say of them.
+
+    `damaged` are those that are no whole pickles, `unread` those whose bytes could not even be had.
+    """
+
+    pickles: list[tuple[str, Safety]]
+    findings: list[Finding]
+    damaged: list[Finding]
+    unread: list[Finding]
+
+
+def nothing() -> Loading:
+    """What is known of a file whose pickles nobody asked about."""
+    return Loading([], [], [], [])
+
+
+def looked_into(source: Source, form: AnyFormat | None) -> Loading:
+    """Judge every pickle in a file; where its format is unknown, those that it begins with.
+
+    A text may look like a pickle of old, so that what bears no mark of one counts only where it does harm.
+    """
+    found = nothing()
+    try:
+        for part, read in form.code(source) if form else unread_files.code(source):
+            _judge(found, part, read)
+    except (FormatError, Unsupported) as error:
+        found.unread.append(_unreadable(error))
+    harmless = all(finding.rule != "dangerous" for finding in found.findings)
+    if form is None and harmless and not unread_files.are_surely_in(source):
+        return nothing()
+    found = found._replace(findings=[*dict.fromkeys(found.findings)])  # several may say the same
+    why = weights_only.FORMATS_REFUSED.get(form.NAME) if form else None
+    return _refused_whole(found, why) if why else found
+
+
+def _refused_whole(found: Loading, why: str) -> Loading:
+    """The same, where torch refuses the file before it looks at any pickle, and why."""
+    pickles = [(part, safety._replace(refusal=why)) for part, safety in found.pickles]
+    others = [finding for finding in found.findings if finding.rule != "weights-only"]
+    return found._replace(pickles=pickles, findings=[*others, _refusal(why)])
+
+
+def _judge(found: Loading, part: str, read: Callable[[], bytes]) -> None:
+    try:
+        data = read()
+    except (FormatError, Unsupported) as error:
+        found.unread.append(_unreadable(error))
+        return
+    try:
+        safety = inspect(data)
+    except FormatError as error:
+        if error.hint:
+            found.findings.append(Finding("error", "safety", "dangerous", None, f"{error.what}; {error.hint}"))
+        else:
+            found.damaged.append(_unreadable(error))
+        return
+    found.pickles.append((part, safety))
+    found.findings.extend(findings(safety))
+
+
+def _unreadable(error: FileError) -> Finding:
+    return Finding("error", "integrity", "unreadable", None, error.what)
+
+
+def findings(safety: Safety) -> Iterator[Finding]:
+    """What to know before a pickle is loaded; what does the same is said once, with every name."""
+    alike: dict[tuple[Level, str, str], list[str]] = {}
+    for use in safety.uses:
+        alike.setdefault((*_weighed(use), use.does), []).append(use.name)
+    for (level, rule, does), names in alike.items():
+        link = "; each " if len(names) > 1 else ", which " if level == "error" else "; "
+        yield Finding(level, "safety", rule, None, f"the pickle names {', '.join(names)}{link}{does}")
+    if safety.refusal:
+        yield _refusal(safety.refusal)
+
+
+def _refusal(why: str) -> Finding:
+    return Finding("note", "safety", "weights-only", None, f"torch.load(weights_only=True) refuses it: {why}")
+
+
+def _weighed(use: Use) -> tuple[Level, str]:
+    """How much it matters what a pickle names, and the rule it falls under."""
+    if use.danger == "dangerous":
+        return "error", "dangerous"
+    is_class = use.name.rpartition(".")[2][:1].isupper()
+    if use.danger == "known" or is_class:
+        return "note", "foreign-class"
+    return "warning" if use.called else "note", "foreign-code"

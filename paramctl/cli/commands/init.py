@@ -1,0 +1,84 @@
+"""`paramctl init`: draw chosen params anew."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from paramctl.cli.editing import Asked, ResetOptimizer, edit
+from paramctl.cli.options import (
+    DryRun,
+    FileArgument,
+    Force,
+    InPlaceFlag,
+    Json,
+    Layers,
+    Output,
+    Patch,
+    Quiet,
+    Seed,
+    complete_scheme,  # fmt: skip
+)
+
+
+def init(
+    file: FileArgument = None,
+    layer: Layers = None,
+    scheme: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--scheme",
+            "-s",
+            metavar="SCHEME",
+            show_default=False,
+            autocompletion=complete_scheme,
+            help="A name ('xavier'), a name with arguments ('normal:std=0.01', 'constant:42') or FILE.py:FUNCTION; one"
+            " for all layers, or one for each --layer in order. Default: what the framework does.",
+        ),
+    ] = None,
+    bias: Annotated[
+        str | None,
+        typer.Option(
+            "--bias",
+            metavar="zeros|keep|default|SCHEME",
+            show_default=False,
+            help="What the biases of a layer become.  [default: zeros]",
+        ),
+    ] = None,
+    seed: Seed = None,
+    reset_optimizer: ResetOptimizer = False,
+    output: Output = None,
+    in_place: InPlaceFlag = False,
+    patch: Patch = False,
+    force: Force = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Re-initialise layers with named schemes.
+
+    On a layer, weights (2 or more dimensions) are drawn with the scheme, biases become zeros, the scale
+    of a normalisation ones; running statistics and integers are kept. A param named by its full path
+    gets the scheme itself. 'paramctl schemes' explains every scheme.
+
+    \b
+    Examples:
+      paramctl init net.pt --scheme normal:std=0.01 -o new.pt
+      paramctl init net.pt -l 0 -s xavier -l 2 -s constant:42 -i
+      paramctl init --layer 0 --scheme xavier < net.pt > new.pt
+    """
+    from paramctl.edit.init import init as verb
+
+    edit(
+        file,
+        Asked(output, in_place, force, dry_run, json, quiet, patch),
+        lambda checkpoint: verb(
+            checkpoint,
+            layer or (),
+            scheme or ("default",),
+            seed=seed,
+            bias=bias,
+            reset_optimizer=reset_optimizer,
+        ),
+    )

@@ -1,0 +1,100 @@
+"""`paramctl ls`: one line a tensor, made for grep, awk and jq."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from paramctl.cli import json_text, output, tables, text
+from paramctl.cli.options import Color, FileArgument, Json, JsonLines, Layers, Tsv, chosen, one_of, opened
+from paramctl.cli.output import Line
+from paramctl.model.checkpoint import dims
+
+if TYPE_CHECKING:
+    from paramctl.model.checkpoint import Checkpoint
+
+
+def ls(
+    file: FileArgument = None,
+    layer: Layers = None,
+    as_tsv: Tsv = False,
+    as_json: Json = False,
+    as_json_lines: JsonLines = False,
+    color: Color = "auto",
+) -> None:
+    """List a checkpoint's tensors, one a line.
+
+    In a pipe the lines are tab-separated: path, kind, dtype, shape (8x4), number of values, bytes, and
+    the path it is tied to. On a terminal they are aligned.
+
+    \b
+    Examples:
+      paramctl ls model.pt
+      paramctl ls model.pt --layer 're:.*bias'
+      paramctl ls model.pt | awk -F'\\t' '$3 == "float16"' | cut -f1
+      paramctl ls model.pt --jsonl | jq -r 'select(.numel > 1e6).path'
+    """
+    one_of({"--tsv": as_tsv, "--json": as_json, "--jsonl": as_json_lines})
+    with opened(file) as checkpoint:
+        positions = chosen(checkpoint, layer)
+        listed = range(len(checkpoint.params)) if positions is None else sorted(positions)
+        if as_json:
+            output.json(_document(checkpoint, listed, positions))
+        elif as_json_lines:
+            output.json_lines(_objects(checkpoint, listed))
+        elif as_tsv or not output.stdout_is_terminal():
+            output.lines(_lines(checkpoint, listed))
+        else:
+            output.listing(_aligned(checkpoint, listed), color)
+
+
+def _document(checkpoint: Checkpoint, listed: Sequence[int], positions: Collection[int] | None) -> dict[str, object]:
+    from paramctl.model.tree import totals
+
+    return {
+        "schema": 1,
+        "file": checkpoint.file,
+        "format": checkpoint.format,
+        "tensors": list(_objects(checkpoint, listed)),
+        "totals": totals(checkpoint, positions)._asdict(),
+    }
+
+
+def _objects(checkpoint: Checkpoint, listed: Sequence[int]) -> Iterator[dict[str, object]]:
+    for at in listed:
+        yield json_text.tensor_object(checkpoint.params[at], _tied_to(checkpoint, at))
+
+
+def _lines(checkpoint: Checkpoint, listed: Sequence[int]) -> Iterator[str]:
+    known: dict[tuple[str, str, tuple[int, ...]], str] = {}  # a few forms serve 60,000 tensors
+    for at in listed:
+        param = checkpoint.params[at]
+        form = (param.kind, param.dtype.name, param.shape)
+        facts = known.get(form)
+        if facts is None or param.components:
+            shape = "x".join(map(str, param.shape))
+            facts = known[form] = f"{param.kind}\t{param.dtype.name}\t{shape}\t{param.numel}\t{param.nbytes}"
+        yield f"{text.escape(param.path, None)}\t{facts}\t{text.escape(_tied_to(checkpoint, at) or '', None)}"
+
+
+def _aligned(checkpoint: Checkpoint, listed: Sequence[int]) -> Iterator[Line]:
+    rows = []
+    for at in listed:
+        param = checkpoint.params[at]
+        first = _tied_to(checkpoint, at)
+        rows.append((
+            text.escape(param.path) or ".",
+            param.kind,
+            param.dtype.name,
+            dims(param.shape),
+            f"{param.numel:,}",
+            text.human_bytes(param.nbytes),
+            "" if first is None else f"= {text.escape(first) or '.'}",
+        ))  # fmt: skip
+    styles = ("bold", "dim", "cyan", "", "", "dim", "magenta")
+    return tables.aligned(rows, "<<<<>><", styles, output.terminal_width())
+
+
+def _tied_to(checkpoint: Checkpoint, at: int) -> str | None:
+    leader = checkpoint.tied_to.get(at)
+    return None if leader is None else checkpoint.params[leader].path

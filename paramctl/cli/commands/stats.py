@@ -1,0 +1,276 @@
+"""`paramctl stats`: what the values of each tensor are like."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+
+import typer
+
+from paramctl.cli import json_text, output, progress, tables, text
+from paramctl.cli.options import (
+    Color,
+    FileArgument,
+    Json,
+    JsonLines,
+    Layers,
+    Tsv,
+    chosen,
+    one_of,
+    opened,
+    single_threaded,
+)
+from paramctl.cli.output import Line
+
+if TYPE_CHECKING:
+    from paramctl.model.checkpoint import Checkpoint
+    from paramctl.stats.spectral import Spectrum
+    from paramctl.stats.stats import Row
+
+Key = Literal["path", "count", "mean", "std", "min", "max", "l2", "zeros", "nan", "inf"]
+FIGURES: tuple[Key, ...] = ("count", "mean", "std", "min", "max", "l2", "zeros", "nan", "inf")
+BARS = 12  # characters of a histogram
+BINS = 64  # of a histogram for programs
+REASONS = 5  # of tensors without figures that are said one by one
+PATH = 16  # columns that a path keeps before other columns make room for it
+SPARED = ("tied to", "count", "zeros", "l2", "histogram", "stable rank")  # go in this order where a terminal is narrow
+
+
+class Found(NamedTuple):
+    """What is printed of a tensor or a layer: a figure is None where there is none."""
+
+    row: Row
+    figures: dict[str, int | float | None]
+    spectrum: Spectrum | None
+    why_spectral: str = ""
+
+
+class Whys(NamedTuple):
+    """Why there are no figures of some tensors, and why how many have no spectrum."""
+
+    figures: list[str]
+    spectra: Counter[str]
+
+
+def stats(
+    file: FileArgument = None,
+    layer: Layers = None,
+    by: Annotated[
+        Literal["tensor", "layer"],
+        typer.Option("--by", help="A line for each; a layer is its own tensors, without those of layers in it."),
+    ] = "tensor",
+    sort: Annotated[
+        Key | None,
+        typer.Option("--sort", show_default=False, help="Order by this, the largest first; paths as people count."),
+    ] = None,
+    reverse: Annotated[bool, typer.Option("--reverse", help="Turn the order round.")] = False,
+    histogram: Annotated[bool, typer.Option("--histogram", help="Histograms for --json and --jsonl too.")] = False,
+    spectral: Annotated[
+        bool,
+        typer.Option("--spectral", help="Also the largest singular value and stable rank of matrices (slow: torch)."),
+    ] = False,
+    as_tsv: Tsv = False,
+    as_json: Json = False,
+    as_json_lines: JsonLines = False,
+    color: Color = "auto",
+) -> None:
+    """Say what the values of each tensor are like.
+
+    Mean, std (sample), min, max and l2 are of the finite values; count is of all of them. Complex values
+    count by their magnitude, quantized ones by what they stand for. In a pipe the lines are
+    tab-separated: path, dtype, shape, count, mean, std, min, max, l2, zeros, nan, inf (with --by layer the
+    number of tensors for dtype and shape; with --spectral two more: sigma, stable rank).
+
+    \b
+    Examples:
+      paramctl stats model.pt
+      paramctl stats model.pt --layer '**.weight' --sort std
+      paramctl stats model.pt --by layer --jsonl | jq 'select(.nan > 0).path'
+      paramctl stats model.pt --spectral --layer 0.weight
+    """
+    one_of({"--tsv": as_tsv, "--json": as_json, "--jsonl": as_json_lines})
+    one_of({"--by layer": by == "layer", "--spectral": spectral})
+    single_threaded()
+    for_people = output.stdout_is_terminal() and not (as_tsv or as_json or as_json_lines)
+    with opened(file) as checkpoint:
+        from paramctl.stats.stats import stats
+
+        positions = chosen(checkpoint, layer)
+        with progress.bar() as watch:
+            rows = stats(
+                checkpoint, positions, by_layer=by == "layer", histograms=histogram or for_people, watch=watch
+            )
+            whys = Whys([], Counter())
+            found: Iterable[Found] = (_found(checkpoint, row, spectral, whys) for row in rows)
+            if sort is not None or reverse:
+                found = _sorted(found, sort, reverse)
+            if as_json_lines:
+                output.json_lines(_object(checkpoint, one, histogram, spectral) for one in found)
+                return
+            if not (as_json or for_people):
+                output.lines(_line(checkpoint, one, spectral) for one in found)
+                _say(whys)
+                return
+            kept = list(found)
+        if as_json:
+            name = "layers" if by == "layer" else "tensors"
+            objects = [_object(checkpoint, one, histogram, spectral) for one in kept]
+            output.json({"schema": 1, "file": checkpoint.file, name: objects})
+            return
+        if kept:
+            _show(checkpoint, kept, spectral, color)
+        _say(whys)
+
+
+def _show(checkpoint: Checkpoint, found: Sequence[Found], spectral: bool, color: output.When) -> None:
+    columns = _columns(checkpoint, found, spectral)
+    left_out = _spare(columns, output.terminal_width())
+    output.listing(_table(columns), color)
+    if left_out:
+        output.note(f"the terminal is too narrow for {', '.join(left_out)}; --tsv has them")
+
+
+def _say(whys: Whys) -> None:
+    """Say why there are no figures of some tensors."""
+    for why in whys.figures[:REASONS]:
+        output.note(f"no figures: {text.sentence(why)}")
+    if len(whys.figures) > REASONS:
+        output.note(f"no figures of {len(whys.figures) - REASONS:,} more; --json says why of each")
+    if whys.spectra:
+        reasons = [f"{why} ({text.counted(n, 'tensor')})" for why, n in whys.spectra.items()]
+        output.note(f"no singular values: {', '.join(reasons)}")
+
+
+def _found(checkpoint: Checkpoint, row: Row, spectral: bool, whys: Whys) -> Found:
+    """What is printed of a row; why there is nothing goes to `whys`."""
+    if row.summary.why:
+        whys.figures.append(row.summary.why)
+    figures = row.summary.figures._asdict()
+    if not spectral or row.at is None:
+        return Found(row, figures, None)
+    from paramctl.stats.spectral import spectrum as spectrum_of
+
+    spectrum = spectrum_of(checkpoint, checkpoint.params[row.at])
+    if isinstance(spectrum, str):
+        whys.spectra[spectrum] += 1
+        return Found(row, figures, None, spectrum)
+    return Found(row, figures, spectrum)
+
+
+def _sorted(found: Iterable[Found], key: Key | None, reverse: bool) -> list[Found]:
+    """In the order of one figure, largest first, then those that have none; or in that of paths, or of the file."""
+    kept = list(found)
+    if key is None:
+        return kept[::-1]
+    if key == "path":
+        from paramctl.model.checkpoint import natural_key
+
+        return sorted(kept, key=lambda one: natural_key(one.row.path), reverse=reverse)
+    having = [one for one in kept if one.figures[key] is not None]
+    having.sort(key=lambda one: one.figures[key] or 0, reverse=not reverse)
+    return [*having, *(one for one in kept if one.figures[key] is None)]
+
+
+# --- for programs ------------------------------------------------------------------------------
+
+
+def _object(checkpoint: Checkpoint, found: Found, histogram: bool, spectral: bool) -> dict[str, object]:
+    row = found.row
+    if row.at is None:
+        about: dict[str, object] = {"path": row.path, "tensors": row.tensors}
+    else:
+        leader = checkpoint.tied_to.get(row.at)
+        tied_to = None if leader is None else checkpoint.params[leader].path
+        about = json_text.tensor_object(checkpoint.params[row.at], tied_to)
+    about.update(found.figures)
+    if histogram:
+        bins = row.summary.histogram.within(BINS)
+        about["histogram"] = {"edges": list(bins.edges), "counts": list(bins.counts)}
+    if spectral:
+        about["sigma"] = found.spectrum.sigma if found.spectrum else None
+        about["stable_rank"] = found.spectrum.stable_rank if found.spectrum else None
+        if found.why_spectral:
+            about["why_spectral"] = found.why_spectral
+    return {**about, "why": row.summary.why} if row.summary.why else about
+
+
+def _line(checkpoint: Checkpoint, found: Found, spectral: bool) -> str:
+    row = found.row
+    about = [str(row.tensors), ""]
+    if row.at is not None:
+        param = checkpoint.params[row.at]
+        about = [param.dtype.name, "x".join(map(str, param.shape))]
+    figures: list[int | float | None] = [found.figures[key] for key in FIGURES]
+    if spectral:
+        figures += found.spectrum or (None, None)
+    numbers = ["" if number is None else repr(number) for number in figures]
+    return "\t".join([text.escape(row.path, None), *about, *numbers])
+
+
+# --- for people --------------------------------------------------------------------------------
+
+
+def _columns(checkpoint: Checkpoint, found: Sequence[Found], spectral: bool) -> dict[str, list[str]]:
+    """The cells of each column, by its name."""
+    columns = {"path": [text.escape(one.row.path) or "." for one in found]}
+    enough = [text.digits_for(one.figures["std"], one.figures["mean"]) for one in found]
+    for key in ("count", "mean", "std", "min", "max", "l2", "zeros"):
+        digits = enough if key in ("mean", "min", "max") else [4] * len(found)
+        columns[key] = [text.number(one.figures[key], n) for one, n in zip(found, digits, strict=True)]
+    for key in ("nan", "inf"):
+        if any(one.figures[key] for one in found):
+            columns[key] = [text.number(one.figures[key]) for one in found]
+    if spectral:
+        columns["sigma"] = [text.number(one.spectrum and one.spectrum.sigma) for one in found]
+        columns["stable rank"] = [text.number(one.spectrum and one.spectrum.stable_rank) for one in found]
+    columns["histogram"] = [_bars(one) for one in found]
+    ties = [_tie(checkpoint, one.row) for one in found]
+    return {**columns, "tied to": ties} if any(ties) else columns
+
+
+def _table(columns: dict[str, list[str]]) -> Iterator[Line]:
+    """A header and a line each."""
+    rows = [[_title(key) for key in columns], *zip(*columns.values(), strict=True)]
+    align = "".join("<" if key in ("path", "histogram", "tied to") else ">" for key in columns)
+    styles = [_STYLES.get(key, "") for key in columns]
+    header, *lines = tables.aligned(rows, align, styles, output.terminal_width())
+    yield Line(header.cells, ("dim",) * len(header.cells))
+    for cells, own in lines:
+        quiet = (cell.strip() == "0" for cell in cells)  # no NaN is no alarm
+        yield Line(cells, tuple("dim" if zero else style for zero, style in zip(quiet, own, strict=True)))
+
+
+_STYLES = {
+    "path": "bold", "count": "dim", "zeros": "dim", "nan": "red", "inf": "red", "histogram": "cyan",
+    "tied to": "magenta",
+}  # fmt: skip
+
+
+def _title(key: str) -> str:
+    return {"path": "", "nan": "NaN", "l2": "L2", "histogram": "", "tied to": ""}.get(key, key)
+
+
+def _spare(columns: dict[str, list[str]], width: int | None) -> list[str]:
+    """Take columns away until the rest fits; says which, but for the histogram, which has no figures."""
+    left_out = []
+    for key in SPARED:
+        wide = {name: max(map(text.cell_width, [_title(name), *cells])) for name, cells in columns.items()}
+        needed = sum(wide.values()) - wide["path"] + min(wide["path"], PATH) + 2 * (len(wide) - 1)
+        if width is None or needed <= width:
+            break
+        if columns.pop(key, None) is not None:
+            left_out.append(key)
+    return [_title(key) for key in left_out if _title(key)]
+
+
+def _tie(checkpoint: Checkpoint, row: Row) -> str:
+    leader = None if row.at is None else checkpoint.tied_to.get(row.at)
+    return "" if leader is None else f"= {text.escape(checkpoint.params[leader].path) or '.'}"
+
+
+def _bars(found: Found) -> str:
+    moments = found.row.summary.moments
+    if not moments.finite:
+        return ""
+    return text.sparkline(found.row.summary.histogram.resampled(float(moments.low), float(moments.high), BARS))

@@ -1,0 +1,132 @@
+"""`paramctl ties`: which names stand for one tensor, which tensors lie over the same bytes, and which might as well."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from paramctl.cli import output, progress, text
+from paramctl.cli.options import Color, FileArgument, Json, opened, single_threaded
+from paramctl.cli.output import Line
+from paramctl.compare.tie_candidates import command
+from paramctl.formats.registry import BY_NAME
+from paramctl.model.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from paramctl.compare.tie_candidates import Candidate
+    from paramctl.model.checkpoint import Checkpoint
+
+OUT = "OUT"  # stands for a file to write in the commands that are suggested
+
+
+def ties(
+    file: FileArgument = None,
+    equal: Annotated[
+        bool,
+        typer.Option("--equal", help="Also list tensors with equal values that are not tied, and how to tie them."),
+    ] = False,
+    as_json: Json = False,
+    color: Color = "auto",
+) -> None:
+    """List the tensors that are one and the same under several names.
+
+    One line a group: '2.weight = 4.weight'. Tensors that merely share some of their bytes, as views of
+    one storage do, follow as 'a ~ b overlaps'. With --equal, tensors of a model that hold the same values
+    bit for bit without being tied follow as 'a == b', each with the command that ties them, whole layers
+    before single tensors; every value is read.
+
+    \b
+    Examples:
+      paramctl ties model.pt
+      paramctl ties model.pt --json | jq '.groups | length'
+      paramctl ties model.pt --equal
+    """
+    from paramctl.model.sharing import overlaps
+
+    if equal:
+        single_threaded()
+    with opened(file) as checkpoint:
+        groups, overlapping = tuple(checkpoint.groups()), overlaps(checkpoint)
+        alike = _equal(checkpoint) if equal else ()
+        if as_json:
+            document: dict[str, object] = {
+                "schema": 1,
+                "groups": [_paths(checkpoint, group) for group in groups],
+                "overlaps": [_paths(checkpoint, group) for group in overlapping],
+            }
+            if equal:
+                document["equal"] = [_object(checkpoint, found) for found in alike]
+            output.json(document)
+            return
+        lines = [*_lines(checkpoint, groups, overlapping), *_candidates(checkpoint, alike)]
+        output.listing(lines, color)
+        if not lines:
+            output.note("no ties, and no tensors with equal values" if equal else "no ties")
+
+
+def _equal(checkpoint: Checkpoint) -> tuple[Candidate, ...]:
+    """Layers and params of the model with equal values, those that save most first and constants last."""
+    from paramctl.compare.duplicates import equals
+    from paramctl.compare.tie_candidates import candidates
+    from paramctl.model.selection import model_params
+
+    with progress.bar() as watch:
+        found = candidates(checkpoint, equals(checkpoint, model_params(checkpoint), watch))
+    return tuple(sorted(found, key=lambda one: (one.constant, -one.saved)))
+
+
+def _paths(checkpoint: Checkpoint, group: Sequence[int]) -> list[str]:
+    return [checkpoint.params[at].path for at in group]
+
+
+def _object(checkpoint: Checkpoint, found: Candidate) -> dict[str, object]:
+
+    return {
+        "paths": list(found.paths),
+        "saved": found.saved,
+        "constant": found.constant,
+        "command": command(checkpoint.file, found, OUT) if can_tie(checkpoint) else None,
+    }
+
+
+def _lines(
+    checkpoint: Checkpoint, groups: Sequence[Sequence[int]], overlapping: Sequence[Sequence[int]]
+) -> Iterator[Line]:
+    for group in groups:
+        yield _line(_paths(checkpoint, group), " = ")
+    for group in overlapping:
+        yield _line(_paths(checkpoint, group), " ~ ", " overlaps" if len(group) == 2 else " overlap")
+
+
+def _candidates(checkpoint: Checkpoint, alike: Sequence[Candidate]) -> Iterator[Line]:
+    """Each group of equal ones, and the command that ties them."""
+
+    for found in alike:
+        what = "all one value, " if found.constant else ""
+        yield _line(found.paths, " == ", f"  ({what}saves {text.human_bytes(found.saved)})")
+        if can_tie(checkpoint):
+            yield Line(("    ", " ".join(map(_quoted, command(checkpoint.file, found, OUT)))), ("", "dim"))
+
+
+def _quoted(word: str) -> str:
+    """A word as a shell takes it, with everything visible."""
+    if word.isprintable():
+        return shlex.quote(word)
+    spelled = (chr(b) if 0x20 <= b < 0x7F and b not in b"\\'" else f"\\x{b:02x}" for b in os.fsencode(word))
+    return f"$'{''.join(spelled)}'"
+
+
+def _line(paths: Sequence[str], sign: str, word: str = "") -> Line:
+    limit = text.LIMIT if output.stdout_is_terminal() else None
+    cells = [cell for path in paths for cell in (sign, text.escape(path, limit) or ".")][1:]
+    styles = ["" if i % 2 == 0 else "magenta" for i in range(len(cells))]
+    return Line((*cells, word), (*styles, "dim"))
+
+
+def can_tie(checkpoint: Checkpoint) -> bool:
+    """Whether the format of a checkpoint has ties, so that such a command does something."""
+    return BY_NAME[checkpoint.format].KEEPS_TIES

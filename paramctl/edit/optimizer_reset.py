@@ -1,0 +1,183 @@
+"""What an optimizer remembers of params that changed: said to be stale, or put back to where training starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import NamedTuple
+
+from paramctl.edit.guards import check_editable
+from paramctl.edit.report import Change
+from paramctl.errors import UsageError, some
+from paramctl.files.content import Buffer
+from paramctl.model.checkpoint import Checkpoint, Leaf, Param
+from paramctl.model.optimizer_numbers import SCALARS, Shape, Signature, fits, signature
+from paramctl.model.optimizer_state import Moment, gradient_owners, moments
+from paramctl.model.sharing import group_of
+from paramctl.values.arrays import NewValues, cast, encode, with_values
+
+NAMED = 5  # params that a note names
+COMPARED = 1_000_000  # pairs of shapes that are compared to find out whether moments may be a param's
+STALE = "the optimizer state in this file still belongs to the old values"
+
+# What torch.optim starts from, where that is not 0: a number, or that of the param's group.
+_ONE = {"mu": 1.0, "mu_product": 1.0}  # ASGD, NAdam
+_OF_GROUP = {"eta": "lr", "step_size": "lr", "sum": "initial_accumulator_value"}  # ASGD, Rprop, Adagrad
+
+
+class Settled(NamedTuple):
+    """An edited checkpoint with its optimizers seen to: what was reset, and what a person should know."""
+
+    checkpoint: Checkpoint
+    changed: tuple[Change, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def settle(before: Checkpoint, edited: Checkpoint, changed: Iterable[int], reset: bool) -> Settled:
+    """`edited`, with the moments of the params that `changed` as new if `reset`, else with a note where they are stale.
+
+    With the moments goes the count of steps, which tells an optimizer how far they can be relied on.
+    Raises UsageError if `reset` and it is not certain which moments are theirs, or how they start.
+    """
+    found = _found(before, changed)
+    if reset:
+        return _reset(before, edited, found)
+    names = _names(before, found.values)
+    if found.objects:
+        return Settled(edited, (), (STALE,))
+    if found.uncertain:
+        return Settled(edited, (), (f"{STALE}; which of it is that of {names} is not certain",))
+    if found.stale:
+        names = _names(before, {one.owner for one in found.stale if one.owner is not None})
+        return Settled(edited, (), (f"{STALE} of {names}; --reset-optimizer starts it anew",))
+    return Settled(edited)
+
+
+class _Found(NamedTuple):
+    """What optimizers remember of some params of a model."""
+
+    values: frozenset[int] = frozenset()  # the params, tied ones by their first
+    stale: tuple[Moment, ...] = ()
+    uncertain: tuple[str, ...] = ()  # paths of what may be theirs
+    objects: tuple[str, ...] = ()  # paths of optimizers that are objects
+
+
+def _found(checkpoint: Checkpoint, changed: Iterable[int]) -> _Found:
+    values = {i for i in changed if checkpoint.params[i].kind != "optimizer"} - gradient_owners(checkpoint).keys()
+    if not values:
+        return _Found()
+    leaders = frozenset(checkpoint.tied_to.get(i, i) for i in values)
+    known = moments(checkpoint)
+    return _Found(
+        leaders,
+        tuple(one for one in known if one.owner in leaders),
+        tuple(_uncertain(checkpoint, leaders, known)),
+        tuple(entry.path for entry in checkpoint.entries if isinstance(entry, Leaf) and entry.moments),
+    )
+
+
+def _uncertain(checkpoint: Checkpoint, values: Iterable[int], known: tuple[Moment, ...]) -> list[str]:
+    """The layers of moments that may be those of the params, by their shapes, or of none that is known."""
+    params = checkpoint.params
+    listed = {one.at for one in known}
+    others = [
+        param.path
+        for at, param in enumerate(params)
+        if param.kind == "optimizer" and at not in listed and "state." in param.path
+    ]
+    unowned: dict[str, list[tuple[str, Shape]]] = {}
+    for one in known:
+        if one.owner is None:
+            unowned.setdefault(one.layer, []).append((one.name, params[one.at].shape))
+    kinds = {layer: signature(remembered) for layer, remembered in unowned.items()}
+    theirs = {params[i].shape for i in values}
+    elsewhere = {param.shape for param in params if param.kind != "optimizer"} - theirs
+    if len({*kinds.values()}) * (len(theirs) + len(elsewhere)) > COMPARED:
+        return [*others, *kinds]
+    may_be = {kind: _fits_any(kind, theirs) or not _fits_any(kind, elsewhere) for kind in {*kinds.values()}}
+    return [*others, *(layer for layer, kind in kinds.items() if may_be[kind])]
+
+
+def _fits_any(kind: Signature, shapes: Iterable[Shape]) -> bool:
+    return any(fits(kind, shape) for shape in shapes)
+
+
+def _names(checkpoint: Checkpoint, indices: Iterable[int]) -> str:
+    return some([checkpoint.labels[i] or "." for i in sorted(indices)], NAMED)
+
+
+# --- putting back --------------------------------------------------------------------------------
+
+
+def _reset(before: Checkpoint, edited: Checkpoint, found: _Found) -> Settled:
+    """The checkpoint with all that is stale as training starts with it."""
+    if found.objects:
+        where = some(found.objects, NAMED)
+        what = f"--reset-optimizer cannot reach into {where}: an optimizer that was saved whole, as an object"
+        raise UsageError(what, hint="leave the option out, or save optimizer.state_dict() from your program")
+    if found.uncertain:
+        what = f"which of {some(found.uncertain, NAMED)} is remembered of {_names(before, found.values)} is not certain"
+        raise UsageError(
+            f"--reset-optimizer: {what}",
+            hint=f"leave it out, or set what you mean yourself: '{found.uncertain[0]}.exp_avg = 0'",
+        )
+    if not found.stale:
+        return Settled(edited, (), ("no optimizer in this file remembers anything of what changed",))
+    _check(before, found.stale)
+    numbers = {entry.path: entry.value for entry in before.entries if isinstance(entry, Leaf)}
+    storages: dict[str, list[NewValues]] = {}
+    changes: list[Change] = []
+    for one in found.stale:
+        param, value = before.params[one.at], _start(one, before.params[one.at], numbers)
+        assert one.owner is not None
+        how = f"reset to {value:g}, {one.name} of {before.labels[one.owner] or '.'}"
+        changes.append(Change(before.labels[one.at], how))
+        if param.numel:
+            storages.setdefault(str(param.storage), []).append(NewValues(param, partial(_full, param, value)))
+    made = {key: with_values(edited.storages[key], *views) for key, views in storages.items()}
+    return Settled(edited.with_storages(made), tuple(changes), _steps_kept(found.stale, numbers))
+
+
+def _check(checkpoint: Checkpoint, stale: tuple[Moment, ...]) -> None:
+    """Raise UsageError unless these can be changed, and nothing else with them."""
+    ours = {one.at for one in stale}
+    check_editable(checkpoint, ours, ours, "leave --reset-optimizer out")
+    for one in stale:
+        param = checkpoint.params[one.at]
+        others = [checkpoint.labels[i] for i in group_of(checkpoint, one.at) if i not in ours]
+        if others:
+            what = f"--reset-optimizer: {param.path} is one with {some(others, NAMED)}, of params that did not change"
+            raise UsageError(what, hint="part them first with 'paramctl untie'")
+        if param.dtype.category not in ("float", "complex") and param.shape not in SCALARS:
+            codes = f"{param.path} holds {param.dtype.name} codes, and which of them is 0 is not known"
+            raise UsageError(f"--reset-optimizer: {codes}", hint="leave the option out")
+
+
+def _start(moment: Moment, param: Param, numbers: Mapping[str, object]) -> float:
+    """What a moment is when training starts. Raises UsageError where its group does not say."""
+    if moment.name in _ONE and param.shape in SCALARS:
+        return _ONE[moment.name]
+    word = _OF_GROUP.get(moment.name)
+    if word is None:
+        return 0.0
+    value = numbers.get(f"{moment.group}.{word}", 0.0 if moment.name == "sum" else None)
+    if not isinstance(value, float | int):
+        what = f"--reset-optimizer: {param.path} starts at its group's {word}, and {moment.group}.{word} is no number"
+        raise UsageError(what, hint="leave the option out")
+    return float(value)
+
+
+def _full(param: Param, value: float) -> Buffer:
+    """The bytes of a tensor that is one number all over."""
+    if not value:
+        return bytes(param.nbytes)
+    import numpy as np
+
+    return encode(cast(np.full(param.shape, value), param.dtype), param.dtype)
+
+
+def _steps_kept(stale: tuple[Moment, ...], numbers: Mapping[str, object]) -> tuple[str, ...]:
+    """A note where steps are counted by numbers of the file's own, as torch before 1.12 did: those stay."""
+    layers = dict.fromkeys(one.layer for one in stale)
+    kept = [f"{layer}.step" for layer in layers if numbers.get(f"{layer}.step")]
+    return (f"{some(kept, NAMED)} stays as it is: a number, and no tensor",) if kept else ()

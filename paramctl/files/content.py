@@ -1,0 +1,224 @@
+"""TODO-DOC."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
+from itertools import accumulate
+from operator import itemgetter
+from typing import NamedTuple
+
+from paramctl.errors import FormatError
+from paramctl.files import checksums
+from paramctl.files.sources import Source
+
+Buffer = bytes | bytearray | memoryview
+
+
+CHUNK = 1 << 20  # bytes read at a time; larger chunks gain nothing and cost memory
+
+
+class Literal(NamedTuple):
+    """Bytes known already: headers, small rewritten records."""
+
+    data: bytes
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.data)
+
+
+class Extent(NamedTuple):
+    """`nbytes` bytes of `source` from `offset` on, unchanged."""
+
+    source: Source
+    offset: int
+    nbytes: int
+
+
+class Computed(NamedTuple):
+    """`nbytes` bytes that `chunks()` makes when they are needed; every call makes the same bytes.
+
+    `reads` is how many bytes of files that takes, as far as it is known before.
+    """
+
+    nbytes: int
+    chunks: Callable[[], Iterable[Buffer]]
+    reads: int = 0
+
+
+class Patch(NamedTuple):
+    """A change of the `nbytes` bytes from `start` on: `put` makes it where they lie.
+
+    Where nothing remains of them, `make` returns what they become, and they need not be read. `reads` is
+    how many bytes of files it takes to know what they become.
+    """
+
+    start: int
+    nbytes: int
+    put: Callable[[memoryview], None]
+    make: Callable[[], Buffer] | None = None
+    reads: int = 0
+
+
+Content = Literal | Extent | Computed
+
+
+def chunks(content: Iterable[Content]) -> Iterator[Buffer]:
+    """The bytes of `content`, at most about CHUNK of a source file at a time."""
+    for part in content:
+        match part:
+            case Literal(data):
+                yield data
+            case Extent(source, offset, nbytes):
+                for start in range(0, nbytes, CHUNK):
+                    yield source.read(offset + start, min(CHUNK, nbytes - start))
+            case Computed():
+                yield from part.chunks()
+
+
+def clip(content: Iterable[Content], start: int, nbytes: int) -> tuple[Content, ...]:
+    """The segments that hold bytes `start` to `start + nbytes` of `content`; nothing is read."""
+    return _parts(content).clip(start, start + nbytes)
+
+
+def patched(content: Iterable[Content], patches: Iterable[Patch]) -> tuple[Content, ...]:
+    """`content` with all `patches` done, one after the other; those of the same bytes become one segment."""
+    parts = _parts(content)
+    out: list[Content] = []
+    at = 0
+    for start, end, group in _intersecting(patches):
+        out += parts.clip(at, start)
+        out.append(_patched(parts.clip(start, end), start, end - start, group))
+        at = end
+    return _Parts((*out, *parts.clip(at, parts.starts[-1])))
+
+
+def read(content: Iterable[Content], start: int, nbytes: int) -> bytearray:
+    """Bytes `start` to `start + nbytes` of `content`."""
+    out = bytearray(nbytes)
+    at = 0
+    view = memoryview(out)
+    for part in clip(content, start, nbytes):
+        if isinstance(part, Extent):
+            part.source.read_into(part.offset, view[at : at + part.nbytes])
+            at += part.nbytes
+            continue
+        for chunk in chunks((part,)):
+            view[at : at + len(chunk)] = chunk
+            at += len(chunk)
+    return out
+
+
+def filled(content: Iterable[Content], buffer: memoryview) -> Iterator[memoryview]:
+    """The bytes of `content`, a whole `buffer` at a time but for the last; each is overwritten by the next."""
+    at, size = 0, len(buffer)
+    for part in content:
+        for piece in (part,) if isinstance(part, Extent) else chunks((part,)):
+            done, nbytes = 0, piece.nbytes if isinstance(piece, Extent) else len(piece)
+            while done < nbytes:
+                n = min(nbytes - done, size - at)
+                if isinstance(piece, Extent):
+                    piece.source.read_into(piece.offset + done, buffer[at : at + n])
+                else:
+                    buffer[at : at + n] = memoryview(piece)[done : done + n]
+                done, at = done + n, at + n
+                if at == size:
+                    yield buffer
+                    at = 0
+    if at:
+        yield buffer[:at]
+
+
+def crc32(content: Iterable[Content]) -> int:
+    """CRC-32 of all bytes of `content`, in constant memory."""
+    value = 0
+    for chunk in chunks(content):
+        value = checksums.crc32(chunk, value)
+    return value
+
+
+class _Parts(tuple[Content, ...]):
+    """Segments one after the other, found by where they start; `starts` ends with the end of the last."""
+
+    @cached_property
+    def starts(self) -> tuple[int, ...]:
+        return (0, *accumulate(part.nbytes for part in self))
+
+    def clip(self, start: int, end: int) -> tuple[Content, ...]:
+        """The segments that hold the bytes from `start` up to `end`."""
+        out: list[Content] = []
+        for i in range(max(bisect_right(self.starts, start) - 1, 0), len(self)):
+            first, last = max(start, self.starts[i]), min(end, self.starts[i + 1])
+            if self.starts[i] >= end:
+                break
+            if first < last:
+                out.append(_clip_part(self[i], first - self.starts[i], last - first))
+        return tuple(out)
+
+
+def _parts(content: Iterable[Content]) -> _Parts:
+    return content if isinstance(content, _Parts) else _Parts(content)
+
+
+def _intersecting(patches: Iterable[Patch]) -> Iterator[tuple[int, int, list[Patch]]]:
+    """Where patches that share bytes, directly or through others, start and end, and which they are."""
+    group: list[tuple[int, Patch]] = []
+    start = end = 0
+    for order, patch in sorted(enumerate(patches), key=lambda pair: pair[1].start):
+        if not patch.nbytes:
+            continue
+        if group and patch.start >= end:
+            yield start, end, _in_order(group)
+            group = []
+        start = start if group else patch.start
+        end = max(end, patch.start + patch.nbytes)
+        group.append((order, patch))
+    if group:
+        yield start, end, _in_order(group)
+
+
+def _in_order(group: list[tuple[int, Patch]]) -> list[Patch]:
+    return [patch for _, patch in sorted(group, key=itemgetter(0))]
+
+
+def _patched(content: tuple[Content, ...], start: int, nbytes: int, patches: list[Patch]) -> Computed:
+    """`content`, which starts at `start`, with patches that reach from its first byte to its last."""
+    whole = patches[0].make if len(patches) == 1 else None
+    reads = sum(patch.reads for patch in patches)
+    if whole is not None:
+        return Computed(nbytes, lambda: (whole(),), reads)
+
+    def make() -> Iterator[Buffer]:
+        made = read(content, 0, nbytes)
+        for patch in patches:
+            patch.put(memoryview(made)[patch.start - start :][: patch.nbytes])
+        yield made
+
+    return Computed(nbytes, make, nbytes + reads)
+
+
+def _clip_part(part: Content, start: int, nbytes: int) -> Content:
+    if nbytes == part.nbytes:
+        return part
+    match part:
+        case Literal(data):
+            return Literal(data[start : start + nbytes])
+        case Extent(source, offset, _):
+            return Extent(source, offset + start, nbytes)
+        case Computed(_, make, reads):
+            return Computed(nbytes, lambda: _window(make(), start, nbytes), reads)
+
+
+def _window(made: Iterable[Buffer], start: int, nbytes: int) -> Iterator[Buffer]:
+    for chunk in made:
+        if nbytes <= 0:
+            return
+        if start < len(chunk):
+            piece = memoryview(chunk)[start : start + nbytes]
+            yield piece
+            nbytes -= len(piece)
+        start = max(start - len(chunk), 0)
+    if nbytes > 0:
+        raise FormatError("computed bytes ended early")

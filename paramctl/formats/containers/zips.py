@@ -1,0 +1,454 @@
+"""Zip archives, read by their central directory and laid out again around the records that changed.
+
+Reference: PKWARE's APPNOTE.TXT. Readers of zip files disagree about damaged ones (which of two records
+of one name counts, whether the local header or the directory is right); whatever they disagree about is
+refused here, never guessed.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from paramctl.errors import FormatError, Unsupported
+from paramctl.files import checksums
+from paramctl.files.content import CHUNK, Buffer, Computed, Content, Extent, Literal
+from paramctl.files.kernel_copy import PAGE
+from paramctl.files.segments import Derived, Known, Segment, Summed
+from paramctl.files.sources import Source, Window
+
+MAGIC = b"PK\x03\x04"
+STORED, DEFLATED = 0, 8
+LOCAL = struct.Struct("<4s5H3I2H")
+_CENTRAL = struct.Struct("<4s6H3I5H2I")
+_END = struct.Struct("<4s4H2IH")
+_END64 = struct.Struct("<4sQ2H2I4Q")
+_LOCATOR = struct.Struct("<4sIQI")
+MAX32, _MAX16 = 0xFFFFFFFF, 0xFFFF
+HAS_DESCRIPTOR, _ENCRYPTED, _STRONG, _PATCHED = 0x0008, 0x0001, 0x0040, 0x0020
+LARGE = 1 << 20  # bytes from which on it counts how a payload is copied
+_PADDING_FIELD = b"FB"  # torch's extra field that moves a payload to its alignment
+
+
+class Record(NamedTuple):
+    """One entry of the central directory. Sizes and offsets count bytes; `crc32` 0 may mean unknown."""
+
+    name: str
+    flags: int
+    method: int
+    crc32: int
+    packed: int
+    nbytes: int
+    header: int
+
+    @property
+    def has_crc(self) -> bool:
+        """Writers that skip checksums leave 0, so 0 says nothing unless there is nothing to sum."""
+        return self.crc32 != 0
+
+
+@dataclass(frozen=True)
+class Archive:
+    """The records of a zip file, in the directory's order, and where its parts lie."""
+
+    source: Source
+    records: Mapping[str, Record]
+    directory: int  # offset of the central directory
+    directory_end: int
+    comment: bytes
+
+    def payload(self, record: Record) -> Extent:
+        """Where a record's bytes lie, after a local header that agrees with the directory."""
+        fields = self._window.read(record.header, LOCAL.size)
+        magic, _, flags, method, *_, name_length, extra_length = LOCAL.unpack(fields)
+        name = self._window.read(record.header + LOCAL.size, name_length) if magic == MAGIC else b""
+        if magic != MAGIC or _decode(name, flags) != record.name or method != record.method:
+            raise FormatError(f"record {record.name!r} has a local header that contradicts the directory")
+        start = record.header + LOCAL.size + name_length + extra_length
+        if start + record.packed > self.ends[record.header]:
+            raise FormatError(f"record {record.name!r} runs into what follows it")
+        return Extent(self.source, start, record.packed)
+
+    def content(self, record: Record) -> Content:
+        """A record's bytes, inflated when they are read if they are deflated."""
+        if record.method == STORED:
+            return self.payload(record)
+        return Computed(record.nbytes, lambda: _inflated(self.payload(record), record))
+
+    def read(self, record: Record, limit: int) -> bytes:
+        """All bytes of a small record, its CRC checked. Raises FormatError if it is over `limit` bytes."""
+        if record.nbytes > limit:
+            raise FormatError(f"record {record.name!r} takes {record.nbytes:,} bytes, over the limit of {limit:,}")
+        content = self.content(record)
+        if isinstance(content, Computed):
+            data = b"".join(content.chunks())
+        else:
+            data = self.source.read(content.offset, content.nbytes)  # type: ignore[union-attr]
+        if record.has_crc and checksums.crc32(data) != record.crc32:
+            raise FormatError(f"record {record.name!r} is corrupt: its bytes do not match their CRC-32")
+        return data
+
+    @cached_property
+    def _window(self) -> Window:
+        return Window(self.source)
+
+    @cached_property
+    def ends(self) -> Mapping[int, int]:
+        """Offset of each record's header → offset at which whatever follows the record begins."""
+        starts = sorted(record.header for record in self.records.values())
+        return dict(zip(starts, [*starts[1:], self.directory], strict=True))
+
+
+def read(source: Source) -> Archive:
+    """The directory of a zip file, checked against the file's size and itself."""
+    count, size, directory, end, comment = _end_of_directory(source)
+    if directory + size != end:
+        raise FormatError("zip directory is damaged: its size and place do not meet its end record")
+    records = _records(source.read(directory, size), count)
+    _check_extents(records, directory)
+    return Archive(source, records, directory, directory + size, comment)
+
+
+def directory(source: Source) -> bytes:
+    """The bytes of the directory, as they are, for a first look at the names in it."""
+    _, size, start, end, _ = _end_of_directory(source)
+    if start + size != end:
+        raise FormatError("zip directory is damaged: its size and place do not meet its end record")
+    return source.read(start, size)
+
+
+def _end_of_directory(source: Source) -> tuple[int, int, int, int, bytes]:
+    """Number of records, size and offset of the directory, where its end records begin, and the comment."""
+    window = min(source.size, _END.size + _MAX16)
+    tail = source.read(source.size - window, window)
+    at = tail.rfind(b"PK\x05\x06")
+    if at < 0 or len(tail) - at < _END.size:
+        raise FormatError("is truncated or damaged: the zip directory at its end is missing")
+    _, disk, first_disk, here, count, size, directory, comment = _END.unpack_from(tail, at)
+    if at + _END.size + comment != len(tail):
+        raise FormatError("has bytes after the end of its zip directory", hint="it may be two files in one")
+    if disk or first_disk or here != count:
+        disks = {disk, first_disk} - {0, _MAX16}
+        if disks or here != count:
+            raise FormatError("is one part of a zip archive split over several disks")
+    end = source.size - window + at
+    text = tail[at + _END.size :]
+    locator = end - _LOCATOR.size
+    if locator >= 0 and source.read(locator, 4) == b"PK\x06\x07":
+        return (*_end64(source, locator, (count, size, directory)), text)
+    if MAX32 in (size, directory) or count == _MAX16:
+        raise FormatError("zip directory is damaged: it needs a zip64 end record and has none")
+    return count, size, directory, end, text
+
+
+def _end64(source: Source, locator: int, short: tuple[int, int, int]) -> tuple[int, int, int, int]:
+    _, disk, end, disks = _LOCATOR.unpack(source.read(locator, _LOCATOR.size))
+    if disk or disks > 1 or end + _END64.size > locator:
+        raise FormatError("zip directory is damaged: its zip64 locator points nowhere")
+    magic, size64, *_, count, total, size, directory = _END64.unpack(source.read(end, _END64.size))
+    if magic != b"PK\x06\x06" or end + 12 + size64 != locator or count != total:
+        raise FormatError("zip directory is damaged: its zip64 end record is not where it should be")
+    for long, brief, unknown in zip((count, size, directory), short, (_MAX16, MAX32, MAX32), strict=True):
+        if brief not in (long, unknown):
+            raise FormatError("zip directory is damaged: its two end records contradict each other")
+    return count, size, directory, end
+
+
+def _records(data: bytes, count: int) -> dict[str, Record]:
+    records: dict[str, Record] = {}
+    at = 0
+    try:
+        while at < len(data):
+            fields = _CENTRAL.unpack_from(data, at)
+            magic, _, _, flags, method, _, _, crc, packed, nbytes, n, extra, note, _, _, _, header = fields
+            if magic != b"PK\x01\x02":
+                raise FormatError(f"zip directory is damaged at entry {len(records) + 1}")
+            name = _decode(data[at + 46 : at + 46 + n], flags)
+            end = at + 46 + n + extra + note
+            if end > len(data):
+                raise FormatError(f"zip directory is cut off in entry {len(records) + 1}")
+            if MAX32 in (packed, nbytes, header):
+                field = data[at + 46 + n : at + 46 + n + extra]
+                packed, nbytes, header = _zip64(name, field, packed, nbytes, header)
+            if name in records:
+                raise FormatError(f"zip names {name!r} twice, and readers disagree which one counts")
+            records[name] = Record(name, flags, method, crc, packed, nbytes, header)
+            at = end
+    except struct.error:
+        raise FormatError(f"zip directory is cut off after entry {len(records)}") from None
+    if len(records) != count:
+        raise FormatError(f"zip directory lists {len(records):,} records and claims {count:,}")
+    return records
+
+
+def _zip64(name: str, extra: bytes, packed: int, nbytes: int, header: int) -> tuple[int, int, int]:
+    """Sizes and offset that do not fit 32 bits, from the extra field that holds those that are missing."""
+    at = 0
+    while at + 4 <= len(extra):
+        kind, size = struct.unpack_from("<2H", extra, at)
+        if kind == 1:
+            missing = [value == MAX32 for value in (nbytes, packed, header)]
+            if size < 8 * sum(missing) or at + 4 + size > len(extra):
+                break
+            found = iter(struct.unpack_from(f"<{sum(missing)}Q", extra, at + 4))
+            nbytes, packed, header = (
+                next(found) if lacks else value
+                for lacks, value in zip(missing, (nbytes, packed, header), strict=True)
+            )
+            return packed, nbytes, header
+        at += 4 + size
+    raise FormatError(f"record {name!r} lacks the zip64 field its sizes need")
+
+
+def _decode(name: bytes, flags: int) -> str:
+    """A record's name; bytes that are not UTF-8 keep their place as lone surrogates."""
+    return name.decode("utf-8", "surrogateescape")
+
+
+def _check_extents(records: Mapping[str, Record], directory: int) -> None:
+    """Records must not overlap, and each must lie before the directory and be of a kind we can read."""
+    last, previous = 0, ""
+    for record in sorted(records.values(), key=lambda record: record.header):
+        if record.header < last:
+            raise FormatError(f"records {previous!r} and {record.name!r} overlap")
+        last = record.header + LOCAL.size + len(record.name) + record.packed
+        previous = record.name
+        if last > directory:
+            raise FormatError(f"record {record.name!r} runs past the end of the data")
+        if record.flags & (_ENCRYPTED | _STRONG | _PATCHED):
+            raise Unsupported(f"record {record.name!r} is encrypted or patched (zip flags {record.flags:#06x})")
+        if record.method not in (STORED, DEFLATED):
+            raise Unsupported(f"record {record.name!r} uses zip compression method {record.method}")
+        if record.method == STORED and record.packed != record.nbytes:
+            raise FormatError(f"record {record.name!r} is stored, yet its two sizes differ")
+        if record.nbytes > record.packed * 1032 + 64:  # deflate's best ratio
+            raise FormatError(f"record {record.name!r} claims {record.nbytes:,} bytes, more than it can hold")
+
+
+def _inflated(packed: Extent, record: Record) -> Iterator[Buffer]:
+    """A deflated record's bytes, exactly as many as the directory says."""
+    machine = zlib.decompressobj(-15)
+    made = at = 0
+    try:
+        while not machine.eof:
+            data = machine.unconsumed_tail
+            if not data:
+                if at >= packed.nbytes:
+                    break
+                data = packed.source.read(packed.offset + at, min(CHUNK, packed.nbytes - at))
+                at += len(data)
+            chunk = machine.decompress(data, CHUNK)
+            made += len(chunk)
+            if made > record.nbytes:
+                break
+            if chunk:
+                yield chunk
+    except zlib.error as error:
+        raise FormatError(f"record {record.name!r} is corrupt: {error}") from None
+    if made != record.nbytes or not machine.eof:
+        raise FormatError(f"record {record.name!r} does not inflate to the {record.nbytes:,} bytes it claims")
+
+
+class Piece(NamedTuple):
+    """One record of an archive to be written: an old one as it is, or a name with new content."""
+
+    name: str
+    old: Record | None
+    content: tuple[Content, ...] | None = None
+    without_crc: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        if self.content is not None:
+            return sum(part.nbytes for part in self.content)
+        assert self.old is not None
+        return self.old.nbytes
+
+
+def layout(archive: Archive | None, pieces: list[Piece], alignment: int) -> Iterator[Segment]:
+    """The segments of an archive of `pieces`.
+
+    A record that stays in its place is copied whole, header and all, so that changing values changes
+    nothing else. One that moves gets a new header that aligns its payload to `alignment` bytes, a large
+    one to where it lay on its page.
+    """
+    if archive is not None and [piece.name for piece in pieces if piece.content is None] == [*_by_place(archive)]:
+        yield Extent(archive.source, 0, archive.source.size)
+        return
+    at = 0
+    entries: list[tuple[Piece, Record]] = []
+    for piece in pieces:
+        stays = archive is not None and piece.old is not None and piece.old.header == at
+        if archive is not None and piece.old is not None and piece.content is None and stays:
+            end = archive.ends[at]
+            yield Extent(archive.source, at, end - at)
+            entries.append((piece, piece.old))
+            at = end
+            continue
+        record, segments = _rewritten(archive, piece, at, alignment, stays)
+        for segment in segments:
+            yield segment
+            at += segment.nbytes
+        entries.append((piece, record))
+    yield from _directory(archive, _in_order(archive, entries), at)
+
+
+def _by_place(archive: Archive) -> Iterator[str]:
+    """The names of an archive's records in the order in which they lie in the file."""
+    return (record.name for record in sorted(archive.records.values(), key=lambda record: record.header))
+
+
+def _in_order(archive: Archive | None, entries: list[tuple[Piece, Record]]) -> list[tuple[Piece, Record]]:
+    """Entries as the directory had them, whose first names torch's folder; each new one behind its neighbour."""
+    rank = {name: i for i, name in enumerate(archive.records)} if archive else {}
+    places: list[int] = []
+    for piece, _ in entries:
+        places.append(rank.get(piece.name, places[-1] if places else 0))
+    return [entries[i] for i in sorted(range(len(entries)), key=places.__getitem__)]
+
+
+def _rewritten(
+    archive: Archive | None, piece: Piece, at: int, alignment: int, stays: bool
+) -> tuple[Record, list[Segment]]:
+    """A record with a local header of its own: zeros there, CRC and size in a descriptor behind it."""
+    nbytes, raw = piece.nbytes, piece.name.encode("utf-8", "surrogateescape")
+    old = piece.old
+    if piece.content is None:
+        assert archive is not None and old is not None
+        record = old._replace(header=at)
+        payload: tuple[Content, ...] = (archive.payload(old),)
+    else:
+        record = Record(piece.name, 0x0800, STORED, 0, nbytes, nbytes, at)
+        payload = piece.content
+    described = record.packed > 0
+    flags = record.flags & ~HAS_DESCRIPTOR | (HAS_DESCRIPTOR if described else 0)
+    record = record._replace(flags=flags)
+    header = _kept_header(archive, old, record) if stays else None
+    if header is None:
+        header = _local_header(raw, record, at, *_page_place(archive, old, alignment))
+    body: list[Segment] = [Literal(header)]
+    if piece.content is None:
+        body += payload
+        crc: Callable[[Mapping[str, int]], int] = lambda _: record.crc32  # noqa: E731
+    elif piece.without_crc:
+        body += payload
+        crc = lambda _: 0  # noqa: E731
+    else:
+        body.append(Summed(piece.name, payload, _known(archive, old, record)))
+        crc = lambda digests: digests[piece.name]  # noqa: E731
+    if described:
+        long = record.packed >= MAX32 or at >= MAX32
+        pattern = "<4sIQQ" if long else "<4sIII"
+        body.append(
+            Derived(
+                struct.calcsize(pattern),
+                lambda digests: struct.pack(pattern, b"PK\x07\x08", crc(digests), record.packed, record.nbytes),
+            )
+        )
+    return record, body
+
+
+def _known(archive: Archive | None, old: Record | None, new: Record) -> Known | None:
+    """What a record's new payload replaces byte by byte, if the archive says what that sums up to."""
+    if archive is None or old is None or not old.has_crc or old.method != STORED or old.nbytes != new.nbytes:
+        return None
+    return Known(archive.payload(old), old.crc32)
+
+
+def _kept_header(archive: Archive | None, old: Record | None, new: Record) -> bytes | None:
+    """The old local header, where it says all that a new one would."""
+    if archive is None or old is None or (old.flags, old.method) != (new.flags, new.method):
+        return None
+    start = archive.payload(old).offset
+    header = archive.source.read(old.header, start - old.header)
+    same_room = archive.ends[old.header] - start == _room_after(new)
+    return header if header[14:26] == bytes(12) and same_room else None
+
+
+def _page_place(archive: Archive | None, old: Record | None, alignment: int) -> tuple[int, int]:
+    """Where a payload is to begin: a remainder, and what to divide by.
+
+    A large one keeps its place on a page of memory, where that is aligned too: then the kernel copies, or
+    shares, whole pages of it.
+    """
+    if archive is None or old is None or old.packed < LARGE:
+        return 0, alignment
+    offset = archive.payload(old).offset
+    return (0, alignment) if offset % alignment or alignment > PAGE else (offset % PAGE, PAGE)
+
+
+def _room_after(record: Record) -> int:
+    """Bytes from the start of a payload to the end of its descriptor, as `_rewritten` lays it out."""
+    if not record.packed:
+        return 0
+    return record.packed + (24 if max(record.packed, record.header) >= MAX32 else 16)
+
+
+def _local_header(name: bytes, record: Record, at: int, remainder: int, alignment: int) -> bytes:
+    """A local header with zeros for CRC and sizes, padded so that the payload begins where it should."""
+    zip64 = struct.pack("<2H2Q", 1, 16, 0, 0) if max(record.packed, at) >= MAX32 else b""
+    start = at + LOCAL.size + len(name) + len(zip64) + 4
+    padding = (remainder - start) % alignment
+    extra = zip64 + _PADDING_FIELD + struct.pack("<H", padding) + b"Z" * padding
+    size = MAX32 if zip64 else 0
+    fields = (MAGIC, 45 if zip64 else 0, record.flags, record.method, 0, 0, 0, size, size, len(name), len(extra))
+    return LOCAL.pack(*fields) + name + extra
+
+
+def _directory(archive: Archive | None, entries: list[tuple[Piece, Record]], at: int) -> Iterator[Segment]:
+    """The central directory and its end records. Only CRCs depend on what was written before."""
+    originals = _central_entries(archive) if archive else {}
+    parts = [_central(originals, piece, record) for piece, record in entries]
+    size = sum(len(part) for part in parts)
+
+    def make(digests: Mapping[str, int]) -> bytes:
+        for (piece, _), part in zip(entries, parts, strict=True):
+            if piece.name in digests:
+                struct.pack_into("<I", part, 16, digests[piece.name])
+        return b"".join(parts)
+
+    yield Derived(size, make)
+    if archive and at == archive.directory and at + size == archive.directory_end:
+        yield Extent(archive.source, archive.directory_end, archive.source.size - archive.directory_end)
+        return
+    yield Literal(_end_records(len(parts), size, at, archive.comment if archive else b""))
+
+
+def _central_entries(archive: Archive) -> dict[str, bytes]:
+    data = archive.source.read(archive.directory, archive.directory_end - archive.directory)
+    found: dict[str, bytes] = {}
+    at = 0
+    for name in archive.records:
+        lengths = struct.unpack_from("<3H", data, at + 28)
+        end = at + 46 + sum(lengths)
+        found[name] = data[at:end]
+        at = end
+    return found
+
+
+def _central(originals: Mapping[str, bytes], piece: Piece, record: Record) -> bytearray:
+    """A directory entry: the old one's bytes while its sizes and place hold, else a new one."""
+    old = piece.old
+    if old is not None and old._replace(crc32=0) == record._replace(crc32=0):
+        return bytearray(originals[piece.name])
+    name = piece.name.encode("utf-8", "surrogateescape")
+    values = (record.nbytes, record.packed, record.header)
+    long = [value for value in values if value >= MAX32]
+    extra = struct.pack(f"<2H{len(long)}Q", 1, 8 * len(long), *long) if long else b""
+    nbytes, packed, header = (min(value, MAX32) for value in values)
+    crc = record.crc32 if piece.content is None else 0
+    fields = (b"PK\x01\x02", 0, 45 if long else 0, record.flags, record.method, 0, 0, crc, packed, nbytes)
+    return bytearray(_CENTRAL.pack(*fields, len(name), len(extra), 0, 0, 0, 0, header) + name + extra)
+
+
+def _end_records(count: int, size: int, directory: int, comment: bytes) -> bytes:
+    """Both end records, long and short, as torch writes them even for small files."""
+    end = directory + size
+    long = _END64.pack(b"PK\x06\x06", 44, 0x031E, 45, 0, 0, count, count, size, directory)
+    locator = _LOCATOR.pack(b"PK\x06\x07", 0, end, 1)
+    brief = min(count, _MAX16), min(count, _MAX16), min(size, MAX32), min(directory, MAX32)
+    return long + locator + _END.pack(b"PK\x05\x06", 0, 0, *brief, len(comment)) + comment

@@ -1,0 +1,52 @@
+"""Formats that are imported when they are first used: a command pays for the one format of its file, not for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from paramctl.files.sources import Source
+
+MayBe = Callable[[bytes, "Source"], bool]
+
+
+class Later:
+    """Stands for a format's module in this package; `NAME` and `SUFFIXES` are the module's own.
+
+    Unless `may_be` is true of a file's head, the file is not of this format, and the module is not asked.
+    """
+
+    def __init__(self, module: str, name: str, suffixes: tuple[str, ...], may_be: MayBe) -> None:
+        self._module = f"paramctl.formats.{module}"
+        self.NAME = name
+        self.SUFFIXES = suffixes
+        self._may_be = may_be
+
+    def recognises(self, head: bytes, source: Source) -> bool:
+        """Whether a file is of this format."""
+        return self._may_be(head, source) and bool(import_module(self._module).recognises(head, source))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(import_module(self._module), name)
+
+
+def begins(*heads: bytes, at: int = 0) -> MayBe:
+    """Whether one of these bytes stands at that place."""
+    return lambda head, _: head.startswith(heads, at)
+
+
+def called(*endings: str, begins: bytes) -> MayBe:
+    """Whether a file's name ends so, or its text begins so."""
+    return lambda head, source: source.name.endswith(endings) or head.lstrip().startswith(begins)
+
+
+def holds(mark: bytes) -> MayBe:
+    """Whether these bytes are among the first."""
+    return lambda head, _: mark in head
+
+
+def always(head: bytes, source: Source) -> bool:
+    """Every file may be of this format."""
+    return True

@@ -1,0 +1,91 @@
+"""TODO-DOC."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from paramctl.errors import ParamctlError
+from paramctl.files import set_names, temporary
+from paramctl.files.sources import STDIN, open_source
+from paramctl.model.checkpoint import Checkpoint
+from paramctl.progress import Watch, nobody
+
+if TYPE_CHECKING:
+    pass
+if TYPE_CHECKING:  # here the type checker holds every module to its protocol
+    from paramctl.formats import safetensors
+    from paramctl.formats.programs import torch_export, torchscript, torchscript_json
+    from paramctl.formats.pytorch import legacy_file, tar_file, zip_file
+    from paramctl.formats.sets import dcp, dcp_safetensors, sharded
+
+    _MEET: tuple[Format, ...] = (
+        zip_file, torchscript, torchscript_json, torch_export, legacy_file, tar_file, safetensors
+    )  # fmt: skip
+    _MEET_AS_SETS: tuple[SetFormat, ...] = (sharded, dcp, dcp_safetensors)
+from paramctl.formats.registry import as_set, of, read
+
+
+def open(name: str, watch: Watch = nobody) -> Checkpoint:
+    """List the checkpoint in the file `name` (`-`: standard input), or in that folder; no value is read.
+
+    A patch of it that was interrupted is rolled back first. Raises FileError if it cannot be read,
+    FormatError if its bytes are not a checkpoint's, Unsupported if they are one's of a kind that is not read.
+    """
+    try:
+        found = locate(name)
+        recover(found, watch)
+        return read(open_source(found, watch))
+    except ParamctlError as error:
+        error.file = error.file or ("standard input" if name == "-" else name)
+        raise
+
+
+def locate(name: str) -> str:
+    """The file that is opened for `name`: of a folder that holds a set, its index, or its first file if it needs none.
+
+    Else it is `name` itself. Raises UsageError where a folder has several indexes.
+    """
+    if name == STDIN or "\0" in name or not Path(name).is_dir():
+        return name
+    return str(set_names.index_in(Path(name)) or _first_in(Path(name)) or name)
+
+
+def _first_in(folder: Path) -> Path | None:
+    """The first file of a set without an index, by its bytes; None where a folder holds something else."""
+    first = set_names.first_in(folder)
+    try:
+        return first if first is not None and as_set(of(open_source(str(first)))) else None
+    except ParamctlError:
+        return None
+
+
+def recover(name: str, watch: Watch = nobody) -> int:
+    """Roll back a patch of the file `name`, or of one of its set, that was interrupted, and return its bytes.
+
+    0 if there was none. Raises FileError if one is under way, or if it cannot be rolled back.
+    """
+    if name == STDIN or "\0" in name:
+        return 0
+    path = Path(locate(name))
+    paths = [Path(os.path.realpath(each)) for each in (path, *(path.parent / member for member in _members(path)))]
+    return sum(_rolled_back(each, watch) for each in paths if os.path.lexists(temporary.journal_of(each)))
+
+
+def _rolled_back(path: Path, watch: Watch) -> int:
+    from paramctl.files import undo_journal
+
+    return undo_journal.roll_back(path, watch)
+
+
+def _members(path: Path) -> list[str]:
+    """The others of a set, where a journal lies beside its index; none where it cannot be read, which shows."""
+    if not set_names.stands_for_others(path.name) or not any(path.parent.glob(".*.paramctl-journal")):
+        return []
+    try:
+        source = open_source(str(path))
+        form = of(source) if source.size else None
+        return [*whole.members(source)] if (whole := as_set(form)) else []
+    except ParamctlError:
+        return []

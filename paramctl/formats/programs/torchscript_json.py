@@ -1,0 +1,321 @@
+"""TorchScript archives of torch before 1.4, whose modules and tensors a model.json describes.
+
+torch itself does not read them any more. Listed is what state_dict() of the module had: the parameters and
+buffers of each layer, then its sub-modules. Other tensors (in attributes, and constants of the code) are kept
+and not listed. All of them are in one table, where the code finds them by number: a param whose tensor lies
+elsewhere now gets a new line at the table's end.
+
+Reference: torch/csrc/jit/export.cpp of torch 1.3, torch/csrc/jit/serialization/import_legacy.cpp, and
+caffe2/proto/torch.proto, of which model.json is the JSON form: 64-bit integers are strings, what is missing is 0.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from paramctl.errors import FormatError
+from paramctl.files.content import Literal
+from paramctl.files.segments import Segment
+from paramctl.files.sources import Source
+from paramctl.formats.containers import strict_json, zips
+from paramctl.formats.containers.zips import Archive, Piece, Record
+from paramctl.formats.programs import torchscript
+from paramctl.formats.pytorch.archives import (
+    Storages,
+    alignment_of,
+    changed_piece,
+    check_version,
+    folder_of,
+    kind,
+    pickle_limit,
+)
+from paramctl.formats.pytorch.tensors import MAX_DIMS, MAX_INT
+from paramctl.model.checkpoint import Checkpoint, Loss, Param, Quantizer, View, span
+from paramctl.model.dtypes import BY_NAME
+from paramctl.progress import Watch, nobody
+
+if TYPE_CHECKING:
+    from paramctl.findings import Finding
+
+NAME = "torchscript-json"
+SUFFIXES: tuple[str, ...] = torchscript.SUFFIXES
+KEEPS_TIES = True
+MODEL = "model.json"
+FOLDER = "tensors/"  # of the records that tensors lie in
+MAX_LEVELS = 100  # of modules in one another
+LARGEST_SCALE = 1e300
+_DTYPES = {  # by caffe2's names; a quantized tensor has the one of its integers
+    "FLOAT": "float32", "INT32": "int32", "BYTE": "uint8", "BOOL": "bool", "UINT8": "uint8", "INT8": "int8",
+    "INT16": "int16", "INT64": "int64", "FLOAT16": "float16", "DOUBLE": "float64",
+}  # fmt: skip
+_QUANTIZED = {"int8": "qint8", "uint8": "quint8", "int32": "qint32"}
+_INTEGER = re.compile("-?[0-9]{1,19}")
+
+
+class Place(NamedTuple):
+    """Where a param is described: its object in the JSON, its number in the table of tensors, and its view as read."""
+
+    definition: dict[str, Any]
+    number: int
+    saved: View
+
+
+@dataclass(frozen=True)
+class Document:
+    """What is needed to write an archive back: its records, and what its model.json says."""
+
+    archive: Archive
+    prefix: str
+    model: dict[str, Any]
+
+
+def recognises(head: bytes, source: Source) -> bool:
+    """Whether torch.jit.save of such a torch wrote it: a zip archive with a model.json, and without pickled modules."""
+    return head.startswith(zips.MAGIC) and kind(source) == "TorchScript of 1.0"
+
+
+def read(source: Source) -> Checkpoint:
+    """List a TorchScript module. Raises FormatError where the archive contradicts itself."""
+    archive = zips.read(source)
+    prefix = folder_of(archive)
+    check_version(archive, prefix)
+    record = archive.records[prefix + MODEL]
+    where = f"record {MODEL}"
+    model = _object(strict_json.parse(archive.read(record, pickle_limit(record)), where), where)
+    table = _Table(archive, prefix, _list(model, "tensors", where))
+    entries = tuple(_params(_object(model.get("mainModule"), where), table))
+    return Checkpoint(
+        format=NAME,
+        file=source.name,
+        entries=entries,
+        saved=Storages(archive, prefix, "little"),
+        sources=(source,),
+        document=Document(archive, prefix, model),
+    )
+
+
+def losses(checkpoint: Checkpoint) -> list[Loss]:
+    """None of what it holds itself; nothing else becomes TorchScript, which has code that must come from somewhere."""
+    return [] if isinstance(checkpoint.document, Document) else torchscript.losses(checkpoint)
+
+
+def left(checkpoint: Checkpoint) -> list[str]:
+    """The lines of the table of tensors that were those of params, and that the code may know."""
+    document = checkpoint.document
+    if not isinstance(document, Document):
+        return []
+    held = {str(param.storage) for param in checkpoint.params}
+    lost = [(param, place) for param, place in _moved(checkpoint) if str(place.saved[0]) not in held]
+    return [f"tensor {place.number} of {MODEL}" for _, place in lost]
+
+
+def layout(checkpoint: Checkpoint) -> Iterator[Segment]:
+    """The archive's own records around those that changed."""
+    document = checkpoint.document
+    assert isinstance(document, Document), "losses() refused it"
+    archive, prefix = document.archive, document.prefix
+    edited, new = dict(checkpoint.edited), _new_names(checkpoint, document)
+    changed: dict[str, Piece] = {}
+    for key in edited.keys() - new.keys():
+        record = archive.records[prefix + key]
+        changed[record.name] = changed_piece(record.name, record, edited[key])
+    if moved := _moved(checkpoint):
+        text = json.dumps(_with_moved(document.model, moved, new)).encode()
+        changed[prefix + MODEL] = Piece(prefix + MODEL, archive.records[prefix + MODEL], (Literal(text),))
+    records = sorted(archive.records.values(), key=lambda record: record.header)
+    pieces = [changed.get(record.name) or Piece(record.name, record) for record in records]
+    last = max((i for i, piece in enumerate(pieces, 1) if piece.name.startswith(prefix + FOLDER)), default=0)
+    pieces[last:last] = [changed_piece(prefix + name, None, edited[key]) for key, name in new.items()]
+    return zips.layout(archive, pieces, alignment_of(archive, prefix))
+
+
+def verify(path: Path, meant: Checkpoint) -> None:
+    """Nothing beyond reading it back: no torch of today could."""
+
+
+def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
+    """What is wrong with the archive, every byte of it read."""
+    from paramctl.findings import Finding
+    from paramctl.formats.containers import zip_audit
+
+    document = checkpoint.document
+    assert isinstance(document, Document)
+    yield from zip_audit.audit_for(checkpoint, document.archive, document.prefix, watch)
+    lines = document.model.get("tensors", [])
+    table = _Table(document.archive, document.prefix, lines)
+    listed = {param.place.number for param in checkpoint.params if isinstance(param.place, Place)}
+    for number in sorted(set(range(len(lines))) - listed):  # constants of the code, and what attributes hold
+        try:
+            table.tensor(number, f"{number} of {MODEL}")
+        except FormatError as error:
+            yield Finding("error", "integrity", "unreadable", None, error.what)
+
+
+def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """The pickles in the archive, which hold the values of attributes, each with the name of its record."""
+    archive = zips.read(source)
+    for name, record in archive.records.items():
+        if name.endswith(".pkl"):
+            yield name, partial(archive.read, record, pickle_limit(record))
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def _params(module: dict[str, Any], table: _Table) -> Iterator[Param]:
+    """The parameters and buffers of a module, then those of the modules in it."""
+    waiting = [("", module, 0)]
+    while waiting:
+        path, module, level = waiting.pop()
+        if level > MAX_LEVELS:
+            raise FormatError(f"has modules that are nested too deep (record {MODEL})")
+        where = f"module '{path}'" if path else "the module"
+        for word, is_buffer in (("parameters", False), ("buffers", True)):
+            for definition in _list(module, "parameters", where):
+                if (_object(definition, where).get("isBuffer") is True) is is_buffer:
+                    yield table.param(_join(path, definition, where), definition, word)
+        inner = [_object(each, where) for each in _list(module, "submodules", where)]
+        waiting += [(_join(path, each, where), each, level + 1) for each in reversed(inner)]
+
+
+def _join(path: str, definition: dict[str, Any], where: str) -> str:
+    name = definition.get("name")
+    if not isinstance(name, str):
+        raise FormatError(f"{where} holds something without a name (record {MODEL})")
+    return f"{path}.{name}" if path else name
+
+
+class _Table:
+    """The tensors of an archive by their numbers, each looked at when a param is."""
+
+    def __init__(self, archive: Archive, prefix: str, lines: list[Any]) -> None:
+        self._archive = archive
+        self._prefix = prefix
+        self._lines = lines
+
+    def param(self, path: str, definition: dict[str, Any], word: str) -> Param:
+        """The tensor that a parameter's or a buffer's definition names."""
+        where = f"tensor '{path}'"
+        number = _integer(definition.get("tensorId", 0), where)
+        if number >= len(self._lines):
+            raise FormatError(f"{where} has the number {number}, and there are {len(self._lines):,} tensors")
+        param = self.tensor(number, path)._replace(kind="buffer" if word == "buffers" else "parameter")
+        return param._replace(place=Place(definition, number, param.view))
+
+    def tensor(self, number: int, path: str) -> Param:
+        """What a line of the table says, whoever it is for."""
+        where = f"tensor '{path}'"
+        line = _object(self._lines[number], where)
+        key = _object(line.get("data"), where).get("key")
+        record = self._record(key, where)
+        dtype = BY_NAME.get(_DTYPES.get(str(line.get("dataType")), ""))
+        if dtype is None:
+            raise FormatError(f"{where} has the unknown dtype {line.get('dataType')!r}")
+        shape, strides = (_integers(_list(line, each, where), where) for each in ("dims", "strides"))
+        offset = _integer(line.get("offset", 0), where)
+        if len(shape) != len(strides) or len(shape) > MAX_DIMS or prod(shape) >= MAX_INT:
+            raise FormatError(f"{where} has no shape that a tensor can have")
+        if (reach := span(shape, strides)) and (offset + reach) * dtype.itemsize > record.nbytes:
+            raise FormatError(
+                f"{where} reaches element {offset + reach:,} of a record of {record.nbytes:,} bytes ({key})"
+            )
+        device = line.get("device")
+        param = Param(
+            path, "tensor", dtype, shape, strides, str(key), offset,
+            line.get("requiresGrad") is True, device if isinstance(device, str) else None,
+        )  # fmt: skip
+        return _quantized(param, line, where) if line.get("isQuantized") is True else param
+
+    def _record(self, key: object, where: str) -> Record:
+        record = self._archive.records.get(f"{self._prefix}{key}")
+        if not isinstance(key, str) or record is None or not key.startswith(FOLDER):
+            raise FormatError(f"{where} lies in record {key!r}, which the archive does not have for tensors")
+        return record
+
+
+def _quantized(param: Param, line: dict[str, Any], where: str) -> Param:
+    """The tensor of integers that a line says are quantized."""
+    word, scale = _QUANTIZED.get(param.dtype.name), line.get("scale", 0)
+    if word is None or isinstance(scale, bool) or not isinstance(scale, int | float) or abs(scale) > LARGEST_SCALE:
+        raise FormatError(f"{where} is quantized in a way that no tensor is")
+    zero_point = _integer(line.get("zeroPoint", 0), where, signed=True)
+    quantizer = Quantizer("per_tensor_affine", float(scale), zero_point)
+    return param._replace(dtype=BY_NAME[word], layout="quantized", quantizer=quantizer)
+
+
+def _object(found: object, where: str) -> dict[str, Any]:
+    if not isinstance(found, dict):
+        raise FormatError(f"{where} is not described by an object (record {MODEL})")
+    return found
+
+
+def _list(owner: dict[str, Any], key: str, where: str) -> list[Any]:
+    found = owner.get(key, [])
+    if not isinstance(found, list):
+        raise FormatError(f"{where} has {key} that are no list (record {MODEL})")
+    return found
+
+
+def _integers(found: list[Any], where: str) -> tuple[int, ...]:
+    return tuple([_integer(each, where) for each in found])
+
+
+def _integer(found: object, where: str, *, signed: bool = False) -> int:
+    """A number, which the JSON form of a protocol buffer has as a string."""
+    if isinstance(found, str) and _INTEGER.fullmatch(found):
+        found = int(found)
+    if type(found) is not int or not (-MAX_INT if signed else 0) <= found < MAX_INT:
+        raise FormatError(f"{where} has {found!r} where a count belongs (record {MODEL})")
+    return found
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+def _moved(checkpoint: Checkpoint) -> list[tuple[Param, Place]]:
+    """The params whose tensor is another view than the file has."""
+    placed = [(param, param.place) for param in checkpoint.params if isinstance(param.place, Place)]
+    return [(param, place) for param, place in placed if param.view != place.saved]
+
+
+def _new_names(checkpoint: Checkpoint, document: Document) -> dict[str, str]:
+    """A record's name for each new storage that a param is in."""
+    taken = {name.removeprefix(document.prefix) for name in document.archive.records}
+    free = (name for n in count() if (name := f"{FOLDER}{n}") not in taken)
+    used = {str(param.storage) for param in checkpoint.params}
+    return {key: next(free) for key in checkpoint.edited if key not in checkpoint.saved and key in used}
+
+
+def _with_moved(model: dict[str, Any], moved: list[tuple[Param, Place]], new: Mapping[str, str]) -> dict[str, Any]:
+    """What model.json says when those params are lines of their own at the end of the table."""
+    lines = [*model["tensors"]]
+    numbers: dict[int, int] = {}
+    for param, place in moved:
+        key = str(param.storage)
+        views = {"dims": param.shape, "strides": param.strides}
+        line = {**lines[place.number], **{word: [*map(str, sizes)] for word, sizes in views.items()}}
+        numbers[id(place.definition)] = len(lines)
+        lines.append({**line, "offset": str(param.offset), "data": {"key": new.get(key, key)}})
+    return {**model, "mainModule": _renumbered(model["mainModule"], numbers), "tensors": lines}
+
+
+def _renumbered(module: dict[str, Any], numbers: Mapping[int, int]) -> dict[str, Any]:
+    """A module, and all in it, with other numbers for some of the definitions of its params."""
+    made = dict(module)
+    if "parameters" in module:
+        params = module["parameters"]
+        ids = [numbers.get(id(each)) for each in params]
+        made["parameters"] = [
+            each if n is None else {**each, "tensorId": str(n)} for each, n in zip(params, ids, strict=True)
+        ]
+    if "submodules" in module:
+        made["submodules"] = [_renumbered(each, numbers) for each in module["submodules"]]
+    return made

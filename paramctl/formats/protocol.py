@@ -1,0 +1,77 @@
+"""TODO-DOC."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from paramctl.files.segments import Segment
+from paramctl.files.sources import Source
+from paramctl.model.checkpoint import Checkpoint, Loss
+from paramctl.progress import Watch, nobody
+
+if TYPE_CHECKING:
+    from paramctl.files.set_names import Part
+    from paramctl.findings import Finding
+if TYPE_CHECKING:  # here the type checker holds every module to its protocol
+    from paramctl.formats import safetensors
+    from paramctl.formats.programs import torch_export, torchscript, torchscript_json
+    from paramctl.formats.pytorch import legacy_file, tar_file, zip_file
+    from paramctl.formats.sets import dcp, dcp_safetensors, sharded
+
+    _MEET: tuple[Format, ...] = (
+        zip_file, torchscript, torchscript_json, torch_export, legacy_file, tar_file, safetensors
+    )  # fmt: skip
+    _MEET_AS_SETS: tuple[SetFormat, ...] = (sharded, dcp, dcp_safetensors)
+
+
+class AnyFormat(Protocol):
+    """What every format's module provides.
+
+    `KEEPS_TIES` says whether two params can be one tensor in it; else each is saved in full. `recognises` decides
+    by the bytes alone. `read` lists a file without reading its values.
+    `losses` are the entries of a checkpoint that this format has no place for, in their order. `left` says
+    where the file would hold tensors beside its params that an edit took away from all of them. `verify`
+    opens a file that was just written with the format's own library, where that is cheap and could open
+    the source. `audit` says what is wrong with a file that can be read, every byte of it looked at; `code`
+    are the pickles in a file that its own library might run, each with the name of the part it is in and what reads it.
+    """
+
+    NAME: str
+    SUFFIXES: tuple[str, ...]
+    KEEPS_TIES: bool
+
+    def recognises(self, head: bytes, source: Source) -> bool: ...
+    def read(self, source: Source) -> Checkpoint: ...
+    def losses(self, checkpoint: Checkpoint) -> list[Loss]: ...
+    def left(self, checkpoint: Checkpoint) -> list[str]: ...
+    def verify(self, path: Path, meant: Checkpoint) -> None: ...
+    def audit(self, checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]: ...
+    def code(self, source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]: ...
+
+
+class Format(AnyFormat, Protocol):
+    """A format of one file: `layout` turns any checkpoint into segments, in the file's own form where it has one."""
+
+    def layout(self, checkpoint: Checkpoint) -> Iterable[Segment]: ...
+
+
+class SetFormat(AnyFormat, Protocol):
+    """A format of several files in one folder, which is opened, and named in `SUFFIXES`, by its index.
+
+    `recognises`, `read`, `verify` and `code` are given the index, by whatever name: it is verified under a
+    temporary one. `read` finds the others beside `source.name`, by plain names only, opens each as
+    `open_source(str(folder / name))`, and puts the index and then all of these into `Checkpoint.sources`.
+    `members` are their names, found without opening any: one may be half changed, and is put right first.
+
+    `layout_set` gives every file of the set in an order in which it may be written, the index last. A part
+    that does not change is one extent of its whole file, and then it is not written in place. `names`
+    says which parts go by other names than their own (those keep theirs in `Part.was`), which the index must
+    then say; `verify_part` looks at a part that was written, before it gets its name; `was` is its own.
+    Only `file_sets` writes them.
+    """
+
+    def members(self, source: Source) -> Iterable[str]: ...
+    def layout_set(self, checkpoint: Checkpoint, names: Mapping[str, str]) -> Sequence[Part]: ...
+    def verify_part(self, path: Path, was: str, meant: Checkpoint) -> None: ...

@@ -1,0 +1,227 @@
+"""What torch's archives have in common, whatever they hold: helper records, storages, and which kind one is.
+
+Reference: caffe2/serialize/inline_container.cc.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from paramctl.errors import FormatError, some
+from paramctl.files.content import Literal as LiteralSegment
+from paramctl.files.segments import Segment
+from paramctl.files.sources import Source
+from paramctl.formats.containers import zips
+from paramctl.formats.containers.zips import Archive, Piece, Record
+from paramctl.formats.pickles import reader, writer
+from paramctl.formats.pickles.nodes import Global, Persistent, PyString
+from paramctl.formats.pickles.reader import Pickle
+from paramctl.formats.pytorch.edits import Editor, Edits
+from paramctl.formats.pytorch.tensors import Stored
+from paramctl.model.checkpoint import Checkpoint, Storage
+from paramctl.model.dtypes import BY_STORAGE, DType
+from paramctl.progress import Watch, nobody
+
+if TYPE_CHECKING:
+    from paramctl.findings import Finding
+
+Kind = Literal["torch.save", "TorchScript", "TorchScript of 1.0", "torch.export"]
+
+MAX_PICKLE = 256 << 20  # bytes of data.pkl, inflated
+MAX_RATIO = 64  # inflated bytes of data.pkl for one in the file, so that work is bounded by the file's size
+MAX_HELPER = 64 << 10  # bytes of version, byteorder, …
+VERSIONS = range(1, 11)  # of the archive; torch 2.13 reads 1 to 10 and writes 3
+ALIGNMENT = 64  # bytes, unless the archive says otherwise
+MAX_ALIGNMENT = 1 << 15  # the padding must fit an extra field, whose length has 16 bits
+_MARKS = (b"constants.pkl", b"model.json", b"archive_format", b"serialized_exported_program.json")
+
+
+def kind(source: Source) -> Kind:
+    """Which of torch's archives a zip file is; one that cannot be read, or is none of them, counts as torch.save's."""
+    try:
+        directory = zips.directory(source)
+        if not any(mark in directory for mark in _MARKS):  # a quick look: most are not worth a second one
+            return "torch.save"
+        archive = zips.read(source)
+    except FormatError:
+        return "torch.save"
+    names = archive.records
+    prefix = folder_of(archive) if names else ""
+    if f"{prefix}constants.pkl" in names:
+        return "TorchScript"
+    if f"{prefix}data.pkl" in names:
+        return "torch.save"
+    if f"{prefix}archive_format" in names or "serialized_exported_program.json" in names:
+        return "torch.export"
+    return "TorchScript of 1.0" if f"{prefix}model.json" in names else "torch.save"
+
+
+def folder_of(archive: Archive) -> str:
+    """The folder all records lie in, as torch finds it: that of the first. Raises FormatError if there is none."""
+    first = next(iter(archive.records), None)
+    if first is None:
+        raise FormatError("is a zip archive without any records")
+    return first[: first.index("/") + 1] if "/" in first else ""
+
+
+def pickle_limit(record: Record) -> int:
+    return min(MAX_PICKLE, MAX_RATIO * record.packed + MAX_HELPER)
+
+
+def helper(archive: Archive, name: str) -> bytes | None:
+    record = archive.records.get(name)
+    return None if record is None else archive.read(record, MAX_HELPER).strip()
+
+
+def check_version(archive: Archive, prefix: str) -> None:
+    text = helper(archive, f"{prefix}version") or helper(archive, f"{prefix}.data/version") or b"1"
+    if not re.fullmatch(rb"[0-9]{1,9}", text) or int(text) not in VERSIONS:
+        raise FormatError(
+            f"says version {text[:20]!r}, and torch reads {VERSIONS[0]} to {VERSIONS[-1]} (record version)"
+        )
+
+
+def byteorder_of(archive: Archive, prefix: str) -> Literal["little", "big"]:
+    text = helper(archive, f"{prefix}byteorder")
+    if text in (None, b"little"):
+        return "little"
+    if text == b"big":
+        return "big"
+    raise FormatError(f"says byteorder {(text or b'')[:20]!r}, and torch knows little and big (record byteorder)")
+
+
+def alignment_of(archive: Archive, prefix: str) -> int:
+    text = helper(archive, f"{prefix}.storage_alignment") or b""
+    asked = int(text) if re.fullmatch(rb"[0-9]{1,7}", text) else ALIGNMENT
+    return asked if 0 < asked <= MAX_ALIGNMENT and asked & (asked - 1) == 0 else ALIGNMENT
+
+
+class Storages(Mapping[str, Storage]):
+    """The storages in a folder of an archive, each made when it is asked for: a listing asks for none."""
+
+    words: Mapping[str, DType] = BY_STORAGE
+
+    def __init__(self, archive: Archive, folder: str, byteorder: Literal["little", "big"]) -> None:
+        self.archive = archive
+        self.folder = folder
+        self.byteorder = byteorder
+
+    def __getitem__(self, key: str) -> Storage:
+        record = self.archive.records[self.folder + key]
+        crc = record.crc32 if record.has_crc else None
+        return Storage((self.archive.content(record),), record.nbytes, self.byteorder, crc)
+
+    def __iter__(self) -> Iterator[str]:
+        start = len(self.folder)
+        return (name[start:] for name in self.archive.records if name.startswith(self.folder))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def open(self, key: str) -> Storage:
+        return self[key]
+
+    def find(self, pid: object) -> Stored:
+        """The storage a persistent id names. Raises FormatError unless the archive has just that."""
+        found = pid.pid if isinstance(pid, Persistent) else None
+        if not isinstance(found, tuple) or len(found) < 5 or text_of(found[0]) != "storage":
+            raise FormatError("a tensor names no storage: its persistent id is not ('storage', …)")
+        word, key, device, numel = found[1:5]
+        if type(key) is not str:
+            key = text_of(key)
+        if not isinstance(word, Global):
+            raise FormatError("a storage's class is not named by a global")
+        dtype = self.words.get(word.name)
+        if dtype is None and word.name not in ("UntypedStorage", "_UntypedStorage"):
+            raise FormatError(f"storage {key!r} is of the unknown class {word.full}")
+        record = self.archive.records.get(self.folder + key) if key is not None else None
+        if record is None or key is None:
+            raise FormatError(f"storage {key!r} is not in the archive")
+        bits = dtype.bits if dtype and dtype.bits > 8 else 8  # of elements smaller than a byte torch counts the bytes
+        if type(numel) is not int or numel < 0 or (numel * bits + 7) // 8 != record.nbytes:
+            raise FormatError(
+                f"storage {key!r} claims {numel!r} elements of {bits} bits; its record has {record.nbytes:,} bytes"
+            )
+        return Stored(key, dtype, record.nbytes, text_of(device) or "cpu")
+
+
+def text_of(node: object) -> str | None:
+    return node.text if isinstance(node, PyString) else node if isinstance(node, str) else None
+
+
+@dataclass(frozen=True)
+class Document:
+    """What is needed to write an archive back: its storages, the pickle in `record` and what edits that, its alignment.
+
+    `pickled` writes a pickle for those who read it.
+    """
+
+    storages: Storages
+    record: Record
+    pickle: Pickle
+    editor: Editor
+    alignment: int
+    pickled: Callable[[Any, int, Edits], bytes] = writer.write
+
+    def layout(self, checkpoint: Checkpoint) -> Iterator[Segment]:
+        """The archive with the storages that changed, and with a new pickle where its structure did."""
+        archive, folder = self.storages.archive, self.storages.folder
+        edits = self.editor.edits(checkpoint)
+        edited = dict(checkpoint.edited)
+        gone: set[str] = set()
+        pickle: bytes | None = None
+        if edits:
+            pickle = self.pickled(self.pickle.root, self.pickle.protocol, edits)
+            before, after = keys_of(self.pickle), keys_of(reader.read(pickle))
+            gone = before - after
+            edited = {key: storage for key, storage in edited.items() if key in after}
+        pieces: list[Piece] = []
+        last_storage = 0
+        for record in sorted(archive.records.values(), key=lambda record: record.header):
+            key = record.name.removeprefix(folder)
+            if key in gone and key != record.name:
+                continue
+            if pickle is not None and record.name == self.record.name:
+                pieces.append(Piece(record.name, record, (LiteralSegment(pickle),)))
+            elif key != record.name and key in edited:
+                pieces.append(changed_piece(record.name, record, edited.pop(key)))
+            else:
+                pieces.append(Piece(record.name, record))
+            if key != record.name:
+                last_storage = len(pieces)
+        new = [changed_piece(f"{folder}{key}", None, storage) for key, storage in edited.items()]
+        at = last_storage or len(pieces)
+        return zips.layout(archive, [*pieces[:at], *new, *pieces[at:]], self.alignment)
+
+    def audit(self, checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
+        """What is wrong with the archive, every byte of it read."""
+        from paramctl.findings import Finding
+        from paramctl.formats.containers import zip_audit
+
+        archive, folder = self.storages.archive, self.storages.folder
+        yield from zip_audit.audit_for(checkpoint, archive, folder, watch)
+        if self.record.nbytes > self.pickle.end:
+            name = self.record.name.rpartition("/")[2]
+            what = f"{self.record.nbytes - self.pickle.end:,} bytes follow the end of the pickle (record {name})"
+            yield Finding("warning", "integrity", "trailing", None, what)
+        used = keys_of(self.pickle)
+        unused = [name for name in archive.records if name.startswith(folder) and name.removeprefix(folder) not in used]
+        if nbytes := sum(archive.records[name].nbytes for name in unused):
+            names = some([name.removeprefix(folder) for name in unused])
+            what = f"no tensor uses {nbytes:,} bytes of stored values (storages {names})"
+            yield Finding("note", "integrity", "unused-storage", None, what)
+
+
+def changed_piece(name: str, record: Record | None, storage: Storage) -> Piece:
+    """A changed storage; an archive written without checksums keeps none."""
+    without = record is not None and not record.has_crc and record.nbytes > 0
+    return Piece(name, record, storage.content, without)
+
+
+def keys_of(pickle: Pickle) -> set[str]:
+    """The keys of all storages a pickle names."""
+    found = (node.pid for node in pickle.persistent)
+    return {key for pid in found if isinstance(pid, tuple) and len(pid) > 2 and (key := text_of(pid[2])) is not None}

@@ -1,0 +1,134 @@
+"""What a saved torch module says of itself: its class, and the attributes people know it by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from paramctl.formats.pickles.nodes import Call, Dict, PyString, class_of
+from paramctl.model.checkpoint import Module
+
+MAX_TEXT = 60  # characters of attributes behind a class's name
+_OWN = ("training", "dump_patches", "call_super_init")
+
+
+def describe_layer(node: Call, state: Dict) -> Module:
+    """The class of a module, and a text such as `Linear(4 → 8)`."""
+    attributes = {_text(key): value for key, value in state.pairs}
+    name = _class_name(node, attributes)
+    known = _KNOWN.get(name.removeprefix("NonDynamicallyQuantizable").rstrip("123d"))
+    try:
+        inside = known(attributes) if known else _generic(attributes)
+    except (KeyError, TypeError):
+        inside = _generic(attributes)
+    bias = attributes.get("_parameters")
+    if known and isinstance(bias, Dict | Call) and any(_text(k) == "bias" and v is None for k, v in bias.pairs):
+        inside += ", no bias"
+    padding = attributes.get("padding_idx")
+    return Module(name, f"{name}({inside})" if inside else name, padding if type(padding) is int else None)
+
+
+def _class_name(node: Call, attributes: dict[str, Any]) -> str:
+    held = attributes.get("_class_name")  # torch.fx.GraphModule
+    if isinstance(held, str):
+        return held
+    cls = class_of(node.func)
+    if cls is not None and cls.name in ("__newobj__", "_reconstructor"):
+        cls = class_of(node.args[0]) if node.args else cls
+    if cls is not None and cls.name == "reduce_graph_module":
+        return "GraphModule"
+    return cls.name.rsplit(".", 1)[-1] if cls is not None else "Module"
+
+
+def _linear(at: dict[str, Any]) -> str:
+    return f"{_value(at['in_features'])} → {_value(at['out_features'])}"
+
+
+def _bilinear(at: dict[str, Any]) -> str:
+    return f"{_value(at['in1_features'])}, {_value(at['in2_features'])} → {_value(at['out_features'])}"
+
+
+def _conv(at: dict[str, Any]) -> str:
+    kernel = " × ".join(str(n) for n in at["kernel_size"])
+    text = f"{_value(at['in_channels'])} → {_value(at['out_channels'])}, kernel {kernel}"
+    if any(n != 1 for n in at.get("stride", ())):
+        text += ", stride " + " × ".join(str(n) for n in at["stride"])
+    return text + (f", {at['groups']} groups" if at.get("groups", 1) != 1 else "")
+
+
+def _embedding(at: dict[str, Any]) -> str:
+    return f"{_value(at['num_embeddings'])} × {_value(at['embedding_dim'])}"
+
+
+def _recurrent(at: dict[str, Any]) -> str:
+    text = f"{_value(at['input_size'])} → {_value(at['hidden_size'])}"
+    if at.get("num_layers", 1) != 1:
+        text += f", {_value(at['num_layers'])} layers"
+    return text + (", bidirectional" if at.get("bidirectional") is True else "")
+
+
+def _features(at: dict[str, Any]) -> str:
+    return _value(at["num_features"])
+
+
+def _layer_norm(at: dict[str, Any]) -> str:
+    shape = at["normalized_shape"]
+    return " × ".join(str(n) for n in (shape if isinstance(shape, tuple) else shape.args[0]))
+
+
+def _group_norm(at: dict[str, Any]) -> str:
+    return f"{_value(at['num_channels'])}, {_value(at['num_groups'])} groups"
+
+
+def _attention(at: dict[str, Any]) -> str:
+    return f"{_value(at['embed_dim'])}, {_value(at['num_heads'])} heads"
+
+
+_KNOWN: dict[str, Callable[[dict[str, Any]], str]] = {
+    "Linear": _linear,
+    "Bilinear": _bilinear,
+    "Conv": _conv,
+    "ConvTranspose": _conv,
+    "Embedding": _embedding,
+    "EmbeddingBag": _embedding,
+    "LSTM": _recurrent,
+    "GRU": _recurrent,
+    "RNN": _recurrent,
+    "BatchNorm": _features,
+    "InstanceNorm": _features,
+    "LayerNorm": _layer_norm,
+    "RMSNorm": _layer_norm,
+    "GroupNorm": _group_norm,
+    "MultiheadAttention": _attention,
+}
+
+
+def _generic(attributes: dict[str, Any]) -> str:
+    """Plain public attributes as `name=value`, as many as fit."""
+    out = ""
+    for name, value in attributes.items():
+        if name.startswith("_") or name in _OWN or value is False or not _is_plain(value):
+            continue
+        item = f"{name}={_value(value)}"
+        if len(out) + len(item) > MAX_TEXT:
+            return f"{out}, …" if out else ""
+        out += f", {item}" if out else item
+    return out
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, tuple):
+        return 0 < len(value) <= 4 and all(isinstance(item, bool | int | float) for item in value)
+    return isinstance(value, bool | int | float | str | PyString)
+
+
+def _value(value: object) -> str:
+    if isinstance(value, str | PyString):
+        return _text(value)[:MAX_TEXT]
+    if not _is_plain(value) or (isinstance(value, int) and value.bit_length() > 64):
+        raise TypeError("not an attribute to print")
+    return str(value)
+
+
+def _text(key: object) -> str:
+    return key.text if isinstance(key, PyString) else key if isinstance(key, str) else ""

@@ -1,0 +1,396 @@
+"""What torch.save wrote before 0.1.10: a tar archive of the object, its tensors and their storages.
+
+The object's pickle names tensors by number, one table says where each lies in which storage, and another
+holds the storages. Reference: `legacy_load` in torch/serialization.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import count as counting
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from paramctl.errors import FormatError, some
+from paramctl.files.content import Extent, Literal
+from paramctl.files.segments import Segment
+from paramctl.files.sources import Source
+from paramctl.formats.containers import tars
+from paramctl.formats.containers.tars import BLOCK, RECORD, Member, padded
+from paramctl.formats.pickles import embedded, writer
+from paramctl.formats.pickles.machine import HANDLERS, Handler, Machine
+from paramctl.formats.pickles.nodes import Call, Persistent, class_of, slots
+from paramctl.formats.pickles.reader import Pickle, carried_out
+from paramctl.formats.pytorch import tar_tables as tables
+from paramctl.formats.pytorch.edits import Editor, Edits
+from paramctl.formats.pytorch.legacy_file import system
+from paramctl.formats.pytorch.new_state_dict import no_place, state_dict
+from paramctl.formats.pytorch.objects import keys_in, list_object
+from paramctl.formats.pytorch.old_storages import with_changes
+from paramctl.formats.pytorch.tar_tables import NUMBERED, Numbered, Row, Table, named_by, reference
+from paramctl.formats.pytorch.tensors import storage_id
+from paramctl.model.checkpoint import Checkpoint, Entry, Loss, Param
+from paramctl.progress import Watch, nobody
+
+if TYPE_CHECKING:
+    from paramctl.findings import Finding
+
+NAME = "torch-tar"
+SUFFIXES: tuple[str, ...] = (".pt", ".pth", ".bin", ".ckpt")
+KEEPS_TIES = True
+SYSTEM, OBJECT, TENSORS, STORAGES = MEMBERS = ("sys_info", "pickle", "tensors", "storages")
+PROTOCOL = 2  # of the pickles in a new file
+
+
+@dataclass(frozen=True)
+class Document:
+    """What is needed to write an archive back: its members, its object and what edits that, and its tables.
+
+    `ends` says where what is read of a member ends.
+    """
+
+    members: tuple[Member, ...]
+    object: Pickle
+    editor: Editor
+    storages: Table
+    rows: tuple[Row, ...]
+    ends: Mapping[str, int]
+
+
+def recognises(head: bytes, source: Source) -> bool:
+    """Whether a tar archive begins here with one of the members that torch writes."""
+    return tars.recognises(head) and head[:100].split(b"\0", 1)[0].decode("latin-1") in MEMBERS
+
+
+def read(source: Source) -> Checkpoint:
+    """List what torch.save wrote. Raises FormatError where the archive contradicts itself."""
+    members = tuple(tars.read(source))
+    content = _contents(members)
+    table = tables.storages(content[STORAGES])
+    ends = {STORAGES: table.end}
+    rows: list[Row] = []
+    if TENSORS in content:
+        rows, ends[TENSORS] = tables.rows(content[TENSORS])
+    pickle = _object(content[OBJECT], table, rows)
+    ends[OBJECT] = content[OBJECT].offset + pickle.end
+    storages = Numbered(table.spots, table.parts)
+    listing = list_object(pickle, storages)
+    params = tuple(entry for entry in listing.entries if isinstance(entry, Param))
+    editor = Editor(pickle, params, named_by if TENSORS in content else storage_id)
+    return Checkpoint(
+        format=NAME,
+        file=source.name,
+        entries=listing.entries,
+        saved=storages,
+        modules=listing.modules,
+        sources=(source,),
+        keys=keys_in(pickle, storages),
+        document=Document(members, pickle, editor, table, tuple(rows), ends),
+    )
+
+
+def losses(checkpoint: Checkpoint) -> list[Loss]:
+    """What a new state_dict would not hold; a checkpoint's own document holds everything."""
+    if isinstance(checkpoint.document, Document):
+        return []
+    return [Loss(entry, why) for entry in checkpoint.entries if (why := _no_place(entry))]
+
+
+def _no_place(entry: Entry) -> str:
+    why = no_place(entry, ())
+    if not why and isinstance(entry, Param) and not entry.dtype.storage:
+        return f"{entry.dtype.name}, which has no storage class"
+    return why
+
+
+def left(checkpoint: Checkpoint) -> list[str]:
+    """Where the pickle holds tensors that no path names any more, such as in an optimizer object."""
+    return checkpoint.document.editor.left(checkpoint) if isinstance(checkpoint.document, Document) else []
+
+
+def layout(checkpoint: Checkpoint) -> Iterator[Segment]:
+    """The archive's segments: its own around what changed, or a new state_dict."""
+    if isinstance(checkpoint.document, Document):
+        return _edited(checkpoint, checkpoint.document)
+    return _state_dict(checkpoint)
+
+
+def verify(path: Path, meant: Checkpoint) -> None:
+    """Nothing beyond reading it back: torch takes seconds to import and checks less than we do."""
+
+
+def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
+    """What reading does not refuse: bytes that nothing means, and storages nobody uses."""
+    from paramctl.findings import Finding
+
+    document = checkpoint.document
+    assert isinstance(document, Document)
+    for name, content in _contents(document.members).items():
+        end = content.offset + content.nbytes
+        if nbytes := end - document.ends.get(name, end):
+            what = f"{nbytes:,} bytes follow the end of what torch reads (member {name})"
+            yield Finding("warning", "integrity", "trailing", None, what)
+    used = _used(checkpoint, document)
+    unused = {key: spot.values.nbytes for key, spot in document.storages.spots.items() if key not in used}
+    if nbytes := sum(unused.values()):
+        what = f"no tensor uses {nbytes:,} bytes of stored values (storages {some(list(unused))})"
+        yield Finding("note", "integrity", "unused-storage", None, what)
+
+
+def _used(checkpoint: Checkpoint, document: Document) -> set[str | None]:
+    """The storages that tensors lie in, wholly or in parts, and those that the object names itself."""
+    storages = Numbered(document.storages.spots, document.storages.parts)
+    numbers = {str(row.number) for row in document.rows}
+    ids = [row.node.args[0] for row in document.rows]
+    ids += (node for node in document.object.persistent if class_of(node) is None and reference(node) not in numbers)
+    listed = {part.storage for param in checkpoint.params for part in (param, *param.components)}
+    return {storages.find(pid).key for pid in ids} | listed
+
+
+def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """The pickles that loading this file would run, each with the name of its member."""
+    for name, content in _contents(tars.read(source)).items():
+        starts = [content.offset]
+        if name in (TENSORS, STORAGES):
+            starts = list(tables.pickles_in(content, of_storages=name == STORAGES))
+        for number, start in enumerate(starts, 1):
+            part = f"{name}, pickle {number}" if len(starts) > 1 else name
+            yield from embedded.code(source, start, content.offset + content.nbytes, part)
+
+
+def _contents(members: Iterable[Member]) -> dict[str, Extent]:
+    """Where the members that torch reads lie. Raises FormatError if one is missing, twice there, or no file."""
+    found: dict[str, Extent] = {}
+    for member in members:
+        if member.name not in MEMBERS:
+            continue
+        if member.name in found or not member.is_regular:
+            why = "is twice in the tar archive" if member.name in found else "is no regular file"
+            raise FormatError(f"member {member.name!r} {why}")
+        found[member.name] = member.content
+    for name in (OBJECT, STORAGES):
+        if name not in found:
+            raise FormatError(f"is a tar archive without the member {name!r} that torch writes")
+    return found
+
+
+# --- the object ----------------------------------------------------------------------------------
+
+
+class _Machine(Machine):
+    """Reads the object, with the tensors it names in place of their numbers."""
+
+    __slots__ = ("nodes",)
+
+    nodes: Mapping[str, Call]
+
+
+def _binpersid(machine: Machine) -> None:
+    _plain_binpersid(machine)
+    _numbered(machine)
+
+
+def _persid(machine: Machine) -> None:
+    _plain_persid(machine)
+    _numbered(machine)
+
+
+def _numbered(machine: Machine) -> None:
+    assert isinstance(machine, _Machine)
+    node = machine.nodes.get(reference(machine.stack[-1]) or "")
+    if node is not None:
+        machine.stack[-1] = node
+
+
+_plain_binpersid, _plain_persid = HANDLERS[ord("Q")], HANDLERS[ord("P")]
+_HANDLERS: list[Handler] = list(HANDLERS)
+_HANDLERS[ord("Q")], _HANDLERS[ord("P")] = _binpersid, _persid
+
+
+def _object(content: Extent, table: Table, rows: Iterable[Row]) -> Pickle:
+    """The object, each tensor that it names by number as the node of its row."""
+    if content.nbytes > embedded.MAX_PICKLE:
+        raise FormatError(f"has a pickle of {content.nbytes:,} bytes, over the limit of {embedded.MAX_PICKLE:,}")
+    machine = _Machine(content.source.read(content.offset, content.nbytes), 0, content.offset)
+    machine.nodes = {str(row.number): row.node for row in rows}
+    for key in (*table.spots, *table.parts):
+        if key in machine.nodes:
+            raise FormatError(f"{key!r} is the number of a tensor and of a storage")
+    return carried_out(machine, _HANDLERS)
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+def _edited(checkpoint: Checkpoint, document: Document) -> Iterator[Segment]:
+    """The archive with the storages that changed, and with new tables where its structure did."""
+    edited, spots = checkpoint.edited, document.storages.spots
+    source = checkpoint.sources[0]
+    edits = document.editor.edits(checkpoint)
+    if edits:
+        yield from _restructured(checkpoint, document, edits)
+        return
+    changes = ((spot.values, edited[key].content) for key, spot in spots.items() if key in edited)
+    yield from with_changes(Extent(source, 0, source.size), changes)
+
+
+def _restructured(checkpoint: Checkpoint, document: Document, edits: Edits) -> Iterator[Segment]:
+    """The archive with a new object and new tables; members that torch does not read stay as they are."""
+    new = _Renumbered(checkpoint, document, edits)
+    made: dict[str, list[Segment]] = {OBJECT: [Literal(new.pickle)], STORAGES: list(new.storages())}
+    if TENSORS in document.ends:
+        made[TENSORS] = list(new.tensors())
+    source = checkpoint.sources[0]
+    written = 0
+    for member in document.members:
+        if member.name in made:
+            block = source.read(member.block, BLOCK)
+            segments = list(_member(member.name, made[member.name], block))
+        else:
+            segments = [Extent(source, member.start, member.end - member.start)]
+        written += sum(segment.nbytes for segment in segments)
+        yield from segments
+    yield _ending(written)
+
+
+def _member(name: str, content: list[Segment], block: bytes = b"") -> Iterator[Segment]:
+    nbytes = sum(segment.nbytes for segment in content)
+    yield Literal(tars.header(name, nbytes, block))
+    yield from content
+    yield Literal(bytes(padded(nbytes) - nbytes))
+
+
+def _ending(written: int) -> Segment:
+    """Two empty blocks, and as many more as fill the last record."""
+    return Literal(bytes(padded(written + 2 * BLOCK, RECORD) - written))
+
+
+class _Renumbered:
+    """An edited object with numbers in place of its tensors, and the tables that say what they mean."""
+
+    def __init__(self, checkpoint: Checkpoint, document: Document, edits: Edits) -> None:
+        self.checkpoint = checkpoint
+        self.document = document
+        self.edits = edits
+        numbers = [row.number for row in document.rows]
+        keys = [int(key) for key in (*checkpoint.storages, *document.storages.parts) if key.isdecimal()]
+        self.fresh = counting(max((*numbers, *keys), default=0) + 1)
+        self.known = {id(row.node): row.number for row in document.rows}
+        self.dtypes = {param.storage: param.dtype for param in checkpoint.params}
+        self.new: dict[int, tuple[int, Call]] = {}  # by the id of a node: its number
+        self.ids: dict[int, Persistent] = {}
+        self.keys: dict[str, int] = {}
+        self.used: set[int] = set()
+        root = document.object.root
+        replaced = self.replaced(root)
+        root = self.number(root) if _is_numbered(root) else root
+        self.pickle = writer.write(root, document.object.protocol, replaced)
+
+    def replaced(self, root: Any) -> dict[tuple[int, int], Any]:
+        """The edits, and a number for every tensor that is left."""
+        replaced = dict(self.edits)
+        todo, seen = [root], set[int]()
+        while todo:
+            node = todo.pop()
+            if id(node) in seen or _is_numbered(node):
+                continue
+            seen.add(id(node))
+            for position, held in slots(node):
+                held = self.edits.get((id(node), position), held)
+                if _is_numbered(held):
+                    replaced[id(node), position] = self.number(held)
+                elif not isinstance(held, str | int | float | None):
+                    todo.append(held)
+        return replaced
+
+    def number(self, node: Call) -> Persistent:
+        """The id of a tensor, new where it is."""
+        if id(node) not in self.ids:
+            number = self.known.get(id(node))
+            if number is None:
+                number = next(self.fresh)
+                self.new[id(node)] = number, node
+            self.used.add(number)
+            self.ids[id(node)] = Persistent(str(number))
+        return self.ids[id(node)]
+
+    def kept(self) -> list[Row]:
+        """The rows that stay: all but those whose tensors the object does not name any more."""
+        before = {reference(node) for node in self.document.object.persistent}
+        return [row for row in self.document.rows if row.number in self.used or str(row.number) not in before]
+
+    def key(self, key: str) -> int | str:
+        """The number of a storage; a new one's may be that of a tensor, and it gets another."""
+        if key in self.document.storages.spots:
+            return int(key) if key.isdecimal() else key
+        if key not in self.keys:
+            self.keys[key] = next(self.fresh)
+        return self.keys[key]
+
+    def tensors(self) -> Iterator[Segment]:
+        """The table of tensors."""
+        kept = self.kept()
+        yield Literal(tables.table_start(len(kept) + len(self.new)))
+        yield from (row.entry for row in kept)
+        for number, node in self.new.values():
+            key = str(reference(node.args[0]))
+            yield Literal(tables.row(number, self.key(key), self.dtypes[key], node))
+
+    def storages(self) -> Iterator[Segment]:
+        """The table of storages, without those that only tensors which are gone lay in."""
+        storages, spots = self.checkpoint.storages, self.document.storages.spots
+        gone = self.gone()
+        new = [key for key in self.checkpoint.edited if key not in spots and key in self.dtypes]
+        yield Literal(tables.table_start(len(spots) - len(gone) + len(new)))
+        for key, spot in spots.items():
+            if key not in gone:
+                yield Extent(spot.values.source, spot.start, spot.values.offset - spot.start)
+                yield from storages[key].content
+        for key in new:
+            name = self.key(key) if TENSORS in self.document.ends else key
+            yield Literal(tables.storage_start(name, self.dtypes[key], storages[key].nbytes))
+            yield from storages[key].content
+        yield self.document.storages.list
+
+    def gone(self) -> set[str]:
+        """Storages that nothing names any more."""
+        kept = self.kept()
+        before = {row.storage for row in self.document.rows} - {row.storage for row in kept}
+        roots = {root for root, _ in self.document.storages.parts.values()}
+        named = {reference(node) for node in self.document.object.persistent}
+        now = {reference(node.args[0]) for _, node in self.new.values()}
+        return {key for key in before if key in self.document.storages.spots} - roots - named - now
+
+
+def _is_numbered(node: object) -> bool:
+    return type(node) is Call and node.func is NUMBERED
+
+
+def _state_dict(checkpoint: Checkpoint) -> Iterator[Segment]:
+    """A new archive of an OrderedDict of the params, tied ones over one storage."""
+    root, storages = state_dict(checkpoint, named_by)
+    dtypes = {}
+    rows: list[bytes] = []
+    numbered = {}
+    for i, (_, (_, node)) in enumerate(root.mutations or ()):
+        dtype = checkpoint.params[i].dtype
+        number, key = len(storages) + i, int(node.args[0].pid)
+        rows.append(tables.row(number, key, dtype, node))
+        dtypes[key] = dtype
+        numbered[id(root), i] = Persistent(str(number))
+    held: list[Segment] = [Literal(tables.table_start(len(storages)))]
+    for key, storage in enumerate(storages):
+        held += (Literal(tables.storage_start(key, dtypes[key], storage.nbytes)), *storage.content)
+    contents: dict[str, list[Segment]] = {
+        SYSTEM: [Literal(writer.write(system(), PROTOCOL))],
+        OBJECT: [Literal(writer.write(root, PROTOCOL, numbered))],
+        TENSORS: [Literal(tables.table_start(len(rows)) + b"".join(rows))],
+        STORAGES: [*held, Literal(writer.write([], PROTOCOL))],
+    }
+    written = 0
+    for name, content in contents.items():
+        segments = list(_member(name, content))
+        written += sum(segment.nbytes for segment in segments)
+        yield from segments
+    yield _ending(written)

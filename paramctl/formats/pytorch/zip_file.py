@@ -1,0 +1,169 @@
+"""What torch.save writes since 1.6: a zip archive of one pickle and a record for each storage.
+
+Reference: torch/serialization.py and caffe2/serialize/inline_container.cc.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from paramctl.errors import FormatError, Unsupported, some
+from paramctl.files.content import Literal as LiteralSegment
+from paramctl.files.segments import Segment
+from paramctl.files.sources import Source
+from paramctl.formats.containers import zips
+from paramctl.formats.containers.zips import Archive, Piece
+from paramctl.formats.pickles import reader, unread_files, writer
+from paramctl.formats.pytorch.archives import (
+    ALIGNMENT,
+    Document,
+    Storages,
+    alignment_of,
+    byteorder_of,
+    check_version,
+    folder_of,
+    kind,
+    pickle_limit,
+)
+from paramctl.formats.pytorch.edits import Editor
+from paramctl.formats.pytorch.new_state_dict import no_place, saved_object
+from paramctl.formats.pytorch.objects import keys_in, list_object
+from paramctl.model.checkpoint import Checkpoint, Loss, Param, Storage
+from paramctl.progress import Watch, nobody
+
+if TYPE_CHECKING:
+    from paramctl.findings import Finding
+
+NAME = "torch-zip"
+SUFFIXES: tuple[str, ...] = (".pt", ".pth", ".bin", ".ckpt")
+KEEPS_TIES = True
+KNOWN = ("data.pkl", "version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id")
+
+
+def recognises(head: bytes, source: Source) -> bool:
+    """Whether a zip archive begins here, and it is none of torch's other kinds."""
+    return head.startswith(zips.MAGIC) and kind(source) == "torch.save"
+
+
+def read(source: Source) -> Checkpoint:
+    """List what torch.save wrote. Raises FormatError where the archive contradicts itself."""
+    archive = zips.read(source)
+    prefix = _prefix(archive)
+    check_version(archive, prefix)
+    record = archive.records[f"{prefix}data.pkl"]
+    pickle = reader.read(archive.read(record, pickle_limit(record)))
+    storages = Storages(archive, f"{prefix}data/", byteorder_of(archive, prefix))
+    listing = list_object(pickle, storages)
+    saved = tuple(entry for entry in listing.entries if isinstance(entry, Param))
+    return Checkpoint(
+        format=NAME,
+        file=source.name,
+        entries=listing.entries,
+        saved=storages,
+        modules=listing.modules,
+        sources=(source,),
+        keys=keys_in(pickle, storages),
+        document=Document(storages, record, pickle, Editor(pickle, saved), alignment_of(archive, prefix)),
+    )
+
+
+def losses(checkpoint: Checkpoint) -> list[Loss]:
+    """What a new state_dict would not hold; a checkpoint's own document holds everything."""
+    if isinstance(checkpoint.document, Document):
+        return []
+    return [Loss(entry, why) for entry in checkpoint.entries if (why := no_place(entry, checkpoint.keys))]
+
+
+def left(checkpoint: Checkpoint) -> list[str]:
+    """Where the pickle holds tensors that no path names any more, such as in an optimizer object."""
+    return checkpoint.document.editor.left(checkpoint) if isinstance(checkpoint.document, Document) else []
+
+
+def layout(checkpoint: Checkpoint) -> Iterator[Segment]:
+    """The archive's segments: its own records around those that changed, or a new state_dict."""
+    if isinstance(checkpoint.document, Document):
+        return checkpoint.document.layout(checkpoint)
+    return _state_dict(checkpoint)
+
+
+def verify(path: Path, meant: Checkpoint) -> None:
+    """Nothing beyond reading it back: torch takes seconds to import and checks less than we do."""
+
+
+def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
+    """What is wrong with the archive, every byte of it read: records, the end of its pickle, storages nobody uses."""
+    assert isinstance(checkpoint.document, Document)
+    yield from checkpoint.document.audit(checkpoint, watch)
+    yield from _strays(checkpoint.document)
+
+
+def _strays(document: Document) -> Iterator[Finding]:
+    """Records that torch refuses for where they lie, and those it never reads."""
+    from paramctl.findings import Finding
+
+    archive, prefix = document.storages.archive, document.record.name.removesuffix("data.pkl")
+    names = {name: name.removeprefix(prefix) for name in archive.records}
+    outside = [name for name, inner in names.items() if not prefix or inner == name]
+    if outside:
+        listed = some(list(map(repr, outside)))
+        what = f"records lie outside of one folder, and torch.load refuses the file for that: {listed}"
+        yield Finding("warning", "integrity", "outside", None, what)
+    unread = [
+        name
+        for name, inner in names.items()
+        if name not in outside and inner not in KNOWN and not inner.startswith("data/")
+    ]
+    if nbytes := sum(archive.records[name].nbytes for name in unread):
+        listed = some([name for name in unread if archive.records[name].nbytes])
+        what = f"torch never reads {nbytes:,} bytes of the archive (records {listed})"
+        yield Finding("note", "integrity", "unused-record", None, what)
+
+
+def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """The pickles that loading this file would run, each with the name of its record; in an .npz, numpy's."""
+    archive = zips.read(source)
+    for name, record in archive.records.items():
+        if name.endswith(".pkl"):
+            yield name, partial(archive.read, record, pickle_limit(record))
+    if not any(name.rpartition("/")[2] == "data.pkl" for name in archive.records):
+        yield from unread_files.in_archive(archive, pickle_limit)
+
+
+def _prefix(archive: Archive) -> str:
+    """The folder all records lie in. Raises Unsupported for an archive of another kind."""
+    prefix, names = folder_of(archive), archive.records
+    if f"{prefix}data.pkl" in names:
+        return prefix
+    if "model.weights.h5" in names:
+        raise Unsupported("is a Keras archive, which this version does not read")
+    if all(name.endswith(".npy") for name in names):
+        raise Unsupported("is a NumPy .npz archive, which this version does not read")
+    what = "is a zip archive, but torch.save did not write it: it has no data.pkl"
+    inside = {name.removeprefix(prefix) for name in names}
+    if {"version", "byteorder", ".data/version"} & inside or any(re.fullmatch(r"data/[0-9]+", name) for name in inside):
+        raise FormatError(what)
+    raise Unsupported(what)
+
+
+def _state_dict(checkpoint: Checkpoint) -> Iterator[Segment]:
+    """A new archive: an OrderedDict of the params, tied ones over one storage."""
+    root, storages = saved_object(checkpoint)
+    return zips.layout(None, _archive_pieces(root, storages), ALIGNMENT)
+
+
+def _archive_pieces(root: object, storages: list[Storage]) -> list[Piece]:
+    def helper(name: str, data: bytes) -> Piece:
+        return Piece(f"archive/{name}", None, (LiteralSegment(data),))
+
+    return [
+        helper("data.pkl", writer.write(root, 2)),
+        helper(".format_version", b"1"),
+        helper(".storage_alignment", b"%d" % ALIGNMENT),
+        helper("byteorder", b"little"),
+        *(Piece(f"archive/data/{i}", None, storage.content) for i, storage in enumerate(storages)),
+        helper("version", b"3\n"),
+    ]

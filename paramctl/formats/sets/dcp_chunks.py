@@ -1,0 +1,133 @@
+"""The chunks of torch.distributed.checkpoint: each is an archive of its own somewhere in a file, and together they
+are the values of a tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from math import prod
+from typing import NamedTuple
+
+from paramctl.errors import FormatError, Unsupported
+from paramctl.files.content import clip
+from paramctl.files.sources import Source
+from paramctl.formats import safetensors
+from paramctl.formats.containers import zips
+from paramctl.formats.containers.sections import Section, in_whole
+from paramctl.formats.pytorch import zip_file
+from paramctl.formats.sets.chunk_grid import Box, Held, concatenated, is_concatenation, woven
+from paramctl.formats.sets.dcp_metadata import Chunk, Metadata, Place, Tensor
+from paramctl.model.checkpoint import Checkpoint, Param, Storage
+from paramctl.values.arrays import content_of
+
+
+class Storages(Mapping[str, Storage]):
+    """One storage for each tensor, made of its chunks when it is asked for: a listing asks for none."""
+
+    def __init__(self, metadata: Metadata, files: Mapping[str, Source]) -> None:
+        self._tensors = {item.name: item for item in metadata.items if isinstance(item, Tensor)}
+        self._files = files
+        self._last: tuple[str, Storage] | None = None
+
+    def __getitem__(self, name: str) -> Storage:
+        if self._last is None or self._last[0] != name:
+            self._last = name, _storage(self._tensors[name], self._files)
+        return self._last[1]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+def _storage(tensor: Tensor, files: Mapping[str, Source]) -> Storage:
+    """The values of a tensor. Raises FormatError where a chunk is not what the metadata says."""
+    nbytes = tensor.dtype.nbytes(prod(tensor.shape))
+    if not nbytes:
+        return Storage((), 0)
+    held = [_held(tensor, chunk, files) for chunk in tensor.chunks]
+    size = tensor.dtype.itemsize
+    if is_concatenation(tensor.shape, [one.box for one in held]):
+        content, crc32 = concatenated(held, size)
+        return Storage(content, nbytes, crc32=crc32)
+    return Storage(woven(tensor.shape, held, size), nbytes)
+
+
+class Nested(NamedTuple):
+    """The archive that holds a chunk, and the tensor in it."""
+
+    checkpoint: Checkpoint
+    param: Param
+
+    @property
+    def storage(self) -> Storage:
+        return self.checkpoint.storages[str(self.param.storage)]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its bytes lie as those of the chunk are told: little-endian, in C order."""
+        return self.param.is_contiguous and self.storage.byteorder == "little" and not self.param.flags
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it has its storage for itself."""
+        return self.param.nbytes == self.storage.nbytes
+
+
+def _held(tensor: Tensor, chunk: Chunk, files: Mapping[str, Source]) -> Held:
+    nested = opened(tensor, chunk, files)
+    box, name = Box(chunk.offsets, chunk.sizes), f"chunk of '{tensor.name}' in {chunk.place.file}"
+    if not nested.is_plain:
+        return Held(box, content_of(nested.checkpoint, nested.param), None, name)
+    content = clip(nested.storage.content, nested.param.start, nested.param.nbytes)
+    return Held(box, in_whole(content), nested.storage.crc32 if nested.is_whole else None, name)
+
+
+def section_of(name: str, place: Place, files: Mapping[str, Source]) -> Section:
+    """Where an archive lies. Raises Unsupported where it was changed after torch.save."""
+    if place.transforms:
+        what = f"'{name}' went through {', '.join(place.transforms)} when it was saved, which paramctl cannot undo"
+        raise Unsupported(what, hint="load and save it with torch, without extensions")
+    return Section(files[place.file], place.offset, place.nbytes)
+
+
+def is_archive(section: Section) -> bool:
+    """Whether a part of a file is an archive of torch.save's, not a piece of a safetensors file."""
+    return section.read(0, min(4, section.size)) == zips.MAGIC
+
+
+def opened(tensor: Tensor, chunk: Chunk, files: Mapping[str, Source]) -> Nested:
+    section = section_of(tensor.name, chunk.place, files)
+    where = f"chunk of '{tensor.name}' in {chunk.place.file}"
+    if not is_archive(section):
+        return _plain(tensor, chunk, files[chunk.place.file], where)
+    try:
+        checkpoint = zip_file.read(section)
+    except (FormatError, Unsupported) as error:
+        raise type(error)(f"{where}: {error.what}", hint=error.hint) from None
+    entry = checkpoint.entries[0] if len(checkpoint.entries) == 1 else None
+    param = entry if isinstance(entry, Param) and not entry.path else None
+    return _matching(checkpoint, param, tensor, chunk, where)
+
+
+def _plain(tensor: Tensor, chunk: Chunk, source: Source, where: str) -> Nested:
+    """A chunk in a file that is written as one safetensors archive, behind the objects in it."""
+    section = Section(source, chunk.place.offset, source.size - chunk.place.offset)
+    if section.read(0, min(9, section.size))[8:] != b"{":
+        raise FormatError(f"{where} is no archive that torch.save or safetensors writes")
+    try:
+        checkpoint = safetensors.read(section)
+    except FormatError as error:
+        raise FormatError(f"{where}: {error.what}") from None
+    param = next((param for param in checkpoint.params if param.path == tensor.name), None)
+    return _matching(checkpoint, param, tensor, chunk, where)
+
+
+def _matching(checkpoint: Checkpoint, param: Param | None, tensor: Tensor, chunk: Chunk, where: str) -> Nested:
+    if param is None or not param.is_plain or (param.dtype, param.shape) != (tensor.dtype, chunk.sizes):
+        raise FormatError(f"{where} is not the {tensor.dtype.name} tensor of {chunk.sizes} that the metadata says")
+    return Nested(checkpoint, param)

@@ -1,0 +1,241 @@
+"""Named initialisations: what their names mean, and how one is drawn.
+
+A scheme's text becomes a `Spec`; a spec and a `Target` become the bytes of one param. The functions
+themselves are in `initializers`; the frameworks' defaults, which choose among them by role, are here.
+
+A draw can be redone without paramctl:
+
+    seed = int.from_bytes(hashlib.sha256(f"{seed}/{path}".encode()).digest()[:8], "little")
+    torch.nn.init.xavier_uniform_(tensor, generator=torch.Generator().manual_seed(seed))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from paramctl.errors import UsageError
+from paramctl.schemes.defaults import Resolution, default_for, resolve
+from paramctl.schemes.drawing import check, draw, why_not
+from paramctl.schemes.generators import seed_for
+from paramctl.schemes.scheme import SCHEMES, Argument, Scheme, Value, fans
+from paramctl.schemes.target import Target
+from paramctl.schemes.user_function import UserFunction, find_function
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = [
+    "ALIASES",
+    "SCHEMES",
+    "Argument",
+    "Resolution",
+    "Scheme",
+    "Spec",
+    "Target",
+    "UserFunction",
+    "check",
+    "default_for",
+    "draw",
+    "fans",
+    "find",
+    "parse",
+    "resolve",
+    "seed_for",
+    "why_not",
+]
+
+EXTREME = 1000  # larger arguments may not fit a dtype: half precision ends at 65,504
+
+
+
+
+
+# From a text to a Spec.
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A scheme with its arguments, the defaults among them; `zero_row` is made zero after the draw."""
+
+    scheme: Scheme | UserFunction
+    arguments: Mapping[str, Value] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    zero_row: int | None = None
+
+    @property
+    def is_default(self) -> bool:
+        """Whether it is a framework's default, which says itself what biases and scales become."""
+        return isinstance(self.scheme, Scheme) and self.scheme.role_aware
+
+    @property
+    def is_extreme(self) -> bool:
+        """Whether torch may find a number too large for a dtype, which it only says when it draws."""
+        return any(isinstance(a, float | int) and abs(a) > EXTREME for a in self.arguments.values())
+
+    @property
+    def text(self) -> str:
+        """How one would write it: `normal:std=0.01`, `constant:42`."""
+        if isinstance(self.scheme, UserFunction):
+            return self.scheme.text
+        given = [a for a in self.scheme.arguments if self.arguments[a.name] != a.default]
+        words = [f"{a.name}={_value_text(self.arguments[a.name])}" for a in given]
+        if len(given) == 1 and given[0].required:
+            words = [_value_text(self.arguments[given[0].name])]
+        zero = "" if self.zero_row is None else f" (padding row {self.zero_row} zero)"
+        return self.scheme.name + (":" if words else "") + ",".join(words) + zero
+
+
+def _value_text(value: Value) -> str:
+    return str(value).removesuffix(".0")
+
+
+def _plain(name: str) -> str:
+    """What names that mean the same have in common: `GlorotUniform`, `glorot_uniform_`."""
+    return name.lower().replace("_", "").replace("-", "")
+
+
+def find(name: str) -> Scheme:
+    """The scheme of that name or alias. Raises UsageError with the nearest names."""
+    known = {_plain(each): each for each in (*ALIASES, *SCHEMES)}
+    plain = _plain(name)
+    if plain in known:
+        return SCHEMES[ALIASES.get(known[plain], known[plain])]
+    near = (known[key] for key in get_close_matches(plain, known, n=4, cutoff=0.5))
+    names = ", ".join(dict.fromkeys(ALIASES.get(each, each) for each in near))
+    hint = f"did you mean {names}? (paramctl schemes lists all)" if names else "'paramctl schemes' lists all"
+    raise UsageError(f"no scheme '{name}'", hint=hint)
+
+
+def parse(text: str) -> Spec:
+    """What `name`, `name:key=value,key=value`, `constant:42` or `file.py:function` stands for.
+
+    A single bare value goes to the first argument. Nothing in a person's file is run yet. Raises
+    UsageError for what does not exist or cannot be.
+    """
+    file, colon, function = text.rpartition(":")
+    if colon and file.endswith(".py"):
+        return Spec(find_function(file, function))
+    name, colon, rest = text.partition(":")
+    if name.endswith(".py"):
+        raise UsageError(f"{name} needs the name of a function in it", hint=f"write {name}:FUNCTION")
+    found = find(name.strip())
+    return _spec(found, _split(found, rest.split(",")) if colon else {})
+
+
+def _split(scheme: Scheme, words: list[str]) -> dict[str, str]:
+    """Texts of arguments by name."""
+    given: dict[str, str] = {}
+    for word in words:
+        name, equals, value = (part.strip() for part in word.partition("="))
+        if not equals:
+            name, value = _first_argument(scheme, name, len(words)), name
+        if name in given:
+            raise UsageError(f"{scheme.name}: {name} is given twice")
+        given[name] = value
+    return given
+
+
+def _first_argument(scheme: Scheme, value: str, count: int) -> str:
+    if not scheme.arguments:
+        raise UsageError(f"{scheme.name} takes no arguments, but '{value}' was given")
+    first = scheme.arguments[0].name
+    if count > 1:
+        raise UsageError(f"{scheme.name}: '{value}' has no name", hint=f"write {first}={value}, say")
+    return first
+
+
+def _spec(scheme: Scheme, texts: Mapping[str, str]) -> Spec:
+    known = [argument.name for argument in scheme.arguments]
+    for name in texts:
+        if name not in known:
+            takes = f"it takes {', '.join(known)}" if known else "it takes no arguments"
+            raise UsageError(f"{scheme.name} has no argument '{name}'", hint=takes)
+    return _bound(scheme, {a.name: _value(scheme, a, texts.get(a.name)) for a in scheme.arguments})
+
+
+def _value(scheme: Scheme, argument: Argument, text: str | None) -> Value:
+    if text is None:
+        if argument.default is None:
+            hint = f"write {scheme.name}:{argument.name}=VALUE"
+            raise UsageError(f"{scheme.name} needs {argument.name}", hint=hint)
+        return argument.default
+    try:
+        return argument.read(text)
+    except ValueError as error:
+        raise UsageError(f"{scheme.name}: {argument.name} must be {error}, not '{text}'") from None
+
+
+def _bound(scheme: Scheme, arguments: dict[str, Value]) -> Spec:
+    if wrong := scheme.valid(arguments):
+        raise UsageError(f"{scheme.name}: {wrong}")
+    return Spec(scheme, MappingProxyType(arguments))
+
+
+def _call(name: str, **arguments: Value) -> Spec:
+    """A spec in Python's words: `_call("uniform", a=-0.5, b=0.5)`."""
+    scheme = SCHEMES[name]
+    return _bound(scheme, {a.name: arguments.get(a.name, a.default or 0.0) for a in scheme.arguments})
+
+
+# What the frameworks do when nobody says.
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+ALIASES: Mapping[str, str] = {alias: each.name for each in SCHEMES.values() for alias in each.aliases}
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+# May it be drawn?
+
+
+
+
+
+
+
+
+# Drawing.
+
+
+
+
+
+
+
+
+
+

@@ -1,0 +1,181 @@
+"""A person's own initialisation, `FILE.py:FUNCTION`: found, run once for a param, and its result checked."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+from paramctl.errors import Stopped, UsageError
+from paramctl.schemes.generators import own_generators, seed_for
+from paramctl.schemes.scheme import shape_text
+from paramctl.values.torch_import import import_torch
+
+if TYPE_CHECKING:
+    import torch
+
+    from paramctl.schemes.target import Target
+
+
+@dataclass(frozen=True)
+class UserFunction:
+    """A function in a person's own file, run because the command line names it."""
+
+    file: str
+    name: str
+    code: CodeType = field(repr=False, compare=False)
+
+    @property
+    def text(self) -> str:
+        """How one would write it: `my_init.py:my_init`."""
+        return f"{self.file}:{self.name}"
+
+    @cached_property
+    def function(self) -> Callable[..., Any]:
+        """The function itself; its file is executed once, without leaving bytecode beside it."""
+        module = ModuleType(f"paramctl.user.{Path(self.file).stem}")
+        module.__file__ = self.file
+        sys.modules[module.__name__] = module  # dataclasses look their module up
+        exec(self.code, module.__dict__)
+        function = getattr(module, self.name, None)
+        if not callable(function):
+            raise UsageError(f"{self.file} has no function '{self.name}'")
+        return function  # type: ignore[no-any-return]
+
+
+def find_function(file: str, name: str) -> UserFunction:
+    """The function `name` of a Python file, which is compiled, not run. Raises UsageError if there is none."""
+    path = Path(file)
+    try:
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{file} is not a regular file")
+        code = compile(path.read_bytes(), file, "exec", dont_inherit=True)
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}") from None
+    except SyntaxError as error:
+        raise UsageError(f"{file} is not Python: {error.msg} (line {error.lineno})") from None
+    except ValueError as error:
+        raise UsageError(f"{file} is not Python: {error}") from None
+    if name not in code.co_names and ("*",) not in code.co_consts:
+        near = ", ".join(get_close_matches(name, code.co_names, n=3, cutoff=0.5))
+        raise UsageError(f"{file} has no function '{name}'", hint=f"did you mean {near}?" if near else "")
+    return UserFunction(file, name, code)
+
+
+def filled(user: UserFunction, target: Target, current: bytes | None) -> torch.Tensor:
+    torch = import_torch()
+    dtype = getattr(torch, target.dtype.name)
+    tensor = torch.zeros(target.shape, dtype=dtype)
+    if current is not None:
+        tensor.view(-1).view(torch.uint8).copy_(torch.frombuffer(bytearray(current), dtype=torch.uint8))
+    returned = _run(user, tensor, target)
+    result = tensor if returned is None else returned
+    if not isinstance(result, torch.Tensor):
+        raise _wrong_return(user, target, f"returned a {type(result).__name__}")
+    if result.layout is not torch.strided or result.is_quantized or result.is_meta or result.is_nested:
+        kinds = {"quantized": result.is_quantized, "meta": result.is_meta, "nested": result.is_nested}
+        kind = next((kind for kind, found in kinds.items() if found), str(result.layout)[6:])
+        raise _wrong_return(user, target, f"returned a {kind} tensor")
+    if tuple(result.shape) != target.shape:
+        raise _wrong_return(user, target, f"made a tensor of shape {shape_text(tuple(result.shape))}")
+    if result.is_complex() and not dtype.is_complex:
+        raise _wrong_return(user, target, "returned complex numbers")
+    found = result.detach().cpu().resolve_conj().resolve_neg()
+    plain = found.to(dtype)
+    if found.dtype != dtype and not _same_values(plain, found):
+        kind = str(found.dtype)[6:]
+        raise _wrong_return(user, target, f"returned {kind} values that {target.dtype.name} cannot hold")
+    return plain.contiguous()  # type: ignore[no-any-return]
+
+
+def _same_values(converted: torch.Tensor, given: torch.Tensor) -> bool:
+    """Whether a conversion only rounded: nothing became infinite or NaN, and integers are whole as they were."""
+    torch = import_torch()
+    if converted.is_floating_point() or converted.is_complex():
+        wide = torch.complex128 if converted.is_complex() else torch.float64
+        return torch.equal(converted.to(wide).isfinite(), given.to(wide).isfinite())  # type: ignore[no-any-return]
+    return torch.equal(converted.to(given.dtype), given)  # type: ignore[no-any-return]
+
+
+def _wrong_return(user: UserFunction, target: Target, what: str) -> UsageError:
+    return UsageError(
+        f"{user.text} {what} for {target.path or '.'}; "
+        f"it must change the tensor in place or return one of shape {shape_text(target.shape)}"
+    )
+
+
+def _run(user: UserFunction, tensor: torch.Tensor, target: Target) -> object:
+    """What the function returns. It gets the path too if it has a second parameter without a default."""
+    torch = import_torch()
+    try:
+        # What it prints must not end up in a checkpoint on standard output.
+        with redirect_stdout(_Remarks()), _same_directory(), torch.no_grad():
+            with own_generators(seed_for(target.seed, "")):
+                function = user.function
+            with own_generators(seed_for(target.seed, target.path)):
+                return function(tensor, target.path) if _takes_path(function) else function(tensor)
+    except (UsageError, Stopped):
+        raise
+    except BaseException as error:
+        if type(error) is KeyboardInterrupt:  # Ctrl-C, where paramctl is a library
+            raise
+        what = f"{user.text} failed for {target.path or '.'}: {_said(error)}{_line(error, user.file)}"
+        raise UsageError(what) from error
+
+
+class _Remarks(io.TextIOBase):
+    """Where a person's function prints: standard error, which it cannot close."""
+
+    def write(self, text: str) -> int:
+        """Pass the text on."""
+        return sys.stderr.write(text) if sys.stderr else len(text)
+
+    def flush(self) -> None:
+        """Pass it on at once."""
+        if sys.stderr:
+            sys.stderr.flush()
+
+
+@contextmanager
+def _same_directory() -> Iterator[None]:
+    """Undo a change of the working directory: the names on the command line count from where it began."""
+    directory = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield
+    finally:
+        os.fchdir(directory)
+        os.close(directory)
+
+
+def _said(error: BaseException) -> str:
+    """`ValueError: what it says`; an exception of a person's own may fail to say anything."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - whatever its __str__ raises, the first failure is the one to tell
+        text = ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _takes_path(function: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (ValueError, TypeError):  # a built-in function says nothing
+        return False
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return len(positional) > 1 and positional[1].default is inspect.Parameter.empty
+
+
+def _line(error: BaseException, file: str) -> str:
+    import traceback
+
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f" (line {lines[-1]})" if lines else ""

@@ -1,0 +1,117 @@
+"""The largest singular value of matrices, and how many directions they really use.
+
+The stable rank is ‖A‖F² / σ² (Rudelson & Vershynin 2007, Sampling from large matrices: an approach through
+geometric functional analysis), at most the rank, and not moved by small singular values. A tensor of more
+than two dimensions, such as the kernel of a convolution, counts as the matrix of its first dimension by all others.
+"""
+
+from __future__ import annotations
+
+from math import isfinite, prod
+from typing import TYPE_CHECKING, NamedTuple
+
+from paramctl.model.checkpoint import Checkpoint, Param
+from paramctl.values.torch_import import import_torch
+
+if TYPE_CHECKING:
+    import torch
+
+EXACT = 512  # rows or columns up to which all singular values are computed
+STEPS = 300  # of the Lanczos process at most
+PRECISION = 1e-9  # relative change of the largest singular value between steps at which it stands
+
+
+class Spectrum(NamedTuple):
+    """The largest singular value of a matrix, and its stable rank."""
+
+    sigma: float
+    stable_rank: float
+
+
+def spectrum(checkpoint: Checkpoint, param: Param) -> Spectrum | str:
+    """The spectrum of a param of two or more dimensions, or why it has none.
+
+    The whole of it is held in memory, as float64. Raises FormatError where a checksum is wrong.
+    """
+    from paramctl.values.arrays import read_values
+
+    if why := _why_none(param):
+        return why
+    import numpy as np
+
+    values = read_values(checkpoint, param).astype(np.float64)
+    if not np.isfinite(values).all():
+        return "NaN or infinite values"
+    scale = float(np.abs(values).max())
+    if not scale:
+        return Spectrum(0.0, 0.0)
+    rows = param.shape[0]
+    matrix = import_torch().from_numpy(values.reshape(rows, prod(param.shape[1:])) / scale)
+    sigma = _largest(matrix)
+    if not isfinite(sigma):
+        return "no singular value was found"
+    return Spectrum(sigma * scale, float((matrix * matrix).sum()) / (sigma * sigma))
+
+
+def _why_none(param: Param) -> str:
+    """Why a param has no spectrum, whatever its values are; "" if it may have one."""
+    if not param.is_plain:
+        return f"a {param.layout} tensor"
+    if len(param.shape) < 2:
+        return "fewer than two dimensions"
+    if not param.numel:
+        return "no values"
+    if param.dtype.category not in ("float", "int"):
+        return f"{param.dtype.category} values"
+    return "a few values repeated over its shape" if param.repeats_itself else ""
+
+
+def _largest(matrix: torch.Tensor) -> float:
+    """The largest singular value."""
+    torch = import_torch()
+    if min(matrix.shape) <= EXACT:
+        return float(torch.linalg.svdvals(matrix)[0])
+    return _lanczos(matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T)
+
+
+def _lanczos(matrix: torch.Tensor) -> float:
+    """The largest singular value, by bidiagonalisation (Golub & Kahan 1965), each vector orthogonal to all before."""
+    torch = import_torch()
+    generator = torch.Generator().manual_seed(0)
+    right = torch.randn(matrix.shape[1], dtype=torch.float64, generator=generator)
+    rights = [right / right.norm()]
+    lefts = rights[:0]
+    diagonal: list[float] = []
+    beside: list[float] = []
+    sigma = 0.0
+    for _ in range(min(STEPS, matrix.shape[1])):
+        left = _orthogonal(matrix @ rights[-1], lefts)
+        diagonal.append(float(left.norm()))
+        if not diagonal[-1]:
+            break
+        lefts.append(left / diagonal[-1])
+        right = _orthogonal(matrix.T @ lefts[-1], rights)
+        beside.append(float(right.norm()))
+        before, sigma = sigma, _of_bidiagonal(diagonal, beside)
+        if not beside[-1] or abs(sigma - before) <= PRECISION * sigma:
+            break
+        rights.append(right / beside[-1])
+    return sigma
+
+
+def _orthogonal(vector: torch.Tensor, others: list[torch.Tensor]) -> torch.Tensor:
+    """What of a vector is orthogonal to unit vectors; twice is enough against rounding."""
+    torch = import_torch()
+    if others:
+        basis = torch.stack(others)
+        for _ in range(2):
+            vector = vector - basis.T @ (basis @ vector)
+    return vector
+
+
+def _of_bidiagonal(diagonal: list[float], beside: list[float]) -> float:
+    torch = import_torch()
+    made = torch.zeros(len(diagonal), len(diagonal) + 1, dtype=torch.float64)
+    for i, (on, off) in enumerate(zip(diagonal, beside, strict=True)):
+        made[i, i], made[i, i + 1] = on, off
+    return float(torch.linalg.svdvals(made)[0])

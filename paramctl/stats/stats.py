@@ -1,0 +1,297 @@
+"""What the values of params are like: moments, extremes, odd values and a histogram, in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import prod
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from paramctl.errors import Unsupported, UsageError
+from paramctl.model.checkpoint import Checkpoint, Param
+from paramctl.model.dtypes import BY_NAME, PAIRS, DType
+from paramctl.progress import Watch, nobody
+from paramctl.stats.histogram import EMPTY, Binning, Histogram
+from paramctl.stats.running_moments import NONE, Moments, Running, RunningWhole, of_counts, of_few
+from paramctl.values.float_bits import BITWISE, Widened
+from paramctl.values.scan import Scan, distinct
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+COUNTED = 16  # bits of an element up to which it is cheaper to count each of its values than to add them up
+FEW = 32  # elements
+HALF = "float4_e2m1fn"
+HOLDERS = ("values", "buffer")  # the component of a composite tensor that its values are in
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What is known of many values; `why` there is nothing to know, where there is not."""
+
+    moments: Moments = NONE
+    histogram: Histogram = EMPTY
+    why: str = ""
+
+    @property
+    def figures(self) -> Figures:
+        """What is printed of it."""
+        moments = self.moments
+        if self.why and not moments.count:  # a layer has those of its other tensors
+            return Figures(*[None] * 9)
+        mean = low = high = l2 = None
+        if moments.finite:
+            low, high = moments.low + 0, moments.high + 0  # not -0
+            mean, l2 = float(moments.mean), moments.l2
+        return Figures(moments.count, mean, moments.std, low, high, l2, moments.zeros, moments.nan, moments.inf)
+
+    def __add__(self, other: Summary) -> Summary:
+        """The values of both."""
+        return Summary(self.moments + other.moments, self.histogram + other.histogram, self.why or other.why)
+
+
+class Figures(NamedTuple):
+    """The figures of many values; None where there is none. All but `count` are of the finite values.
+
+    `std` is the sample's (n − 1), `l2` the Euclidean norm.
+    """
+
+    count: int | None  # type: ignore[assignment]  # the figure of that name, not how often a tuple holds something
+    mean: float | None
+    std: float | None
+    min: float | None
+    max: float | None
+    l2: float | None
+    zeros: int | None
+    nan: int | None
+    inf: int | None
+
+
+class Row(NamedTuple):
+    """The summary of one param, by its position in `params`, or of all own params of a layer."""
+
+    path: str
+    at: int | None
+    summary: Summary
+    tensors: int = 1
+
+
+def stats(
+    checkpoint: Checkpoint,
+    indices: Iterable[int] | None = None,
+    *,
+    by_layer: bool = False,
+    histograms: bool = False,
+    watch: Watch = nobody,
+) -> Iterator[Row]:
+    """A row for each param at `indices`, or for each layer that has some of its own there; in the file's order.
+
+    Complex values count by their magnitude, quantized ones by what they stand for. What an expanded tensor
+    repeats is counted as often, and in a sparse one what is not stored is zero. In a layer, tied params
+    count once. Raises FormatError where a checksum is wrong.
+    """
+    chosen = range(len(checkpoint.params)) if indices is None else sorted(indices)
+    reader = Summaries(checkpoint, chosen, histograms=histograms, watch=watch)
+    if not by_layer:
+        yield from (Row(checkpoint.params[i].path, i, reader.of(i)) for i in chosen)
+        return
+    among = set(chosen)
+    for layer, members in checkpoint.own_params.items():
+        own = [i for i in members if i in among]
+        once = {checkpoint.tied_to.get(i, i): i for i in own}
+        if own:
+            summed = sum((reader.of(i) for i in once.values()), Summary())
+            yield Row(layer, None, summed, len(own))
+
+
+class Summaries:
+    """Summaries of params of one checkpoint; of tied ones the values are read once."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, indices: Iterable[int], *, histograms: bool = False, watch: Watch = nobody
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._histograms = histograms
+        views = {checkpoint.tied_to.get(i, i) for i in indices}
+        total = sum(_held(checkpoint.params[i]).nbytes for i in views)
+        self._scan = Scan(checkpoint, watch, total)
+        self._known: dict[int, Summary] = {}
+
+    def of(self, index: int) -> Summary:
+        """The summary of the param at a position. Raises FormatError where a checksum is wrong."""
+        leader = self._checkpoint.tied_to.get(index, index)
+        if leader not in self._known:
+            try:
+                self._known[leader] = self._read(self._checkpoint.params[leader])
+            except (UsageError, Unsupported) as error:
+                self._known[leader] = Summary(why=error.what)
+        return self._known[leader]
+
+    def _read(self, param: Param) -> Summary:
+        held = _held(param)
+        if held.dtype.category == "bits" and held.dtype.name != PAIRS:
+            raise Unsupported(f"{param.path or '.'} is {held.dtype.name}, which says nothing of what its bits mean")
+        if held.dtype.category == "quantized" and held.quantizer is None:
+            raise Unsupported(f"{param.path or '.'} is {held.dtype.name} of a kind that is not known")
+        view, times = distinct(held)
+        moments, histogram = self._moments(view)
+        if times > 1:
+            moments, histogram = moments.times(times), histogram.times(times)
+        if implied := max(prod(param.shape) - held.numel, 0) if param.layout.startswith("sparse") else 0:
+            zero = 0 if held.dtype.category in ("int", "bool") else 0.0
+            moments += Moments(implied, implied, low=zero, high=zero, zeros=implied)
+            histogram += _zeros(implied) if self._histograms else EMPTY
+        return Summary(moments, histogram)
+
+    def _moments(self, param: Param) -> tuple[Moments, Histogram]:
+        small = param.dtype.bits <= COUNTED and param.dtype.category not in ("complex", "quantized")
+        plain = not param.flags and not self._histograms and param.dtype.name != PAIRS
+        if param.numel <= FEW and plain and (small or param.dtype.name in BITWISE):
+            return self._few(param), EMPTY
+        if param.dtype.name in BITWISE and not param.flags and not (small and self._histograms):
+            return self._added(param)
+        return self._counted(param) if small else self._converted(param)
+
+    def _few(self, param: Param) -> Moments:
+        """The moments of so few elements that it pays to look at each."""
+        dtype, floats = param.dtype, BITWISE.get(param.dtype.name)
+        values: list[float] = []
+        for block in self._scan.stored(param, in_order=False):
+            values += floats.listed(block) if floats else _every_value(dtype)[block].tolist()
+        moments = of_few(values)
+        return _whole(moments) if dtype.category in ("int", "bool") else moments
+
+    def _added(self, param: Param) -> tuple[Moments, Histogram]:
+        """The moments of IEEE floats, whose bits tell at once whether all of a block are finite, and the extremes."""
+        import numpy as np
+
+        floats = BITWISE[param.dtype.name]
+        widened, adding = Widened(floats), _Adding(self._histograms)
+        for block in self._scan.stored(param, in_order=False):
+            ends = floats.extremes(block)
+            if ends is not None:
+                adding.add(widened.values(block), *ends)
+                continue
+            with np.errstate(invalid="ignore"):  # signalling NaNs
+                adding.add_any(widened.values(block))
+        return adding.found
+
+    def _counted(self, param: Param) -> tuple[Moments, Histogram]:
+        """The moments of elements so small that each of their values is counted."""
+        import numpy as np
+
+        bits = param.dtype.bits
+        counts = np.zeros(1 << bits, np.int64)
+        for block in self._scan.stored(param, in_order=False):
+            counts += np.bincount(block, minlength=len(counts))
+        dtype = param.dtype
+        if dtype.name == PAIRS:
+            table = counts.reshape(16, 16)
+            counts, dtype = table.sum(axis=0) + table.sum(axis=1), BY_NAME[HALF]
+        values = _every_value(dtype)
+        if "neg" in param.flags:
+            values = -values
+        moments = of_counts(values, counts)
+        binning = Binning()
+        if self._histograms and moments.finite:
+            held = np.isfinite(values) & (counts > 0)
+            binning.add(values[held], float(moments.low), float(moments.high), counts[held])
+        return _whole(moments) if dtype.category in ("int", "bool") else moments, binning.histogram
+
+    def _converted(self, param: Param) -> tuple[Moments, Histogram]:
+        """The moments of values of any other kind: large integers, complex and quantized ones."""
+        import numpy as np
+
+        adding, whole = _Adding(self._histograms), RunningWhole()
+        for block in self._scan.values(param, in_order=False):
+            if block.dtype.kind in "iu":
+                whole.add(block)
+                adding.bin(block)
+            else:
+                adding.add_any(magnitudes(block) if block.dtype.kind == "c" else block.astype(np.float64))
+        moments, histogram = adding.found
+        return moments + whole.moments, histogram
+
+
+class _Adding:
+    """The moments and, where it is asked for, the histogram of values that come an array at a time."""
+
+    def __init__(self, histograms: bool) -> None:
+        self._running = Running()
+        self._binning = Binning() if histograms else None
+
+    def add(self, values: Array, low: float, high: float, zeros: int) -> None:
+        """Add finite float64 `values`, of which these are the extremes and the number of zeros; they may change."""
+        if self._binning is not None:
+            self._binning.add(values, low, high)
+        self._running.add(values, low, high, zeros)
+
+    def bin(self, values: Array) -> None:
+        """Add integers to the histogram only."""
+        import numpy as np
+
+        if self._binning is not None and values.size:
+            rounded = values.astype(np.float64)
+            self._binning.add(rounded, float(rounded.min()), float(rounded.max()))
+
+    def add_any(self, values: Array) -> None:
+        """Add float64 `values` of which some may be NaN or infinite."""
+        import numpy as np
+
+        finite = self._running.without_odd(values)
+        if finite.size:
+            self.add(finite, float(finite.min()), float(finite.max()), finite.size - int(np.count_nonzero(finite)))
+
+    @property
+    def found(self) -> tuple[Moments, Histogram]:
+        return self._running.moments, self._binning.histogram if self._binning is not None else EMPTY
+
+
+def _whole(moments: Moments) -> Moments:
+    """The moments of whole numbers, whose extremes are some of them."""
+    return replace(moments, low=int(moments.low), high=int(moments.high)) if moments.finite else moments
+
+
+def magnitudes(values: Array) -> Array:
+    """How large complex values are, as float64; NaN where either part is."""
+    import numpy as np
+
+    with np.errstate(all="ignore"):
+        found: Array = np.abs(values.astype(np.complex128))
+    found[np.isnan(values)] = np.nan  # numpy takes inf + nan·i for infinite
+    return found
+
+
+def _held(param: Param) -> Param:
+    """The tensor that a param's values are in: itself, or the component of a composite one."""
+    for part in param.components:
+        if part.path.rpartition(".")[2] in HOLDERS and param.storage is None:
+            return part
+    return param
+
+
+@lru_cache
+def _every_value(dtype: DType) -> Array:
+    """The value of each bit pattern of a small dtype, as float64."""
+    import numpy as np
+
+    from paramctl.values.arrays import numpy_dtype, raw_dtype
+
+    patterns = np.arange(1 << dtype.bits).astype(raw_dtype(dtype))
+    if dtype.category == "bool":
+        whether: Array = (patterns != 0).astype(np.float64)
+        return whether
+    with np.errstate(invalid="ignore"):  # signalling NaNs
+        values: Array = patterns.view(numpy_dtype(dtype)).astype(np.float64)
+    return values
+
+
+def _zeros(count: int) -> Histogram:
+    import numpy as np
+
+    binning = Binning()
+    binning.add(np.zeros(1), 0.0, 0.0, np.array([count]))
+    return binning.histogram
