@@ -5,6 +5,7 @@ ParamctlError
 ├── NoMatch         exit 1   a selection names nothing in this checkpoint
 └── FileError       exit 3   a file cannot be read or written
     ├── FormatError          its bytes are not what its format promises
+    │   └── TwoReadings      its bytes mean one thing to one reader and another thing to another
     ├── ReaderLeft           nobody reads the pipe any more: not a word of it is said
     └── Unsupported          its bytes may be fine, but paramctl cannot do this with them
 
@@ -57,6 +58,13 @@ class FileError(ParamctlError):
 
 class FormatError(FileError):
     """The bytes of a file are not what its format promises."""
+
+
+class TwoReadings(FormatError):
+    """The bytes of a file mean one thing to one reader and another thing to another: `check` calls it dangerous."""
+
+    def __init__(self, what: str, *, hint: str = "do not load it: readers disagree", file: str = "") -> None:
+        super().__init__(what, hint=hint, file=file)
 
 
 class ReaderLeft(FileError):

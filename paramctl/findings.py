@@ -25,6 +25,11 @@ class Finding(NamedTuple):
     file: str = ""
 
 
+def unreadable(what: str, file: str = "") -> Finding:
+    """A finding about a file, or a part of one, that cannot be read."""
+    return Finding("error", "integrity", "unreadable", None, what, file)
+
+
 # Every rule, and what it looks for: for the help, and for programs that list rules.
 RULES: dict[str, str] = {
     "unreadable": "the file contradicts its format, is cut off, or something else was fetched in its stead",
@@ -55,6 +60,7 @@ RULES: dict[str, str] = {
     "denormal": "values so small that they have lost precision, in large numbers",
     "dead-rows": "rows of weights that are all zero",
     "dangerous": "a pickle that runs code of an attacker's choice when it is loaded the unsafe way",
+    "unjudged": "a pickle that could not be judged",
     "foreign-code": "a pickle that calls functions of packages when it is loaded the unsafe way",
     "foreign-class": "a pickle that makes objects of classes when it is loaded the unsafe way",
     "weights-only": "what torch.load(weights_only=True) refuses",

@@ -7,13 +7,14 @@ from typing import NamedTuple
 
 from paramctl.check import integrity
 from paramctl.check.health import health
-from paramctl.check.safety import Loading, looked_into, nothing
+from paramctl.check.safety import DANGEROUS, Loading, looked_into, nothing, told
 from paramctl.check.shard_index_check import Shard, against, copies, unnamed
-from paramctl.errors import FileError, FormatError, ParamctlError, Unsupported
+from paramctl.errors import FileError, FormatError, TwoReadings, Unsupported
 from paramctl.files.sources import Source, open_source
 from paramctl.findings import GROUPS, NOT_READ, Finding, Group
 from paramctl.formats import opening, registry
 from paramctl.formats.pickles.verdict import Safety
+from paramctl.formats.protocol import AnyFormat
 from paramctl.formats.sets import shard_index, sharded
 from paramctl.model.checkpoint import Checkpoint
 from paramctl.progress import Watch, nobody
@@ -71,10 +72,10 @@ def _check_one(source: Source, only: Collection[Group], watch: Watch, *, is_shar
     loading = looked_into(source, form) if "safety" in only else nothing()
     try:
         found = _read(source, only, watch, is_shard)
-    except FormatError as error:
-        found = _Checked([Finding("error", "integrity", "unreadable", None, _whole(error))], [], None)
-    except Unsupported as error:
-        found = _Checked([Finding("warning", "integrity", NOT_READ, None, _whole(error))], [], None)
+    except Exception as error:  # noqa: BLE001 - whatever the listing raises, the verdict on the pickles is given
+        why = _unreadable(error)
+        apart = [*_apart(source, form, watch)]  # which may say of one file what was said of them all
+        found = _Checked(apart if why.what in {one.what for one in apart} else [why, *apart], [], None)
     return _Checked([*found.findings, *_about(loading, found, only)], loading.pickles, found.checkpoint)
 
 
@@ -85,15 +86,16 @@ def _read(source: Source, only: Collection[Group], watch: Watch, is_shard: bool)
     try:
         for finding in _sound(checkpoint, only, watch, is_shard):
             findings.append(finding)  # one by one: what comes before an error was found all the same
-    except FormatError as error:
-        findings.append(Finding("error", "integrity", "unreadable", None, _whole(error)))
+    except Exception as error:  # noqa: BLE001 - as above
+        findings.append(_unreadable(error))
     return _Checked(findings, [], checkpoint)
 
 
 def _about(loading: Loading, found: _Checked, only: Collection[Group]) -> Iterator[Finding]:
     """What there is to say of a file's pickles, but for what reading the file has said of them already."""
     if found.checkpoint is not None:
-        yield from loading.damaged
+        if all(finding.rule != "checksum" for finding in found.findings):  # which says why a pickle is damaged
+            yield from loading.damaged
         if "integrity" not in only or all(finding.level == "note" for finding in found.findings):
             yield from loading.unread
     yield from loading.findings
@@ -136,11 +138,8 @@ def _check_set(source: Source, only: Collection[Group], watch: Watch) -> Report:
             opening.recover(str(index.folder / name), watch)
             shard = open_source(str(index.folder / name))
             found = _check_one(shard, only, watch, is_shard=True)
-        except FileError as error:
-            is_there = isinstance(error, FormatError)
-            rule = "unreadable" if is_there else "shard-missing"
-            what = error.what if is_there else f"{error.what}, though the index names it"
-            findings.append(Finding("error", "integrity", rule, None, what, name))
+        except Exception as error:  # noqa: BLE001 - one bad shard does not end the report on the others
+            findings.append(_lost(error)._replace(file=name))
             continue
         _unchanged(shard)
         findings += (finding._replace(file=name) for finding in found.findings)
@@ -154,6 +153,13 @@ def _check_set(source: Source, only: Collection[Group], watch: Watch) -> Report:
     return Report(source.name, tuple(findings), tuple(safety), tensors, len(shards))
 
 
+def _lost(error: Exception) -> Finding:
+    """What there is to say of a shard that cannot be opened."""
+    if not isinstance(error, FileError) or isinstance(error, FormatError):
+        return _unreadable(error)
+    return Finding("error", "integrity", "shard-missing", None, f"{error.what}, though the index names it")
+
+
 def _unchanged(source: Source) -> None:
     try:
         source.check_unchanged("what was found may not be true of it")
@@ -162,5 +168,19 @@ def _unchanged(source: Source) -> None:
         raise
 
 
-def _whole(error: ParamctlError) -> str:
-    return f"{error.what}; {error.hint}" if error.hint else error.what
+def _unreadable(error: Exception) -> Finding:
+    """What there is to say of a file that cannot be read, or not to its end."""
+    if isinstance(error, TwoReadings):
+        return Finding("error", "safety", DANGEROUS, None, told(error))
+    if isinstance(error, Unsupported):
+        return Finding("warning", "integrity", NOT_READ, None, told(error))
+    return Finding("error", "integrity", "unreadable", None, told(error))
+
+
+def _apart(source: Source, form: AnyFormat | None, watch: Watch) -> Iterator[Finding]:
+    """What is wrong with the files of a set that cannot be read as one, each for itself."""
+    whole = registry.as_set(form)
+    try:
+        yield from whole.apart(source, watch) if whole else ()
+    except Exception as error:  # noqa: BLE001 - as above
+        yield _unreadable(error)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from paramctl.errors import FileError, FormatError, Unsupported
+from paramctl.errors import FormatError, ParamctlError, TwoReadings
 from paramctl.files.sources import Source
 from paramctl.findings import Finding, Level
 from paramctl.formats.pickles import unread_files, weights_only
 from paramctl.formats.pickles.verdict import Safety, Use, inspect
 from paramctl.formats.protocol import AnyFormat
+
+DANGEROUS = "dangerous"
+BEGIN_AS_PICKLES = ("torch-legacy", "dcp")  # formats of which the first byte is that of a pickle that is judged
 
 
 class Loading(NamedTuple):
@@ -33,20 +36,27 @@ def nothing() -> Loading:
 def looked_into(source: Source, form: AnyFormat | None) -> Loading:
     """Judge every pickle in a file; where its format is unknown, those that it begins with.
 
-    A text may look like a pickle of old, so that what bears no mark of one counts only where it does harm.
+    A text may look like a pickle of old, so that what bears no mark of one counts only where it does harm. So do the
+    bytes that a file of another format begins with: whoever unpickles it begins there.
     """
     found = nothing()
-    try:
-        for part, read in form.code(source) if form else unread_files.code(source):
-            _judge(found, part, read)
-    except (FormatError, Unsupported) as error:
-        found.unread.append(_unreadable(error))
-    harmless = all(finding.rule != "dangerous" for finding in found.findings)
-    if form is None and harmless and not unread_files.are_surely_in(source):
-        return nothing()
+    if form:
+        _judge_all(found, form.code(source))
+    if form is None or form.NAME not in BEGIN_AS_PICKLES:
+        begun = nothing()
+        _judge_all(begun, unread_files.code(source))
+        if form is None and (_is_dangerous(begun) or unread_files.are_surely_in(source)):
+            found = begun
+        elif form and _is_dangerous(begun):
+            found.pickles.extend(begun.pickles)
+            found.findings.extend(finding for finding in begun.findings if finding.rule == DANGEROUS)
     found = found._replace(findings=[*dict.fromkeys(found.findings)])  # several may say the same
     why = weights_only.FORMATS_REFUSED.get(form.NAME) if form else None
     return _refused_whole(found, why) if why else found
+
+
+def _is_dangerous(found: Loading) -> bool:
+    return any(finding.rule == DANGEROUS for finding in found.findings)
 
 
 def _refused_whole(found: Loading, why: str) -> Loading:
@@ -56,26 +66,51 @@ def _refused_whole(found: Loading, why: str) -> Loading:
     return found._replace(pickles=pickles, findings=[*others, _refusal(why)])
 
 
+def _judge_all(found: Loading, pickles: Iterator[tuple[str, Callable[[], bytes]]]) -> None:
+    """Judge pickles one by one; what goes wrong with one, or with finding the next, leaves what is known."""
+    try:
+        for part, read in pickles:
+            _judge(found, part, read)
+    except Exception as error:  # noqa: BLE001 - a fault of ours must not hide what was found
+        _note(found, error, found.unread)
+
+
 def _judge(found: Loading, part: str, read: Callable[[], bytes]) -> None:
     try:
         data = read()
-    except (FormatError, Unsupported) as error:
-        found.unread.append(_unreadable(error))
+    except Exception as error:  # noqa: BLE001 - the others are judged all the same
+        _note(found, error, found.unread)
         return
     try:
         safety = inspect(data)
-    except FormatError as error:
-        if error.hint:
-            found.findings.append(Finding("error", "safety", "dangerous", None, f"{error.what}; {error.hint}"))
-        else:
-            found.damaged.append(_unreadable(error))
+    except Exception as error:  # noqa: BLE001 - the others are judged all the same
+        _note(found, error, found.damaged, is_danger=isinstance(error, FormatError) and bool(error.hint))
         return
     found.pickles.append((part, safety))
     found.findings.extend(findings(safety))
 
 
-def _unreadable(error: FileError) -> Finding:
-    return Finding("error", "integrity", "unreadable", None, error.what)
+def _note(found: Loading, error: Exception, unjudged: list[Finding], *, is_danger: bool = False) -> None:
+    """Note why a pickle has no verdict: as a danger where there is one, as a fault of ours where it is that."""
+    if is_danger or isinstance(error, TwoReadings):
+        found.findings.append(Finding("error", "safety", DANGEROUS, None, told(error)))
+    elif isinstance(error, ParamctlError):
+        unjudged.append(Finding("error", "integrity", "unreadable", None, error.what))
+    else:
+        found.findings.append(Finding("error", "safety", "unjudged", None, f"a pickle has no verdict: {told(error)}"))
+
+
+def told(error: Exception) -> str:
+    """Say in one line what went wrong, of a fault of ours its kind too."""
+    if isinstance(error, ParamctlError):
+        return f"{error.what}; {error.hint}" if error.hint else error.what
+    if isinstance(error, MemoryError):
+        return "there is not enough memory"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, OSError):
+        return f"cannot read: {error.strerror or error}"
+    return f"internal error: {type(error).__name__}: {error}; please report it"
 
 
 def findings(safety: Safety) -> Iterator[Finding]:

@@ -169,13 +169,8 @@ def _load(checkpoint: Checkpoint, name: str) -> Array:
 
 
 def _check_shape(target: Param, value: Value, text: str) -> None:
-    import numpy as np
-
-    try:
-        fits = np.broadcast_shapes(value.shape, target.shape) == target.shape
-    except ValueError:
-        fits = False
-    if not fits:
+    matched = zip(reversed(value.shape), reversed(target.shape), strict=False)
+    if len(value.shape) > len(target.shape) or any(n not in (1, m) for n, m in matched):
         raise UsageError(
             f"{text} ({dims(value.shape)}) does not broadcast to {target.path or '.'} ({dims(target.shape)})"
         )

@@ -9,6 +9,7 @@ from paramctl.edit.optimizer_reset import settle
 from paramctl.edit.report import Change, Edit, Kept
 from paramctl.errors import NoMatch, UsageError, some
 from paramctl.formats.registry import BY_NAME
+from paramctl.model import shapes
 from paramctl.model.checkpoint import Checkpoint, Param, Storage, dims
 from paramctl.model.selection import layer_members, select
 from paramctl.model.sharing import overlaps
@@ -126,7 +127,7 @@ def _sharing(checkpoint: Checkpoint) -> list[tuple[int, ...]]:
 def _fresh_keys(checkpoint: Checkpoint) -> Callable[[Param], str]:
     """Makes keys for new storages: a param's own path, or the next number where storages are numbered."""
     taken = set(checkpoint.storages)
-    numbers = [int(key) for key in taken if key.isdecimal() and len(key) < 18]
+    numbers = [n for key in taken if (n := shapes.number(key)) is not None]
     following = count(max(numbers, default=-1) + 1)
 
     def key_for(param: Param) -> str:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from paramctl.errors import FormatError
 from paramctl.files import checksums
+from paramctl.files.segments import Keeper
 from paramctl.files.sources import Source
 
 Buffer = bytes | bytearray | memoryview
@@ -208,6 +209,8 @@ def _clip_part(part: Content, start: int, nbytes: int) -> Content:
         case Extent(source, offset, _):
             return Extent(source, offset + start, nbytes)
         case Computed(_, make, reads):
+            if isinstance(make, Keeper):
+                return Computed(nbytes, lambda: make.part(start, nbytes), reads)
             return Computed(nbytes, lambda: _window(make(), start, nbytes), reads)
 
 

@@ -193,16 +193,16 @@ class Spool:
     def __init__(self, what: str) -> None:
         self.what = what
         with _keeping(what) as directory:
-            self._source = Source(nameless(directory), what, None)
+            self.source = Source(nameless(directory), what, None)
         self._size = 0
 
     def keep(self, data: bytes | memoryview) -> Callable[[], bytes]:
         """Store `data`, and return a function that reads it back. Raises FileError where there is no room."""
         offset, nbytes = self._size, len(data)
         with _keeping(self.what):
-            _write(self._source.fileno(), data)
+            _write(self.source.fileno(), data)
         self._size += nbytes
-        return lambda: self._source.read(offset, nbytes)
+        return lambda: self.source.read(offset, nbytes)
 
 
 @contextlib.contextmanager

@@ -63,7 +63,8 @@ class SetFormat(AnyFormat, Protocol):
     `recognises`, `read`, `verify` and `code` are given the index, by whatever name: it is verified under a
     temporary one. `read` finds the others beside `source.name`, by plain names only, opens each as
     `open_source(str(folder / name))`, and puts the index and then all of these into `Checkpoint.sources`.
-    `members` are their names, found without opening any: one may be half changed, and is put right first.
+    `members` are their names, found without opening any: one may be half changed, and is put right first. `apart`
+    says what is wrong with each file of a set that `read` refuses as a whole.
 
     `layout_set` gives every file of the set in an order in which it may be written, the index last. A part
     that does not change is one extent of its whole file, and then it is not written in place. `names`
@@ -73,5 +74,6 @@ class SetFormat(AnyFormat, Protocol):
     """
 
     def members(self, source: Source) -> Iterable[str]: ...
+    def apart(self, source: Source, watch: Watch = nobody) -> Iterator[Finding]: ...
     def layout_set(self, checkpoint: Checkpoint, names: Mapping[str, str]) -> Sequence[Part]: ...
     def verify_part(self, path: Path, was: str, meant: Checkpoint) -> None: ...

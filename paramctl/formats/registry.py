@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from paramctl.errors import FormatError, UsageError
 from paramctl.files.sources import Source
 from paramctl.formats import lazy
+from paramctl.formats.containers import tar_header
 from paramctl.formats.lazy import Later
 from paramctl.formats.unknown import of_a_set, why_not
 from paramctl.model.checkpoint import Checkpoint
@@ -25,6 +26,7 @@ if TYPE_CHECKING:  # here the type checker holds every module to its protocol
         zip_file, torchscript, torchscript_json, torch_export, legacy_file, tar_file, safetensors
     )  # fmt: skip
     _MEET_AS_SETS: tuple[SetFormat, ...] = (sharded, dcp, dcp_safetensors)
+from paramctl.formats import _TRIED
 from paramctl.formats.protocol import AnyFormat, Format, SetFormat
 
 
@@ -49,8 +51,8 @@ FORMATS: tuple[Format, ...] = (
     _later("torchscript", "torchscript", _SCRIPT, _ZIP),
     _later("torchscript_json", "torchscript-json", _SCRIPT, _ZIP),
     _later("torch_export", "torch-export", (".pt2",), _ZIP),
+    _later("torch_tar", "torch-tar", _TORCH, lambda head, _: tar_header.recognises(head)),
     _later("torch_legacy", "torch-legacy", _TORCH, lazy.begins(b"\x80", b"L")),
-    _later("torch_tar", "torch-tar", _TORCH, lazy.begins(b"ustar", at=257)),
     _later("safetensors", "safetensors", (".safetensors",), lazy.always),
 )
 
@@ -94,7 +96,7 @@ def _read(source: Source, which: Callable[[Source], AnyFormat | None]) -> Checkp
 def of(source: Source) -> AnyFormat | None:
     """The format of a file, by its bytes; None where it is none that paramctl knows."""
     head = source.read(0, min(HEAD, source.size))
-    return next((form for form in SETS if form.recognises(head, source)), None) or single(source)
+    return next((form for form in _TRIED if form.recognises(head, source)), None)
 
 
 def single(source: Source) -> Format | None:

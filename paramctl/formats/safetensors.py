@@ -10,6 +10,7 @@ import json
 from bisect import bisect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -19,8 +20,10 @@ from paramctl.files.kernel_copy import PAGE
 from paramctl.files.segments import Segment
 from paramctl.files.sources import Source
 from paramctl.formats.containers import strict_json
+from paramctl.model import shapes
 from paramctl.model.checkpoint import Checkpoint, Entry, Leaf, Loss, Param, Storage, View, contiguous, natural_key
 from paramctl.model.dtypes import BY_SAFETENSORS, PAIRS, DType
+from paramctl.model.shapes import MAX_INT
 from paramctl.progress import Watch, nobody
 from paramctl.values.arrays import content_of
 
@@ -32,7 +35,6 @@ SUFFIXES: tuple[str, ...] = (".safetensors",)
 KEEPS_TIES = True
 LARGE = 1 << 20  # bytes of data from which on it counts how they are copied
 MAX_HEADER = 100_000_000  # bytes; the library's own limit
-MAX_INT = 2**63  # counts beyond it overflow what every reader computes with
 METADATA = "__metadata__"
 FORMAT_KEY = "format"  # names the framework that wrote the file, never a tensor
 
@@ -282,16 +284,10 @@ def _form(name: str, word: object, shape: object) -> _Form:
     dtype = BY_SAFETENSORS.get(word) if isinstance(word, str) else None
     if dtype is None:
         raise FormatError(f"tensor {name!r} has the unknown dtype {word!r}")
-    if not isinstance(shape, list) or not all(type(n) is int and 0 <= n < MAX_INT for n in shape):
-        raise FormatError(f"tensor {name!r} has a shape that is not a list of sizes")
-    numel = 1
-    for n in shape:
-        numel *= n
-        if numel >= MAX_INT:
-            raise FormatError(f"tensor {name!r} has a shape too large for any file")
+    dims = shapes.shape(shape, name)
+    numel = prod(dims)
     if numel * dtype.bits % 8:
         raise FormatError(f"tensor {name!r} does not fill its last byte: {numel:,} elements of {dtype.bits} bits")
-    dims = tuple(shape)
     return _Form(dtype, dims, contiguous(dims), dtype.nbytes(numel))
 
 

@@ -35,8 +35,6 @@ def why_not(head: bytes, known: str) -> FileError:
         return FormatError("is a Git LFS pointer, not the file itself", hint="run 'git lfs pull'")
     if head.lstrip().lower().startswith(_PAGES):
         return FormatError("is a web page, not a checkpoint", hint="the download saved an error page: fetch it again")
-    if head[257:262] == b"ustar":
-        return Unsupported("is a tar archive, and none that torch wrote", hint="unpack it, and name a file in it")
     for magic, what, hint in _KINDS:
         if head.startswith(magic):
             return Unsupported(what, hint=hint)

@@ -20,6 +20,7 @@ from paramctl.files.content import Content, crc32
 from paramctl.files.sources import STDIN, Source
 from paramctl.model.dtypes import DType
 from paramctl.model.keys import Keys
+from paramctl.model.shapes import MAX_INT
 
 Kind = Literal["parameter", "buffer", "optimizer", "tensor"]
 T = TypeVar("T")
@@ -315,12 +316,15 @@ def span(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
 
 @lru_cache(4096)
 def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Strides, in elements, of a tensor of `shape` whose elements lie in C order."""
+    """Strides, in elements, of a tensor of `shape` whose elements lie in C order.
+
+    Those of an empty one, which lead nowhere, end at the largest that torch has.
+    """
     strides: list[int] = []
     step = 1
     for n in reversed(shape):
         strides.append(step)
-        step *= max(n, 1)
+        step = min(step * max(n, 1), MAX_INT - 1)
     return tuple(reversed(strides))
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from paramctl.errors import Unsupported, UsageError
 from paramctl.files import checksums
 from paramctl.files.content import Buffer, Computed, Content, Patch, chunks, clip, patched, read
-from paramctl.model.checkpoint import Checkpoint, Param, Storage, contiguous
+from paramctl.model.checkpoint import Checkpoint, Param, Storage, contiguous, dims
 from paramctl.model.dtypes import DType
 
 if TYPE_CHECKING:
@@ -154,8 +154,9 @@ def encode(values: Array, dtype: DType) -> Buffer:
 def _halves(values: Array) -> Array:
     import numpy as np
 
-    parts = np.stack([values.real, values.imag], axis=-1).astype(np.float16)
-    return parts.view(np.uint32)[..., 0]
+    flat = values.reshape(-1)
+    parts = np.stack([flat.real, flat.imag], axis=-1).astype(np.float16)
+    return parts.view(np.uint32).reshape(values.shape)
 
 
 def _check_fits(values: Array, dtype: DType) -> None:
@@ -216,12 +217,23 @@ def stored(storage: Storage, param: Param) -> Array:
     import numpy as np
 
     if param.numel == 0:
-        return np.empty(param.shape, raw_dtype(param.dtype))
+        return _empty(param)
     if parts := _apart(param):
         # Copies, which do not keep what was read between the elements.
         return np.concatenate([np.ascontiguousarray(stored(storage, part)) for part in parts], axis=_widest(param))
     data = cells(read(storage.content, *bytes_under(param)), param.dtype)
     return in_machine_order(_strided(data, param), param.dtype, storage.byteorder)
+
+
+def _empty(param: Param) -> Array:
+    """Return the elements of an empty view. Raise Unsupported where its sizes are more than numpy counts."""
+    import numpy as np
+
+    try:
+        return np.empty(param.shape, raw_dtype(param.dtype))
+    except ValueError:  # sizes beside a 0 may be anything
+        what = f"{param.path or '.'} ({dims(param.shape)}) is empty, and of a shape that numpy has no array of"
+        raise Unsupported(what) from None
 
 
 def in_machine_order(data: Array, dtype: DType, byteorder: str) -> Array:
@@ -261,8 +273,13 @@ def _strided(data: Array, param: Param) -> Array:
     import numpy as np
 
     first, size = _reach(param)[0], data.dtype.itemsize
-    strides = tuple(step * size for step in param.strides)
+    strides = byte_steps(param, size)
     return np.lib.stride_tricks.as_strided(data[param.offset - first :], param.shape, strides)
+
+
+def byte_steps(param: Param, itemsize: int) -> tuple[int, ...]:
+    """Return strides in bytes; 0 along an axis of one element, where a file may claim any, and none is used."""
+    return tuple(step * itemsize if n > 1 else 0 for n, step in zip(param.shape, param.strides, strict=True))
 
 
 def _scatter(span: memoryview, storage: Storage, param: Param, data: Buffer) -> None:
@@ -329,9 +346,9 @@ def _resolve(data: Array, param: Param) -> Array:
         return data
     part = {"complex128": "f8", "complex64": "f4", "complex32": "f2"}.get(param.dtype.name)
     parts = np.array(data, order="C")
-    view = parts.reshape(*parts.shape, 1).view(part or param.dtype.to_numpy())
+    view = parts.reshape(-1, 1).view(part or param.dtype.to_numpy())  # flat: an array of 64 dimensions takes no more
     if "conj" in param.flags:
-        view[..., 1] = -view[..., 1]
+        view[:, 1] = -view[:, 1]
     if "neg" in param.flags:
         np.negative(view, out=view)
     return parts

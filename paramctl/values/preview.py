@@ -68,8 +68,8 @@ def preview(checkpoint: Checkpoint, param: Param, index: Index = (), *, full: bo
     """
     storage = storage_of(checkpoint, param)
     view = narrowed(param, index)
-    few = view.numel <= FEW
-    everything = few or (full and not param.repeats_itself)
+    few = prod(max(n, 1) for n in view.shape) <= FEW  # an empty tensor may nest as many lists as its file claims
+    everything = few or (full and not param.repeats_itself and view.numel > 0)
     checked = None if storage.crc32 is None else False
     if everything and not index and checked is False and (full or storage.nbytes <= QUICK):
         storage.check(str(param.storage))
@@ -89,7 +89,7 @@ def preview(checkpoint: Checkpoint, param: Param, index: Index = (), *, full: bo
 def _edge(param: Param, shape: Sequence[int]) -> int:
     """How many values to keep at each end of an axis."""
     for edge in EDGES:
-        if prod(min(n, 2 * edge) for n in shape) <= MOST:
+        if prod(min(max(n, 1), 2 * edge) for n in shape) <= MOST:
             return edge
     raise Unsupported(f"{param.path or '.'} has too many axes to be shown whole", hint="show a part of it")
 
@@ -120,7 +120,12 @@ def _pick(checkpoint: Checkpoint, view: Param, kept: Sequence[Sequence[int]]) ->
         if out is None:
             out = np.empty([len(ends) for ends in kept], values.dtype)
         out[at] = values
-    return _read(checkpoint, view) if out is None else out
+    return _read(checkpoint, _shortened(view, kept)) if out is None else out
+
+
+def _shortened(view: Param, kept: Sequence[Sequence[int]]) -> Param:
+    """Return an empty view with only so many positions on each axis as are kept."""
+    return view._replace(shape=tuple(map(len, kept)))
 
 
 Part = tuple[int | slice, int | slice]  # a place among what is kept, and in the tensor

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from paramctl.errors import Unsupported
 from paramctl.files import checksums
-from paramctl.files.content import Computed, Literal, clip, filled, read
+from paramctl.files.content import Computed, Content, Literal, clip, filled, read
+from paramctl.files.segments import Keeper
 from paramctl.model.checkpoint import Checkpoint, Param, Storage
 from paramctl.progress import Watch, nobody
 from paramctl.values.arrays import cells, decoded, in_machine_order, narrow, storage_of, stored
@@ -123,16 +124,23 @@ class Scan:
 
 def _is_made(storage: Storage) -> bool:
     """Whether a storage is not read but made, or inflated, from its first byte on, whatever of it is asked for."""
-    return any(isinstance(part, Computed) for part in storage.content)
+    return any(isinstance(part, Computed) and not isinstance(part.chunks, Keeper) for part in storage.content)
 
 
 def _at_hand(storage: Storage, param: Param) -> Storage:
     """A storage of which many parts are read: one that is made from its first byte on each time is held."""
+    if any(isinstance(part, Computed) for part in storage.content) and not _is_made(storage):
+        return storage._replace(content=tuple(map(_kept, storage.content)))
     if not _is_made(storage):
         return storage
     if storage.nbytes > TILE:
         raise Unsupported(f"{param.path or '.'} lies here and there in a storage that is compressed")
     return storage._replace(content=(Literal(bytes(read(storage.content, 0, storage.nbytes))),))
+
+
+def _kept(part: Content) -> Content:
+    """What is inflated, as it lies in a file then: parts of it are read alone."""
+    return part.chunks.kept() if isinstance(part, Computed) and isinstance(part.chunks, Keeper) else part
 
 
 def _as_it_lies(param: Param) -> Param:

@@ -9,7 +9,7 @@ from paramctl.errors import FormatError, UsageError
 from paramctl.files.content import read
 from paramctl.model.checkpoint import Checkpoint, Param
 from paramctl.model.dtypes import BY_NAME, PAIRS
-from paramctl.values.arrays import content_of, read_values, storage_of
+from paramctl.values.arrays import byte_steps, content_of, read_values, storage_of
 from paramctl.values.quantized import dequantized
 from paramctl.values.torch_import import import_torch, tensor_of
 
@@ -34,7 +34,7 @@ def array(checkpoint: Checkpoint, param: Param) -> Array:
     if not param.repeats_itself:
         return read_values(checkpoint, param)
     line = read_values(checkpoint, _line(param))
-    steps = tuple(step * line.itemsize for step in param.strides)
+    steps = byte_steps(param, line.itemsize)
     return np.lib.stride_tricks.as_strided(line, param.shape, steps, writeable=False)
 
 

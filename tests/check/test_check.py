@@ -67,7 +67,9 @@ def test_every_flipped_byte_of_a_record_that_describes_the_others(net: Path, nam
     full = next(full for full in spots(net) if full.endswith(name))
     what = f"record '{full}' is corrupt: its bytes do not match their CRC-32"
     for at in range(spot.payload, spot.payload + spot.nbytes):
-        assert found(flipped(net, at)) == [error("unreadable", None, what)]
+        first, *others = found(flipped(net, at))
+        assert first == error("unreadable", None, what)
+        assert all(finding.group == "safety" for finding in others)  # torch sums up nothing: it would run this
 
 
 def test_a_flipped_byte_of_a_record_that_nobody_reads(net: Path) -> None:

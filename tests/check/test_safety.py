@@ -210,6 +210,7 @@ def test_damage_to_another_pickle_is_told_once(tmp_path: Path) -> None:
     path.write_bytes(data)
     what = "record 'x/more.pkl' is corrupt: its bytes do not match their CRC-32"
     assert [finding[1:3] + finding[4:5] for finding in found(path) if finding.level == "error"] == [("integrity", "checksum", what)]
+    what = "pickle is damaged: it has an opcode that no pickle has (byte 0, opcode 0x4f)"
     assert [finding[1:3] + finding[4:5] for finding in check(str(path), ["safety"]).findings] == [("integrity", "unreadable", what)]
 
 

@@ -365,11 +365,11 @@ class _Page:
     def remark(self, param: Param, shown: Preview) -> str:
         """What to know before reading the values."""
         words = [_RAW[param.dtype.category]] if param.dtype.category in _RAW and not param.quantizer else []
-        if not shown.is_whole:
+        if not shown.is_whole and 0 not in shown.shape:
             words.append("edges only" if not self.full else "they repeat (stride 0): edges only")
         if shown.checked is False:
             words.append("checksum unchecked")
-        if not shown.is_whole and not self.full:
+        if not shown.is_whole and 0 not in shown.shape and not self.full:
             words.append("--full for all")
         return ", ".join(words)
 

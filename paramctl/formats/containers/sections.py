@@ -43,6 +43,29 @@ class Section(Source):
             raise FormatError(f"part of the file ends at byte {self.size:,}, {missing:,} bytes early")
 
 
+class Held(Source):
+    """Bytes that are in memory, read as if they were a file of their own: those of a record that was inflated, say."""
+
+    __slots__ = ("_data",)
+
+    def __init__(self, whole: Source, data: bytes) -> None:
+        self._fd = -1
+        self._data = data
+        self.size = len(data)
+        self.name = whole.name
+        self.path = whole.path
+        self.identity = whole.identity
+
+    def read(self, offset: int, nbytes: int) -> bytes:
+        data = self._data[offset : offset + nbytes]
+        if len(data) < nbytes:
+            raise FormatError(f"part of the file ends at byte {self.size:,}, {nbytes - len(data):,} bytes early")
+        return data
+
+    def read_into(self, offset: int, view: memoryview) -> None:
+        view[:] = self.read(offset, len(view))
+
+
 def in_whole(content: Iterable[Content]) -> tuple[Content, ...]:
     """The same bytes, those of sections by where they lie in the whole file."""
     return tuple(_placed(part) if isinstance(part, Extent) else part for part in content)

@@ -1,24 +1,44 @@
 """A tar archive by its headers: where the bytes of each member lie. Nothing is extracted.
 
-Reference: POSIX.1-2001, pax interchange format, and the GNU manual for sizes in base 256.
+Reference: POSIX.1-2001, pax interchange format, the GNU manual for sizes in base 256, and Lib/tarfile.py, by which
+torch reads such files: `tarfile.open(mode="r:")`, so none that is compressed.
+
+What tarfile does that others do not, and what is done here:
+
+- What is a header at byte 0 says `tar_header`, as tarfile does: by its checksum, with or without `ustar`.
+- A later block that is no header ends the archive for tarfile, as the end of the file does. Refused, but for the end.
+- An archive that is cut off, or notes (pax headers, long names) without a member, let torch go on to its old format,
+  which begins at the same byte. Refused here, and `check` judges what such a file begins with as well.
+- Of two members of one name tarfile takes the last. `torch_tar` refuses two of those that torch reads.
+- The `prefix` of ustar goes before the name, whatever the magic; the slashes behind a folder's name do not count. A
+  folder is also an old file whose header has a name with a slash at its end, cut off as that may be.
+- Links, devices and folders have no content, whatever their size says; members of unknown kinds are files.
+- Notes are read up to the end of their last block, what fills it included. It must be zeros here.
+- Notes on all members (`g`) rename them too, and the first of several notes on one member counts. Both are refused
+  here, as are sparse files and notes of Solaris.
+- A hard link is what it links to, and `extractfile` follows symbolic ones too. `torch_tar` reads regular files only.
 """
 
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from paramctl.errors import FormatError
 from paramctl.files.content import Extent
 from paramctl.files.sources import Source
+from paramctl.formats.containers import tar_header
+from paramctl.formats.containers.tar_header import BLOCK
 
-BLOCK = 512
 RECORD = 20 * BLOCK  # bytes that a whole archive is filled up to a multiple of
 MAX_MEMBERS = 10_000
 MAX_NOTES = 1 << 16  # bytes of what stands before a member about it
 NUL = bytes(BLOCK)
 NOTES = (b"x", b"g", b"L", b"K")  # kinds of members that say something of the next one
-_SIZE, _SUM, _KIND, _MAGIC = slice(124, 136), slice(148, 156), slice(156, 157), slice(257, 262)
+WITHOUT_CONTENT = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices, folders and FIFOs
+FOLDER, SPARSE, SOLARIS = b"5", b"S", b"X"
+_SIZE, _SUM, _KIND, _PREFIX = tar_header.SIZE, tar_header.SUM, slice(156, 157), slice(345, 500)
 _DIGITS = 11  # octal ones, of a size
 
 
@@ -46,34 +66,46 @@ class _Notes(NamedTuple):
 
 
 def recognises(head: bytes) -> bool:
-    """Whether a block that describes a member begins here, by its magic and its checksum."""
-    return head[_MAGIC] == b"ustar" and _sum_holds(head[:BLOCK])
+    """Whether a block that describes a member begins here, as Python's tarfile sees it."""
+    return tar_header.recognises(head)
 
 
 def read(source: Source) -> list[Member]:
     """Every member, in order. Raises FormatError where the headers are damaged, or the archive is cut off."""
     if source.size % BLOCK:
         raise FormatError(f"tar archive is cut off: its {source.size:,} bytes are no whole blocks of {BLOCK}")
-    members: list[Member] = []
+    return [*members(source)]
+
+
+def members(source: Source) -> Iterator[Member]:
+    """Yield the members up to the end, or to what is damaged. Raises FormatError as `read` does."""
+    number = 0
     notes = _Notes(0)
     at = 0
     while at + BLOCK <= source.size:
         block = source.read(at, BLOCK)
-        if block == NUL:
-            return members
-        if not _sum_holds(block):
+        if block == NUL and at == notes.start:
+            return
+        if not tar_header.recognises(block):
             raise FormatError(f"tar archive is damaged: a header does not match its checksum (byte {at:,})")
         kind = block[_KIND]
+        if kind in (SPARSE, SOLARIS):
+            raise FormatError(f"tar archive has a member of kind {kind.decode()!r}, which is not read (byte {at:,})")
         nbytes = _number(block[_SIZE], at) if notes.nbytes is None or kind in NOTES else notes.nbytes
+        is_folder = kind == FOLDER or (kind == b"\0" and block[:100].split(b"\0", 1)[0].endswith(b"/"))
+        nbytes = 0 if is_folder or kind in WITHOUT_CONTENT else nbytes
         content = _content(source, at + BLOCK, nbytes)
         if kind in NOTES:
             notes = _noted(notes, kind, content, at)
         else:
-            name = block[:100].split(b"\0", 1)[0].decode("utf-8", "replace") if notes.name is None else notes.name
-            members.append(Member(name, notes.start, at, content, kind in (b"\0", b"0")))
-            notes = _Notes(members[-1].end)
+            name = _name(block) if notes.name is None else notes.name
+            name = name.rstrip("/") if is_folder else name
+            member = Member(name, notes.start, at, content, kind in (b"\0", b"0") and not is_folder)
+            yield member
+            number += 1
+            notes = _Notes(member.end)
         at = content.offset + padded(content.nbytes)
-        if len(members) > MAX_MEMBERS:
+        if number > MAX_MEMBERS:
             raise FormatError(f"is a tar archive of more than {MAX_MEMBERS:,} members")
     raise FormatError(f"tar archive is cut off: it has no end (byte {at:,})")
 
@@ -86,24 +118,51 @@ def _content(source: Source, start: int, nbytes: int) -> Extent:
     return Extent(source, start, nbytes)
 
 
+def _name(block: bytes) -> str:
+    """Return the name in a header, behind the prefix that ustar has."""
+    name, prefix = (block[field].split(b"\0", 1)[0].decode("utf-8", "replace") for field in (slice(100), _PREFIX))
+    return f"{prefix}/{name}" if prefix else name
+
+
 def _noted(notes: _Notes, kind: bytes, content: Extent, at: int) -> _Notes:
     """What is known of the next member once this is read as well."""
     if content.nbytes > MAX_NOTES:
         raise FormatError(f"tar archive has {content.nbytes:,} bytes of notes on one member (byte {at:,})")
-    data = content.source.read(content.offset, content.nbytes)
+    left = content.source.size - content.offset
+    data = content.source.read(content.offset, min(padded(content.nbytes), left))
+    if any(data[content.nbytes :]):
+        raise FormatError(f"tar archive has something behind its notes on a member (byte {at:,})")
+    made = notes
     if kind == b"L":
-        return notes._replace(name=data.split(b"\0", 1)[0].decode("utf-8", "replace"))
-    if kind != b"x":
-        return notes
-    for key, value in _RECORD.findall(data):
+        made = notes._replace(name=data.split(b"\0", 1)[0].decode("utf-8", "replace"))
+    elif kind in (b"x", b"g"):
+        made = notes._replace(**_records(data[: content.nbytes], at))
+    if made != notes and (kind == b"g" or (notes.name, notes.nbytes) != (None, None)):
+        raise FormatError(f"tar archive names members in two ways, or all of them at once (byte {at:,})")
+    return made
+
+
+def _records(data: bytes, at: int) -> dict[str, Any]:
+    """Return what records of pax say of name and size. Raises FormatError for damaged ones, or for sparse files."""
+    found: dict[str, Any] = {}
+    start = 0
+    while start < len(data):
+        head = _RECORD.match(data, start)
+        end = start + int(head[1]) if head else start
+        if head is None or not head.end() < end <= len(data) or data[end - 1 : end] != b"\n":
+            raise FormatError(f"tar archive has damaged notes on a member (byte {at:,})")
+        key, value = head[2], data[head.end() : end - 1]
         if key == b"path":
-            notes = notes._replace(name=value.decode("utf-8", "replace"))
-        elif re.fullmatch(rb"[0-9]{1,18}", value):
-            notes = notes._replace(nbytes=int(value))
-    return notes
+            found["name"] = value.decode("utf-8", "replace").rstrip("/")
+        elif key == b"size" and value.isdigit() and len(value) <= _DIGITS + 7:
+            found["nbytes"] = int(value)
+        elif key == b"size" or key.startswith(b"GNU.sparse") or key == b"hdrcharset":
+            raise FormatError(f"tar archive has notes on a member that are not read (byte {at:,})")
+        start = end
+    return found
 
 
-_RECORD = re.compile(rb"(?:^|\n)[0-9]+ (path|size)=([^\n]*)(?=\n)")
+_RECORD = re.compile(rb"([0-9]{1,6}) ([^=\n]+)=")
 
 
 def header(name: str, nbytes: int, block: bytes = b"") -> bytes:
@@ -125,20 +184,8 @@ def padded(nbytes: int, to: int = BLOCK) -> int:
     return nbytes + -nbytes % to
 
 
-def _sum_holds(block: bytes) -> bool:
-    """Whether a header's bytes sum up to what it says; some wrote the sum of signed ones."""
-    digits = re.fullmatch(rb" *([0-7]{1,7})[\0 ]*", block[_SUM])
-    if len(block) < BLOCK or digits is None:
-        return False
-    others = block[:148] + b" " * 8 + block[156:]
-    signed = sum(others) - 256 * sum(byte > 127 for byte in others)
-    return int(digits[1], 8) in (sum(others), signed)
-
-
 def _number(field: bytes, at: int) -> int:
-    if field[:1] == b"\x80":
-        return int.from_bytes(field[1:], "big")
-    digits = re.fullmatch(rb" *([0-7]*)[\0 ]*", field)
-    if digits is None:
+    found = tar_header.number(field)
+    if found is None or found < 0:
         raise FormatError(f"tar archive is damaged: a member has no size (byte {at:,})")
-    return int(digits[1] or b"0", 8)
+    return found

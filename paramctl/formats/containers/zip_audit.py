@@ -41,7 +41,8 @@ def audit_for(
     users: dict[str, str] = {}
     for param in checkpoint.params:
         for part in (param, *param.components):
-            users.setdefault(f"{folder}{part.storage}", param.path)
+            if record := archive.find(f"{folder}{part.storage}"):
+                users.setdefault(record.name, param.path)
     for name, finding in audit(archive, watch):
         yield finding._replace(path=users.get(name))
 

@@ -1,8 +1,34 @@
 """Zip archives, read by their central directory and laid out again around the records that changed.
 
-Reference: PKWARE's APPNOTE.TXT. Readers of zip files disagree about damaged ones (which of two records
-of one name counts, whether the local header or the directory is right); whatever they disagree about is
-refused here, never guessed.
+Reference: PKWARE's APPNOTE.TXT, miniz.c, and caffe2/serialize/inline_container.cc, by which torch uses miniz.
+
+Readers of zip files disagree about odd ones. Each place that is known, and what is done here:
+
+- *Letter case.* miniz compares names without regard to the case of ASCII letters, Python's zipfile exactly.
+  Records are found as miniz finds them (`Archive.find`); names that differ in nothing else are refused.
+- *One name twice.* miniz takes either (a binary search of its sorted directory), zipfile the last. Refused.
+- *A NUL in a name.* zipfile cuts the name there, torch cuts the name it looks for, miniz does neither. Refused.
+- *Marked as a folder* (by a slash at the end, or the DOS attribute). miniz leaves the memory for such a record as it
+  is, zipfile reads the bytes. Refused if it has bytes.
+- *Names of over 511 bytes.* torch's list of all records cuts them, and looking one up does not. Only whether a file is
+  TorchScript depends on that list, and no name that is looked for is as long.
+- *Local header against directory.* miniz and zipfile take size, method and place from the directory; zipfile
+  compares the names, miniz only the magic. Names and methods must agree here.
+- *Where the directory is.* miniz takes the last end record and its absolute offset, whatever follows; zipfile allows
+  bytes in front of an archive, and moves all offsets. An archive must fill its file here.
+- *zip64.* miniz takes the long end record wherever there is one, zipfile only where the short one says so. Both must
+  say the same here.
+- *Checksums.* zipfile checks CRC-32, torch's miniz is built not to, and a 0 of theirs means "not computed". A wrong one
+  is an error here; `check` judges the pickle as torch would run it all the same.
+- *Overlapping records* are fine for miniz and refused here, as Python does since 3.11.8.
+- *Compressed storages*. torch.load(mmap=True) takes their packed bytes for values, and without mmap inflates
+  them, as is done here.
+- *Which archive is torch's.* torch.load looks for the magic of a local header in the first 4 bytes, zipfile.is_zipfile
+  for an end record: one with something in front is none for torch, and none here. Its folder is that of the first
+  name in the directory (`torch_archives.folder_of`); torch.load refuses a record outside it, or in one of another
+  case, and torch.jit.load does not. `.data/version` counts before `version`.
+
+`zip_pickles` reads what is refused here as miniz would, and only to judge it.
 """
 
 from __future__ import annotations
@@ -11,25 +37,27 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from string import ascii_uppercase
 from typing import NamedTuple
 
-from paramctl.errors import FormatError, Unsupported
+from paramctl.errors import FormatError, TwoReadings, Unsupported
 from paramctl.files import checksums
 from paramctl.files.content import CHUNK, Buffer, Computed, Content, Extent, Literal
 from paramctl.files.kernel_copy import PAGE
-from paramctl.files.segments import Derived, Known, Segment, Summed
+from paramctl.files.segments import Derived, Keeper, Known, Segment, Summed
 from paramctl.files.sources import Source, Window
 
 MAGIC = b"PK\x03\x04"
 STORED, DEFLATED = 0, 8
 LOCAL = struct.Struct("<4s5H3I2H")
-_CENTRAL = struct.Struct("<4s6H3I5H2I")
-_END = struct.Struct("<4s4H2IH")
-_END64 = struct.Struct("<4sQ2H2I4Q")
-_LOCATOR = struct.Struct("<4sIQI")
-MAX32, _MAX16 = 0xFFFFFFFF, 0xFFFF
+CENTRAL = struct.Struct("<4s6H3I5H2I")
+END = struct.Struct("<4s4H2IH")
+END64 = struct.Struct("<4sQ2H2I4Q")
+LOCATOR = struct.Struct("<4sIQI")
+MAX32, MAX16 = 0xFFFFFFFF, 0xFFFF
 HAS_DESCRIPTOR, _ENCRYPTED, _STRONG, _PATCHED = 0x0008, 0x0001, 0x0040, 0x0020
+_FOLDER = 0x10  # the attribute of folders in DOS
 LARGE = 1 << 20  # bytes from which on it counts how a payload is copied
 _PADDING_FIELD = b"FB"  # torch's extra field that moves a payload to its alignment
 
@@ -74,10 +102,20 @@ class Archive:
         return Extent(self.source, start, record.packed)
 
     def content(self, record: Record) -> Content:
-        """A record's bytes, inflated when they are read if they are deflated."""
+        """A record's bytes, inflated when they are read if they are deflated, and kept if they are read again."""
         if record.method == STORED:
             return self.payload(record)
-        return Computed(record.nbytes, lambda: _inflated(self.payload(record), record))
+        if record.name not in self._keepers:
+            make = partial(self._inflated, record)
+            self._keepers[record.name] = Keeper(record.nbytes, make, "what is compressed in the file")
+        return Computed(record.nbytes, self._keepers[record.name])
+
+    def _inflated(self, record: Record) -> Iterator[Buffer]:
+        return _inflated(self.payload(record), record)
+
+    @cached_property
+    def _keepers(self) -> dict[str, Keeper]:
+        return {}
 
     def read(self, record: Record, limit: int) -> bytes:
         """All bytes of a small record, its CRC checked. Raises FormatError if it is over `limit` bytes."""
@@ -91,6 +129,16 @@ class Archive:
         if record.has_crc and checksums.crc32(data) != record.crc32:
             raise FormatError(f"record {record.name!r} is corrupt: its bytes do not match their CRC-32")
         return data
+
+    def find(self, name: str) -> Record | None:
+        """Return the record that torch finds under a name: the case of ASCII letters does not matter."""
+        return self.records.get(name) or self.folded.get(folded(name))
+
+    @cached_property
+    def folded(self) -> Mapping[str, Record]:
+        """Each record under its name in lower case, by which torch compares names."""
+        names = folded("\0".join(self.records)).split("\0")
+        return dict(zip(names, self.records.values(), strict=True)) if self.records else {}
 
     @cached_property
     def _window(self) -> Window:
@@ -110,7 +158,25 @@ def read(source: Source) -> Archive:
         raise FormatError("zip directory is damaged: its size and place do not meet its end record")
     records = _records(source.read(directory, size), count)
     _check_extents(records, directory)
-    return Archive(source, records, directory, directory + size, comment)
+    archive = Archive(source, records, directory, directory + size, comment)
+    if len(archive.folded) < len(records):
+        raise TwoReadings(f"zip names {_alike(records)} differ in case only, and torch takes either for the other")
+    return archive
+
+
+def folded(name: str) -> str:
+    """Return a name as torch compares names: ASCII letters in lower case, all others as they are."""
+    return name.lower() if name.isascii() else name.translate(_LOWER)
+
+
+_LOWER = {ord(letter): letter.lower() for letter in ascii_uppercase}
+
+
+def _alike(records: Mapping[str, Record]) -> str:
+    """Name the first two records whose names differ in case only."""
+    first: dict[str, str] = {}
+    other = next(name for name in records if first.setdefault(folded(name), name) != name)
+    return f"{first[folded(other)]!r} and {other!r}"
 
 
 def directory(source: Source) -> bytes:
@@ -123,36 +189,36 @@ def directory(source: Source) -> bytes:
 
 def _end_of_directory(source: Source) -> tuple[int, int, int, int, bytes]:
     """Number of records, size and offset of the directory, where its end records begin, and the comment."""
-    window = min(source.size, _END.size + _MAX16)
+    window = min(source.size, END.size + MAX16)
     tail = source.read(source.size - window, window)
     at = tail.rfind(b"PK\x05\x06")
-    if at < 0 or len(tail) - at < _END.size:
+    if at < 0 or len(tail) - at < END.size:
         raise FormatError("is truncated or damaged: the zip directory at its end is missing")
-    _, disk, first_disk, here, count, size, directory, comment = _END.unpack_from(tail, at)
-    if at + _END.size + comment != len(tail):
+    _, disk, first_disk, here, count, size, directory, comment = END.unpack_from(tail, at)
+    if at + END.size + comment != len(tail):
         raise FormatError("has bytes after the end of its zip directory", hint="it may be two files in one")
     if disk or first_disk or here != count:
-        disks = {disk, first_disk} - {0, _MAX16}
+        disks = {disk, first_disk} - {0, MAX16}
         if disks or here != count:
             raise FormatError("is one part of a zip archive split over several disks")
     end = source.size - window + at
-    text = tail[at + _END.size :]
-    locator = end - _LOCATOR.size
+    text = tail[at + END.size :]
+    locator = end - LOCATOR.size
     if locator >= 0 and source.read(locator, 4) == b"PK\x06\x07":
         return (*_end64(source, locator, (count, size, directory)), text)
-    if MAX32 in (size, directory) or count == _MAX16:
+    if MAX32 in (size, directory) or count == MAX16:
         raise FormatError("zip directory is damaged: it needs a zip64 end record and has none")
     return count, size, directory, end, text
 
 
 def _end64(source: Source, locator: int, short: tuple[int, int, int]) -> tuple[int, int, int, int]:
-    _, disk, end, disks = _LOCATOR.unpack(source.read(locator, _LOCATOR.size))
-    if disk or disks > 1 or end + _END64.size > locator:
+    _, disk, end, disks = LOCATOR.unpack(source.read(locator, LOCATOR.size))
+    if disk or disks > 1 or end + END64.size > locator:
         raise FormatError("zip directory is damaged: its zip64 locator points nowhere")
-    magic, size64, *_, count, total, size, directory = _END64.unpack(source.read(end, _END64.size))
+    magic, size64, *_, count, total, size, directory = END64.unpack(source.read(end, END64.size))
     if magic != b"PK\x06\x06" or end + 12 + size64 != locator or count != total:
         raise FormatError("zip directory is damaged: its zip64 end record is not where it should be")
-    for long, brief, unknown in zip((count, size, directory), short, (_MAX16, MAX32, MAX32), strict=True):
+    for long, brief, unknown in zip((count, size, directory), short, (MAX16, MAX32, MAX32), strict=True):
         if brief not in (long, unknown):
             raise FormatError("zip directory is damaged: its two end records contradict each other")
     return count, size, directory, end
@@ -163,8 +229,8 @@ def _records(data: bytes, count: int) -> dict[str, Record]:
     at = 0
     try:
         while at < len(data):
-            fields = _CENTRAL.unpack_from(data, at)
-            magic, _, _, flags, method, _, _, crc, packed, nbytes, n, extra, note, _, _, _, header = fields
+            fields = CENTRAL.unpack_from(data, at)
+            magic, _, _, flags, method, _, _, crc, packed, nbytes, n, extra, note, _, _, mode, header = fields
             if magic != b"PK\x01\x02":
                 raise FormatError(f"zip directory is damaged at entry {len(records) + 1}")
             name = _decode(data[at + 46 : at + 46 + n], flags)
@@ -175,11 +241,16 @@ def _records(data: bytes, count: int) -> dict[str, Record]:
                 field = data[at + 46 + n : at + 46 + n + extra]
                 packed, nbytes, header = _zip64(name, field, packed, nbytes, header)
             if name in records:
-                raise FormatError(f"zip names {name!r} twice, and readers disagree which one counts")
+                raise TwoReadings(f"zip names {name!r} twice, and readers disagree which one counts")
+            if nbytes and (mode & _FOLDER or name.endswith("/")):
+                raise TwoReadings(f"record {name!r} is marked as a folder and has content, which torch does not read")
             records[name] = Record(name, flags, method, crc, packed, nbytes, header)
             at = end
     except struct.error:
         raise FormatError(f"zip directory is cut off after entry {len(records)}") from None
+    if "\0" in "".join(records):
+        name = next(name for name in records if "\0" in name)
+        raise TwoReadings(f"record {name!r} has a NUL in its name, and readers disagree where that ends")
     if len(records) != count:
         raise FormatError(f"zip directory lists {len(records):,} records and claims {count:,}")
     return records
@@ -442,13 +513,13 @@ def _central(originals: Mapping[str, bytes], piece: Piece, record: Record) -> by
     nbytes, packed, header = (min(value, MAX32) for value in values)
     crc = record.crc32 if piece.content is None else 0
     fields = (b"PK\x01\x02", 0, 45 if long else 0, record.flags, record.method, 0, 0, crc, packed, nbytes)
-    return bytearray(_CENTRAL.pack(*fields, len(name), len(extra), 0, 0, 0, 0, header) + name + extra)
+    return bytearray(CENTRAL.pack(*fields, len(name), len(extra), 0, 0, 0, 0, header) + name + extra)
 
 
 def _end_records(count: int, size: int, directory: int, comment: bytes) -> bytes:
     """Both end records, long and short, as torch writes them even for small files."""
     end = directory + size
-    long = _END64.pack(b"PK\x06\x06", 44, 0x031E, 45, 0, 0, count, count, size, directory)
-    locator = _LOCATOR.pack(b"PK\x06\x07", 0, end, 1)
-    brief = min(count, _MAX16), min(count, _MAX16), min(size, MAX32), min(directory, MAX32)
-    return long + locator + _END.pack(b"PK\x05\x06", 0, 0, *brief, len(comment)) + comment
+    long = END64.pack(b"PK\x06\x06", 44, 0x031E, 45, 0, 0, count, count, size, directory)
+    locator = LOCATOR.pack(b"PK\x06\x07", 0, end, 1)
+    brief = min(count, MAX16), min(count, MAX16), min(size, MAX32), min(directory, MAX32)
+    return long + locator + END.pack(b"PK\x05\x06", 0, 0, *brief, len(comment)) + comment

@@ -1,6 +1,7 @@
 """What each opcode of a pickle does to the machine that reads it; nothing is imported, looked up or called.
 
-Reference: Lib/pickletools.py of CPython, which says the same in prose.
+Reference: Lib/pickletools.py of CPython, which says the same in prose, and `pickle_readers`, which lists where
+the programs that read pickles differ.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ import codecs
 import struct
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from paramctl.errors import FormatError
 from paramctl.formats.pickles.nodes import Call, Dict, FrozenSet, Global, How, Persistent, PyString, Set, class_of
+from paramctl.formats.pickles.reader_differences import DISAGREE, HIDDEN, MAX_DIGITS, decimal, memo_index, whole_number
 
-MAX_DIGITS = 4300  # of a decimal number, as in CPython
 MAX_PROTOCOL = 5
 
 
@@ -22,20 +23,27 @@ class Stop(Exception):
     """The STOP opcode was reached."""
 
 
+class FrameBegins(Exception):
+    """The FRAME opcode was reached: what follows is read from the frame alone."""
+
+
 class Machine:
     """The state of a pickle that is being read: where it is, its stack, its marks and its memo.
 
     `base` is where `data` begins in its file, for errors; `wants_more` says that it ends inside of the pickle.
+    In a frame, `data` is the frame alone, so that nothing can cross its end unnoticed; `around` is then what the
+    frame is cut out of, and where that goes on behind it.
     """
 
     __slots__ = (
-        "at", "base", "count", "data", "globals", "marks", "memo", "opcode_at", "persistent", "protocol", "room",
-        "size", "stack", "wants_more",
+        "around", "at", "base", "count", "data", "globals", "marks", "memo", "opcode_at", "persistent", "protocol",
+        "room", "size", "stack", "wants_more",
     )  # fmt: skip
 
     def __init__(self, data: bytes, offset: int, base: int = 0) -> None:
         self.data = data
         self.base = base
+        self.around: tuple[bytes, int] | None = None
         self.wants_more = False
         self.size = len(data)
         self.room = 16 * len(data) + 100_000  # characters of names off the stack: a long one may come many times
@@ -49,16 +57,41 @@ class Machine:
         self.globals: dict[tuple[str, str], Global] = {}
         self.persistent: list[Persistent] = []
 
-    def damaged(self, what: str) -> FormatError:
-        """The error for a malformed pickle, with the byte of the opcode that cannot be carried out."""
+    def damaged(self, what: str, hint: str = "") -> FormatError:
+        """Return the error for a malformed pickle, with the byte of the opcode that cannot be carried out."""
         byte = self.data[self.opcode_at] if self.opcode_at < self.size else None
         opcode = f", opcode {NAMES.get(byte, hex(byte))}" if byte is not None else ""
-        return FormatError(f"pickle is damaged: it {what} (byte {self.base + self.opcode_at:,}{opcode})")
+        return FormatError(f"pickle is damaged: it {what} (byte {self.base + self.opcode_at:,}{opcode})", hint=hint)
+
+    def refuse(self, what: str) -> None:
+        """Raise FormatError: no honest pickle does this.
+
+        It is for what CPython's unpickler carries out all the same: a machine that judges takes a note here and
+        returns, so that it sees what follows.
+        """
+        raise self.damaged(what)
 
     def cut(self, what: str) -> FormatError:
-        """The error for a pickle that goes on behind the data."""
+        """Return the error for a pickle that goes on behind the data, or an argument that goes on behind its frame."""
+        if self.around:
+            return self.damaged("has an argument that crosses the end of its frame", DISAGREE)
         self.wants_more = True
         return self.damaged(what)
+
+    def enter_frame(self, nbytes: int) -> None:
+        """Let `data` be the next `nbytes` bytes alone."""
+        start = self.at
+        self.around = self.data, start + nbytes
+        self.data = self.data[start : start + nbytes]
+        self.base, self.size = self.base + start, nbytes
+        self.at = self.opcode_at = 0
+
+    def leave_frame(self) -> None:
+        """Let `data` be what the frame was cut out of, and go on behind the frame."""
+        if self.around:
+            self.data, self.at = self.around
+            self.base += self.size - self.at
+            self.size, self.around, self.opcode_at = len(self.data), None, self.at
 
     def take(self, n: int) -> bytes:
         """The next `n` bytes of the pickle."""
@@ -95,6 +128,8 @@ class Machine:
 
 
 def _u1(m: Machine) -> int:
+    if m.at >= m.size:
+        raise m.cut("is cut off inside an argument")
     n = m.data[m.at]
     m.at += 1
     return n
@@ -141,7 +176,7 @@ def _elsewhere(m: Machine) -> None:
     raise AssertionError("the loop that reads opcodes handles this one itself")
 
 
-def _refused(m: Machine) -> None:
+def _next_buffer(m: Machine) -> None:
     raise m.damaged("needs something from outside of it")
 
 
@@ -154,13 +189,19 @@ def _proto(m: Machine) -> None:
 
 def _frame(m: Machine) -> None:
     n = _u8(m)
+    if m.around:
+        raise m.damaged("begins a frame inside of a frame", DISAGREE)
     if n > m.size - m.at:
         raise m.cut(f"announces a frame of {n:,} bytes and {m.size - m.at:,} are left")
+    m.enter_frame(n)
+    raise FrameBegins
 
 
 def _stop(m: Machine) -> None:
     if not m.stack:
         raise m.damaged("ends with nothing")
+    if m.around and m.at < m.size:
+        raise m.damaged("ends before the end of its frame", DISAGREE)
     raise Stop
 
 
@@ -171,23 +212,28 @@ def _constant(value: object) -> Handler:
     return push
 
 
-def _integer(m: Machine, text: bytes) -> int:
+Parsed = TypeVar("Parsed", int, float)
+
+
+def _parsed(m: Machine, text: bytes, parse: Callable[[bytes], Parsed], instead: Parsed) -> Parsed:
+    """Return the number that a text stands for, or `instead` where the readers of pickles do not agree on it."""
     if len(text) > MAX_DIGITS:
-        raise m.damaged(f"holds a number of {len(text):,} digits")
+        m.refuse(f"holds a number of {len(text):,} digits")
+        return instead
     try:
-        return int(text, 0) if text.strip() != b"" else int(text)
+        return parse(text)
     except ValueError:
-        raise m.damaged("holds a number that is none") from None
+        m.refuse("holds a number that is none")
+        return instead
 
 
 def _int(m: Machine) -> None:
     text = m.line()
-    m.stack.append({b"00": False, b"01": True}[text] if text in (b"00", b"01") else _integer(m, text))
+    m.stack.append({b"00": False, b"01": True}[text] if text in (b"00", b"01") else _parsed(m, text, whole_number, 0))
 
 
 def _long(m: Machine) -> None:
-    text = m.line()
-    m.stack.append(_integer(m, text.removesuffix(b"L")))
+    m.stack.append(_parsed(m, m.line().removesuffix(b"L"), whole_number, 0))
 
 
 def _binint(m: Machine) -> None:
@@ -207,10 +253,7 @@ def _long4(m: Machine) -> None:
 
 
 def _float(m: Machine) -> None:
-    try:
-        m.stack.append(float(m.line()))
-    except ValueError:
-        raise m.damaged("holds a number that is none") from None
+    m.stack.append(_parsed(m, m.line(), decimal, 0.0))
 
 
 def _binfloat(m: Machine) -> None:
@@ -219,7 +262,7 @@ def _binfloat(m: Machine) -> None:
 
 
 def _string(m: Machine) -> None:
-    text = m.line().rstrip(b"\r")
+    text = m.line()
     if len(text) < 2 or text[:1] != text[-1:] or text[:1] not in (b"'", b'"'):
         raise m.damaged("holds a string without its quotes")
     try:
@@ -231,7 +274,7 @@ def _string(m: Machine) -> None:
 
 
 def _binstring(m: Machine) -> None:
-    m.stack.append(PyString(m.take(_i4(m))))
+    m.stack.append(PyString(m.take(_i4(m))))  # C takes the length for unsigned: no pickle here is as long as that
 
 
 def _short_binstring(m: Machine) -> None:
@@ -357,13 +400,20 @@ def _extend(m: Machine, items: list[Any]) -> None:
     target = m.stack[-1]
     if isinstance(target, list):
         target.extend(items)
-    else:
+    elif items:
         _mutate(m, "append", items)
+
+
+_UNHASHABLE = (list, Dict, Set, bytearray)
 
 
 def _setitem(m: Machine) -> None:
     value, key = m.stack.pop(), m.stack.pop()
-    _set_items(m, [key, value])
+    target = m.stack[-1]
+    if type(target) is Dict and not isinstance(key, _UNHASHABLE):
+        target.add([(key, value)])
+    else:
+        _set_items(m, [key, value])
 
 
 def _setitems(m: Machine) -> None:
@@ -372,26 +422,32 @@ def _setitems(m: Machine) -> None:
 
 
 def _set_items(m: Machine, items: list[Any]) -> None:
+    target = m.stack[-1]
     if len(items) % 2:
         raise m.damaged("sets a key without a value")
     keys = items[::2]
-    for key in keys:
-        if type(key) is not str and isinstance(key, list | Dict | Set | bytearray):
-            raise m.damaged("uses a key that no dict can hold")
-    pairs = zip(keys, items[1::2], strict=True)
-    target = m.stack[-1]
+    pairs = list(zip(keys, items[1::2], strict=True))
     if isinstance(target, Dict):
-        target.pairs.extend(pairs)
-    else:
-        _mutate(m, "items", list(pairs))
+        if not _can_be_keys(keys):
+            raise m.damaged("uses a key that no dict can hold")
+        target.add(pairs)
+    elif items:
+        if not _can_be_keys(keys):
+            m.refuse("uses a key that no dict can hold")
+        _mutate(m, "items", pairs)
+
+
+def _can_be_keys(keys: list[Any]) -> bool:
+    """Return whether no key is of a kind that cannot be hashed; what tuples hold is not looked at."""
+    return not any(type(key) is not str and isinstance(key, _UNHASHABLE) for key in keys)
 
 
 def _additems(m: Machine) -> None:
     items = m.to_mark()
     target = m.stack[-1]
     if isinstance(target, Set):
-        target.items.extend(items)
-    else:
+        target.add(items)
+    elif items:
         _mutate(m, "add", items)
 
 
@@ -404,9 +460,10 @@ def _mutate(m: Machine, verb: str, values: list[Any]) -> None:
     """Note what would be done to an object. Tensors take no items: no writer sets any, only an attack."""
     target = m.stack[-1]
     if not isinstance(target, Call):
-        raise m.damaged(f"does to a {type(target).__name__} what that cannot take")
+        m.refuse(f"does to a {type(target).__name__} what that cannot take")
+        return
     if verb != "build" and isinstance(target.func, Global) and target.func.name.startswith("_rebuild"):
-        raise m.damaged("sets items of a tensor")
+        m.refuse("sets items of a tensor")
     if target.mutations is None:
         target.mutations = []
     target.mutations.extend((verb, value) for value in values)
@@ -414,18 +471,24 @@ def _mutate(m: Machine, verb: str, values: list[Any]) -> None:
 
 def _global(m: Machine) -> None:
     module, name = m.line(), m.line()
-    m.stack.append(m.named(_ascii(module), _ascii(name)))
+    m.stack.append(m.named(decoded(module), decoded(name)))
 
 
 def _stack_global(m: Machine) -> None:
     name, module = m.stack.pop(), m.stack.pop()
-    m.room -= _length(m, module) + _length(m, name)
+    computed = [part for part in (module, name) if isinstance(part, Global | Call | Persistent)]
+    m.room -= sum(_length(m, part) for part in (module, name) if part not in computed)
     if m.room < 0:
-        raise m.damaged("looks up longer names than it can hold")
-    m.stack.append(m.named(_name(module), _name(name)))
+        raise m.damaged("looks up longer names than it can hold", HIDDEN)
+    if computed:
+        m.refuse("looks up a name that is no text")
+        m.stack.append(Call(computed[0], (module, name)))
+    else:
+        m.stack.append(m.named(_name(module), _name(name)))
 
 
-def _ascii(text: bytes) -> str:
+def decoded(text: bytes) -> str:
+    """Return the text of a line: UTF-8, or else Latin-1."""
     try:
         return text.decode("utf-8")
     except UnicodeDecodeError:
@@ -445,17 +508,42 @@ def _name(node: Any) -> str:
 
 
 def _call(m: Machine, func: Any, args: Any, kwargs: Any, how: How) -> None:
-    if not isinstance(func, Global | Call) and class_of(func) is None:
+    if not isinstance(func, Global | Call | Persistent):
         raise m.damaged(f"calls a {type(func).__name__}")
+    if isinstance(func, Persistent) and class_of(func) is None:
+        m.refuse("calls a Persistent")
     if not isinstance(args, tuple):
-        raise m.damaged("calls something with arguments that are no tuple")
+        if args is None or isinstance(args, int | float):
+            raise m.damaged("calls something with arguments that are no tuple")
+        m.refuse("calls something with arguments that are no tuple")
+        args = ()
     m.stack.append(Call(func, args, kwargs, how))
+
+
+def _check_pairs(m: Machine, func: Global, args: tuple[Any, ...]) -> None:
+    """Raise FormatError if collections.OrderedDict cannot be called so; what only calls make may be anything."""
+    if func.module != "collections":
+        return
+    pairs = args[0] if isinstance(args[0], list | tuple) else ()
+    m.room -= len(pairs)
+    if m.room < 0:
+        raise m.damaged("makes more of a list than it can hold", HIDDEN)
+    if len(args) > 1 or args[0] is None or isinstance(args[0], int | float) or not all(map(_is_pair, pairs)):
+        raise m.damaged("calls OrderedDict with what makes no dict")
+
+
+def _is_pair(node: Any) -> bool:
+    if isinstance(node, list | tuple | str | bytes | bytearray):
+        return len(node) == 2
+    return not (node is None or isinstance(node, int | float))
 
 
 def _reduce(m: Machine) -> None:
     args = m.stack.pop()
     func = m.stack.pop()
     if type(func) is Global and type(args) is tuple:  # as good as always
+        if args and func.name == "OrderedDict":
+            _check_pairs(m, func, args)
         m.stack.append(Call(func, args))
     else:
         _call(m, func, args, None, "reduce")
@@ -472,7 +560,7 @@ def _newobj_ex(m: Machine) -> None:
     args = m.stack.pop()
     func = m.stack.pop()
     if not isinstance(kwargs, Dict):
-        raise m.damaged("calls something with keywords that are no dict")
+        m.refuse("calls something with keywords that are no dict")
     _call(m, func, args, kwargs, "newobj_ex")
 
 
@@ -485,13 +573,13 @@ def _obj(m: Machine) -> None:
 
 def _inst(m: Machine) -> None:
     module, name = m.line(), m.line()
-    func = m.named(_ascii(module), _ascii(name))
+    func = m.named(decoded(module), decoded(name))
     items = m.to_mark()
     _call(m, func, tuple(items), None, "obj")
 
 
 def _persid(m: Machine) -> None:
-    node = Persistent(_ascii(m.line()))
+    node = Persistent(decoded(m.line()))
     m.persistent.append(node)
     m.stack.append(node)
 
@@ -502,8 +590,37 @@ def _binpersid(m: Machine) -> None:
     m.stack[-1] = node
 
 
+def _extension(read: Callable[[Machine], int]) -> Handler:
+    def look_up(m: Machine) -> None:
+        code = read(m)
+        if code <= 0:
+            raise m.damaged("names an extension that cannot be registered")
+        m.refuse("needs something from outside of it")
+        m.stack.append(Call(m.named("copyreg", "_inverted_registry"), (code,)))
+
+    return look_up
+
+
+def _readonly_buffer(m: Machine) -> None:
+    m.stack.append(m.stack.pop())
+    m.refuse("needs something from outside of it")
+
+
+def _memo_index(m: Machine) -> int:
+    """Return the number of a memo entry, which GET and PUT write as text."""
+    try:
+        index, is_agreed = memo_index(m.line())
+    except ValueError:
+        raise m.damaged("holds a number that is none") from None
+    if index < 0:
+        raise m.damaged("numbers a memo entry below 0")
+    if not is_agreed:
+        m.refuse("holds a number that is none")
+    return index
+
+
 def _get(m: Machine) -> None:
-    m.stack.append(m.memo[_integer(m, m.line())])
+    m.stack.append(m.memo[_memo_index(m)])
 
 
 def _long_binget(m: Machine) -> None:
@@ -511,7 +628,7 @@ def _long_binget(m: Machine) -> None:
 
 
 def _put(m: Machine) -> None:
-    m.memo[_integer(m, m.line())] = m.stack[-1]
+    m.memo[_memo_index(m)] = m.stack[-1]
 
 
 def _memoize(m: Machine) -> None:
@@ -541,8 +658,8 @@ _OPCODES: dict[bytes, tuple[str, Handler]] = {
     b"g": ("GET", _get), b"h": ("BINGET", _elsewhere), b"j": ("LONG_BINGET", _long_binget),
     b"p": ("PUT", _put), b"q": ("BINPUT", _elsewhere), b"r": ("LONG_BINPUT", _elsewhere),
     b"\x94": ("MEMOIZE", _memoize),
-    b"\x82": ("EXT1", _refused), b"\x83": ("EXT2", _refused), b"\x84": ("EXT4", _refused),
-    b"\x97": ("NEXT_BUFFER", _refused), b"\x98": ("READONLY_BUFFER", _refused),
+    b"\x82": ("EXT1", _extension(_u1)), b"\x83": ("EXT2", _extension(_u2)), b"\x84": ("EXT4", _extension(_i4)),
+    b"\x97": ("NEXT_BUFFER", _next_buffer), b"\x98": ("READONLY_BUFFER", _readonly_buffer),
 }  # fmt: skip
 HANDLERS: list[Handler] = [_OPCODES.get(bytes([i]), ("", _unknown))[1] for i in range(256)]
 NAMES: dict[int | None, str] = {code[0]: name for code, (name, _) in _OPCODES.items()}

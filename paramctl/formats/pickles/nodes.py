@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 How = Literal["reduce", "newobj", "newobj_ex", "obj"]
@@ -38,12 +38,22 @@ class PyString:
 
 
 class Dict:
-    """A dict as the pairs that were set, in order; keys are never hashed, so no key can cost anything."""
+    """A dict as the pairs that were set, in order; keys are never hashed, so no key can cost anything.
+
+    An empty one has no list of its own: a hostile pickle of a few bytes may hold millions of them.
+    """
 
     __slots__ = ("pairs",)
 
     def __init__(self) -> None:
-        self.pairs: list[tuple[Any, Any]] = []
+        self.pairs: Sequence[tuple[Any, Any]] = ()
+
+    def add(self, pairs: list[tuple[Any, Any]]) -> None:
+        """Set more pairs; the list is taken over if it is the first."""
+        if isinstance(self.pairs, list):
+            self.pairs.extend(pairs)
+        elif pairs:
+            self.pairs = [*self.pairs, *pairs] if self.pairs else pairs
 
     def get(self, name: str, default: object = None) -> Any:
         """The value under a text key; of several the last, as in Python."""
@@ -54,12 +64,19 @@ class Dict:
 
 
 class Set:
-    """A set as the items that were added, in order."""
+    """A set as the items that were added, in order; an empty one has no list of its own."""
 
     __slots__ = ("items",)
 
     def __init__(self) -> None:
-        self.items: list[Any] = []
+        self.items: Sequence[Any] = ()
+
+    def add(self, items: list[Any]) -> None:
+        """Add more items; the list is taken over if it is the first."""
+        if isinstance(self.items, list):
+            self.items.extend(items)
+        elif items:
+            self.items = [*self.items, *items] if self.items else items
 
 
 class FrozenSet:

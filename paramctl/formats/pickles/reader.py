@@ -9,11 +9,13 @@ from __future__ import annotations
 import struct
 from typing import Any, NamedTuple
 
-from paramctl.formats.pickles.machine import HANDLERS, UINT32, Handler, Machine, Stop
+from paramctl.errors import FormatError
+from paramctl.formats.pickles.machine import HANDLERS, UINT32, FrameBegins, Handler, Machine, Stop
 from paramctl.formats.pickles.nodes import Global, Persistent
 
 _LONG_BINPUT, _BINPUT, _BINGET, _BININT1 = b"rqhK"
 _MEMOIZE, _LONG_BINGET = b"\x94j"
+_INLINE = b"qhK"  # opcodes with an argument of one byte that the loop reads itself
 
 
 class Pickle(NamedTuple):
@@ -65,39 +67,54 @@ def _run(machine: Machine, handlers: list[Handler]) -> Any:
     Those that make up most of a pickle are handled here, at half the price of a call; the rest find the
     machine as they expect it.
     """
-    data, memo, stack = machine.data, machine.memo, machine.stack
-    at, count = machine.at, 0
+    memo, count = machine.memo, 0
     memoize, fetch = (_MEMOIZE, _LONG_BINGET) if handlers is HANDLERS else (-1, -1)  # others take notes of these
-    try:
-        while True:
-            opcode = data[at]
-            count += 1
-            if opcode == _LONG_BINPUT:
-                memo[UINT32(data, at + 1)[0]] = stack[-1]
-                at += 5
-            elif opcode == _BININT1:
-                stack.append(data[at + 1])
-                at += 2
-            elif opcode == _BINGET:
-                stack.append(memo[data[at + 1]])
-                at += 2
-            elif opcode == _BINPUT:
-                memo[data[at + 1]] = stack[-1]
-                at += 2
-            elif opcode == memoize:
-                memo[len(memo)] = stack[-1]
-                at += 1
-            elif opcode == fetch:
-                stack.append(memo[UINT32(data, at + 1)[0]])
-                at += 5
-            else:
-                machine.opcode_at, machine.at = at, at + 1
-                handlers[opcode](machine)
-                at, stack = machine.at, machine.stack
-    except Stop:
-        machine.count = count
-        return machine.stack.pop()
-    except (IndexError, struct.error, KeyError) as error:
-        machine.opcode_at = max(at, machine.opcode_at)
-        machine.wants_more = max(machine.at, at + 1) >= machine.size or isinstance(error, struct.error)
-        raise machine.damaged(_REASONS[type(error)]) from None
+    while True:  # once more for each frame that begins or ends
+        data, stack, at = machine.data, machine.stack, machine.at
+        try:
+            while True:
+                opcode = data[at]
+                count += 1
+                if opcode == _LONG_BINPUT:
+                    memo[UINT32(data, at + 1)[0]] = stack[-1]
+                    at += 5
+                elif opcode == _BININT1:
+                    stack.append(data[at + 1])
+                    at += 2
+                elif opcode == _BINGET:
+                    stack.append(memo[data[at + 1]])
+                    at += 2
+                elif opcode == _BINPUT:
+                    memo[data[at + 1]] = stack[-1]
+                    at += 2
+                elif opcode == memoize:
+                    memo[len(memo)] = stack[-1]
+                    at += 1
+                elif opcode == fetch:
+                    stack.append(memo[UINT32(data, at + 1)[0]])
+                    at += 5
+                else:
+                    machine.opcode_at, machine.at = at, at + 1
+                    handlers[opcode](machine)
+                    at, stack = machine.at, machine.stack
+        except FrameBegins:
+            continue
+        except Stop:
+            machine.count = count
+            machine.leave_frame()
+            return machine.stack.pop()
+        except (IndexError, struct.error, KeyError) as error:
+            if at < machine.size or not machine.around:
+                raise _malformed(machine, at, error) from None
+            machine.leave_frame()
+
+
+def _malformed(machine: Machine, at: int, error: Exception) -> FormatError:
+    """Return the error for an opcode at `at` that finds neither what it takes nor all of its argument."""
+    machine.opcode_at = max(at, machine.opcode_at)
+    has_argument = machine.opcode_at < machine.size and machine.data[machine.opcode_at] in _INLINE
+    is_cut = isinstance(error, struct.error) or (has_argument and machine.opcode_at + 1 >= machine.size)
+    if machine.around:
+        return machine.cut("") if is_cut else machine.damaged(_REASONS[type(error)])
+    machine.wants_more = max(machine.at, at + 1) >= machine.size or is_cut
+    return machine.damaged(_REASONS[type(error)])

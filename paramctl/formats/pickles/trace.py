@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from paramctl.errors import FormatError
 from paramctl.formats.pickles import reader
 from paramctl.formats.pickles.fx_source import MAX_SOURCE, is_plain_forward
 from paramctl.formats.pickles.known_names import FROM_TYPE, JAGGED, REBUILDS, canonical, is_dtype
-from paramctl.formats.pickles.machine import HANDLERS, Handler, Machine
-from paramctl.formats.pickles.nodes import Call, Dict, Global, PyString, class_of
+from paramctl.formats.pickles.machine import HANDLERS, Handler, Machine, decoded
+from paramctl.formats.pickles.nodes import Call, Dict, Global, Persistent, PyString, class_of
+from paramctl.formats.pickles.reader_differences import DISAGREE
 
 RESULT = "(…)"  # in place of a name: what a call returns
 MAX_PATH = 200  # characters of a path that getattr() calls reach
@@ -21,8 +23,16 @@ MAX_RELAYS = 8  # functions that call a function that calls a function
 MAX_ATTRIBUTES = 200  # of a graph module
 MAX_SOURCES = 4 * MAX_SOURCE  # characters of all graph modules of a pickle
 
-HOOKS = {"a": ("append",), "e": ("extend", "append"), "\x90": ("add",), "b": ("__setstate__",)}  # called by an opcode
+HOOKS = {  # called by an opcode; `append` or `extend` by APPEND, depending on who reads
+    "a": ("extend", "append"),
+    "e": ("extend", "append"),
+    "\x90": ("add",),
+    "b": ("__setstate__",),
+    "s": (),
+    "u": (),
+}
 PLANTED = frozenset(name for names in HOOKS.values() for name in names)
+CHANGES = "changes a class, function or module for the whole program"
 
 
 class Name:
@@ -53,7 +63,7 @@ class _Planted(NamedTuple):
 class Trace(Machine):
     """A machine that takes notes of every name."""
 
-    __slots__ = ("bound", "graphs", "names", "planted", "reached", "sources", "states")
+    __slots__ = ("bound", "graphs", "names", "planted", "reached", "refusals", "sources", "states")
 
     def __init__(self, data: bytes, offset: int) -> None:
         super().__init__(data, offset)
@@ -63,6 +73,10 @@ class Trace(Machine):
         self.states: dict[int, _Planted] = {}
         self.graphs: dict[tuple[str, str], bool] = {}
         self.sources = 0
+        self.refusals = 0  # of what a listing refuses and CPython's unpickler carries out
+
+    def refuse(self, what: str) -> None:
+        self.refusals += 1
 
     def named(self, module: str, name: str) -> Global:
         self.note(module, name)
@@ -99,12 +113,21 @@ class Trace(Machine):
             call = None
         self.unknown(func)
 
-    def unknown(self, func: Any) -> None:
-        """Note that the result of a call is called."""
+    def unknown(self, func: Any, harm: str = "calls what another call returns") -> None:
+        """Note that the result of a call is called, or does other harm."""
         inner = self.static(func.func) if isinstance(func, Call) else None
         name = self.note(inner.path if inner else RESULT, RESULT)
         name.called = True
-        name.harm = "calls what another call returns"
+        name.harm = harm
+
+    def computes(self, made: Call) -> None:
+        """Note that a name is looked up which is not written in the file, but computed."""
+        for part in made.args:
+            name = self.static(part)
+            if name is not None:
+                name.harm = "holds the name of what is looked up next"
+            elif not isinstance(part, str | PyString):
+                self.unknown(part, "computes the name of what is looked up next")
 
     def special(self, name: Name, args: tuple[Any, ...], call: Call | None) -> tuple[Any, tuple[Any, ...], bool] | None:
         """What is more to note of some functions. Returns the call that this one makes in turn."""
@@ -176,13 +199,8 @@ class Trace(Machine):
         else:
             name.harm = "compiles and runs Python source that the file holds, and that is more than a plain forward()"
 
-    def builds(self, target: Any) -> None:
-        """Note what BUILD plants in an object, to be called by a later opcode, and what it calls."""
-        if id(target) in self.reached:
-            name = self.reached[id(target)][1]
-            name.called, name.harm = True, "changes a class, function or module for the whole program"
-            return
-        _, state = target.mutations[-1]
+    def builds(self, target: Any, state: Any) -> None:
+        """Note what BUILD plants in an object, to be called by a later opcode."""
         for part in state[:2] if isinstance(state, tuple) else (state,):
             found = self.hooks(part)
             if found:
@@ -190,7 +208,12 @@ class Trace(Machine):
                 planted.update(found)
 
     def hooks(self, state: Any) -> dict[str, Any]:
-        """What a state holds under the names that opcodes call; its pairs are read once, however often it is used."""
+        """Return what a state holds under the names that opcodes call: anything, if a call makes the state.
+
+        Its pairs are read once, however often it is used.
+        """
+        if isinstance(state, Call | Global | Persistent):
+            return dict.fromkeys(PLANTED, state)
         pairs = state.pairs if isinstance(state, Dict) else ()
         before = self.states.get(id(state))
         read, found = (before.read, before.found) if before else (0, {})
@@ -204,12 +227,19 @@ class Trace(Machine):
 
     def triggers(self, opcode: str) -> None:
         """Note the call of a function that was planted in an object."""
-        planted = self.planted.get(id(self.stack[-1])) if self.stack else None
+        planted = self.planted.get(id(self.stack[-1])) if self.planted else None
         for hook in HOOKS[opcode] if planted else ():
             if planted and hook in planted[1]:
                 self.calls(planted[1][hook], (), False)
 
+    def changes(self, target: Any) -> None:
+        """Note that something is changed, if it is not the pickle's own."""
+        name = self.static(target)
+        if name is not None:
+            name.called, name.harm = True, CHANGES
 
+
+_NO_ITEM = object()  # what nothing is set, appended or added to
 _MAKERS = ("copyreg._reconstructor", "copyreg.__newobj__", "copyreg.__newobj_ex__")
 
 
@@ -237,30 +267,77 @@ def _tracing(trace: Machine) -> Trace:
 
 def _calling(handler: Handler, made: bool) -> Handler:
     def call(machine: Machine) -> None:
+        trace = _tracing(machine)
+        before = trace.refusals
         handler(machine)
-        made_now = machine.stack[-1]
-        _tracing(machine).calls(made_now.func, made_now.args, made, made_now)
+        made_now = trace.stack[-1]
+        trace.calls(made_now.func, made_now.args, made, made_now)
+        if trace.refusals != before and (name := trace.static(made_now.func)):
+            name.harm = "is called with what the file does not spell out"
 
     return call
 
 
-def _triggering(handler: Handler, opcode: str) -> Handler:
+def _mutating(handler: Handler, opcode: str) -> Handler:
     def mutate(machine: Machine) -> None:
-        handler(machine)
         trace = _tracing(machine)
+        item = trace.stack[-1] if trace.stack else _NO_ITEM
+        handler(machine)
+        target = trace.stack[-1]
         trace.triggers(opcode)
+        if item is not _NO_ITEM and not isinstance(target, list | Dict):
+            trace.changes(target)
         if opcode == "b":
-            trace.builds(trace.stack[-1])
+            trace.builds(target, item)
 
     return mutate
+
+
+def _framing(handler: Handler) -> Handler:
+    def frame(machine: Machine) -> None:
+        try:
+            handler(machine)
+        except FormatError as error:  # one that the end of the file cuts short is read by some, and not by others
+            error.hint = DISAGREE
+            raise
+
+    return frame
+
+
+def _naming(handler: Handler) -> Handler:
+    def name(machine: Machine) -> None:
+        try:
+            handler(machine)
+        except FormatError:  # where the file ends inside a line, pickle.py takes it, but for its last letter
+            lines = machine.data[machine.opcode_at + 1 :].split(b"\n", 2)
+            if len(lines) < 3:
+                lines[-1] = lines[-1][:-1]
+                machine.named(decoded(lines[0]), decoded(lines[1]) if len(lines) > 1 else "")
+            raise
+
+    return name
+
+
+def _looking_up(handler: Handler) -> Handler:
+    def look_up(machine: Machine) -> None:
+        handler(machine)
+        trace = _tracing(machine)
+        if type(trace.stack[-1]) is Call:
+            trace.computes(trace.stack[-1])
+
+    return look_up
 
 
 def _handlers() -> list[Handler]:
     table: list[Handler] = list(HANDLERS)
     for opcode, made in ((b"R", False), (b"\x81", True), (b"\x92", True), (b"o", False), (b"i", False)):
         table[opcode[0]] = _calling(HANDLERS[opcode[0]], made)
+    for code in b"ci":
+        table[code] = _naming(table[code])
     for name in HOOKS:
-        table[ord(name)] = _triggering(HANDLERS[ord(name)], name)
+        table[ord(name)] = _mutating(HANDLERS[ord(name)], name)
+    table[0x93] = _looking_up(HANDLERS[0x93])
+    table[0x95] = _framing(HANDLERS[0x95])
     return table
 
 

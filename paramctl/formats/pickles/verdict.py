@@ -48,7 +48,9 @@ def inspect(data: bytes, offset: int = 0) -> Safety:
     except FormatError as error:
         error.hint = error.hint or _warning(_uses(trace))
         raise
-    return Safety(_uses(trace), weights_only.refusal(data, offset))
+    uses = _uses(trace)
+    del trace  # its notes are large, and what comes next takes as many
+    return Safety(uses, weights_only.refusal(data, offset))
 
 
 def _uses(trace: Trace) -> tuple[Use, ...]:

@@ -87,10 +87,13 @@ class _Loader(Machine):
                 self.refused[path] = None
         return found
 
-    def refuse(self, why: str) -> None:
+    def refuse(self, what: str) -> None:
+        self.note_reason(f"it {what}")
+
+    def note_reason(self, why: str) -> None:
         """Note a reason that is no global, if it is the first of all."""
         if not self.reason and not self.refused:
-            self.reason = f"{why} (byte {self.opcode_at:,})"
+            self.reason = f"{why} (byte {self.base + self.opcode_at:,})"
 
 
 def _allowed(node: Any) -> str:
@@ -122,30 +125,30 @@ def _of_what(name: str) -> str:
 def _check_reduce(m: _Loader) -> None:
     path = _allowed(m.stack[-2])
     if not path or path in _NOT_CALLABLE:
-        m.refuse(f"it calls {path or 'what is no allowed global'}")
+        m.note_reason(f"it calls {path or 'what is no allowed global'}")
 
 
 def _check_newobj(m: _Loader) -> None:
     path = _allowed(m.stack[-2])
     if not path or path in _NOT_CLASSES:
-        m.refuse(f"it makes an object of {path or 'what is no allowed class'}")
+        m.note_reason(f"it makes an object of {path or 'what is no allowed class'}")
 
 
 def _check_build(m: _Loader) -> None:
     name = _class(m.stack[-2])
     if name not in _BUILT:
-        m.refuse(f"it sets the state of {_of_what(name)}")
+        m.note_reason(f"it sets the state of {_of_what(name)}")
 
 
 def _check_append(m: _Loader, target: Any) -> None:
     if type(target) is not list:
-        m.refuse(f"it appends to {_of_what(_class(target))}")
+        m.note_reason(f"it appends to {_of_what(_class(target))}")
 
 
 def _check_items(m: _Loader, target: Any) -> None:
     name = _class(target)
     if name not in _TABLES:
-        m.refuse(f"it sets items of {_of_what(name)}")
+        m.note_reason(f"it sets items of {_of_what(name)}")
 
 
 def _check_persistent(m: _Loader) -> None:
@@ -153,9 +156,9 @@ def _check_persistent(m: _Loader) -> None:
     if isinstance(pid, tuple) and pid:
         kind = pid[0].text if isinstance(pid[0], PyString) else pid[0]
         if kind != "storage":
-            m.refuse("it refers to something outside that is no storage")
+            m.note_reason("it refers to something outside that is no storage")
     elif type(pid) is not int:
-        m.refuse("it refers to something outside by what is no tuple")
+        m.note_reason("it refers to something outside by what is no tuple")
 
 
 def _check_text(m: _Loader) -> None:
@@ -163,7 +166,7 @@ def _check_text(m: _Loader) -> None:
     try:
         m.data[m.at + 1 : m.at + 1 + size].decode("utf-8")
     except UnicodeDecodeError:
-        m.refuse("it has text that is not UTF-8")
+        m.note_reason("it has text that is not UTF-8")
 
 
 def _under_mark(check: Callable[[_Loader, Any], None]) -> Callable[[_Loader], None]:
@@ -184,7 +187,7 @@ _CHECKS: dict[bytes, Callable[[_Loader], None]] = {
 
 
 def _unknown(m: _Loader) -> None:
-    m.refuse(f"opcode {NAMES[m.data[m.opcode_at]]}, which torch does not read here")
+    m.note_reason(f"opcode {NAMES[m.data[m.opcode_at]]}, which torch does not read here")
 
 
 def _checked(handler: Handler, check: Callable[[_Loader], None]) -> Handler:

@@ -57,7 +57,7 @@ class Code:
         return self._files[name.module].get(name.name)
 
     def _read(self, module: str) -> dict[str, ScriptClass]:
-        record = self._archive.records.get(f"{self._prefix}code/{module.replace('.', '/')}.py")
+        record = self._archive.find(f"{self._prefix}code/{module.replace('.', '/')}.py")
         if record is None:
             return {}
         self._left -= record.nbytes

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -26,11 +25,21 @@ from paramctl.files.content import Literal as LiteralSegment
 from paramctl.files.segments import Segment, pieces
 from paramctl.files.sources import Source
 from paramctl.formats.containers import strict_json, zips
-from paramctl.formats.containers.sections import Section, in_whole, spliced
+from paramctl.formats.containers.sections import Held, Section, in_whole, spliced
 from paramctl.formats.containers.zips import Archive, Piece, Record
+from paramctl.formats.pickles import unread_files
+from paramctl.formats.pickles.unread_files import PICKLE
 from paramctl.formats.pytorch import zip_file
-from paramctl.formats.pytorch.archives import alignment_of, byteorder_of, changed_piece, folder_of, kind, pickle_limit
-from paramctl.formats.pytorch.tensors import MAX_DIMS, MAX_INT
+from paramctl.formats.pytorch.archives import (
+    alignment_of,
+    byteorder_of,
+    changed_piece,
+    folder_of,
+    kind,
+    pickle_limit,
+    record_of,
+)
+from paramctl.model import shapes
 from paramctl.model.checkpoint import Checkpoint, Entry, Kind, Leaf, Loss, Param, Storage, View, span
 from paramctl.model.dtypes import BY_NAME
 from paramctl.progress import Watch, nobody
@@ -49,6 +58,7 @@ _DTYPES = (
     "complex128", "bool", "bfloat16", *[""] * 14, "uint16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz",
     "float8_e5m2fnuz", "float8_e8m0fnu", "uint32", "uint64",
 )  # fmt: skip
+MAX_AGAIN = 16  # tensors in an archive inside that several names share: components of a tensor of a subclass
 _SIGNATURE = re.compile(r'(?<!\\)"signature"\s*:\s*')
 _NAMED: tuple[Kind, ...] = ("parameter", "buffer")
 _PROGRAM = "serialized_exported_program.json"
@@ -154,16 +164,29 @@ def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """The pickles in the archive: those of archives inside it, sample inputs among them, and of opaque constants."""
     archive = zips.read(source)
     for name, record in archive.records.items():
-        if "/opaque_obj_" in name:
+        if "/opaque_obj_" in zips.folded(name):
             yield name, partial(archive.read, record, pickle_limit(record))
-        elif (section := _section(archive, record)) is not None:
-            yield from ((f"{name}: {part}", load) for part, load in _pickles(section))
+        elif (inside := _inside(archive, record)) is not None:
+            yield from ((f"{name}: {part}", load) for part, load in _pickles(inside))
 
 
-def _pickles(section: Section) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """The pickles of an archive in the archive; none where values only begin as one does."""
+def _inside(archive: Archive, record: Record) -> Source | None:
+    """A record that torch.load may be given, as a file of its own: an archive, or one that is called as such a file."""
+    if (section := _section(archive, record)) is not None:
+        return section
+    head = bytes(next(chunks((archive.content(record),)), b"")[: len(zips.MAGIC)])
+    if not head.startswith((zips.MAGIC, PICKLE) if zips.folded(record.name).endswith(".pt") else zips.MAGIC):
+        return None
+    return Held(archive.source, archive.read(record, pickle_limit(record)))
+
+
+def _pickles(inside: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """The pickles of a file in the archive; none where values only begin as an archive does."""
     try:
-        yield from zip_file.code(section)
+        if inside.read(0, len(zips.MAGIC)) == zips.MAGIC:
+            yield from zip_file.code(inside)
+        else:
+            yield from unread_files.code(inside)
     except (FormatError, Unsupported):
         return
 
@@ -195,7 +218,7 @@ class _Records(Mapping[str, Storage]):
         if bang and record_name in self._inner:
             storage = self._inner[record_name].saved[inside]
             return storage._replace(content=in_whole(storage.content))
-        record = self._archive.records[self._prefix + key]
+        record = record_of(self._archive, self._prefix + key)
         crc = record.crc32 if record.has_crc else None
         return Storage((self._archive.content(record),), record.nbytes, self._byteorder, crc)
 
@@ -248,10 +271,10 @@ class _Reader:
     def table(self, table: Table, kinds: _Kinds) -> Iterator[Entry]:
         """The tensors of one config, or of the one file that torch 2.7 wrote for them."""
         whole = f"{table.folder}{table.model}.pt"
-        if self.prefix + whole in self.archive.records:
+        if self.archive.find(self.prefix + whole):
             yield from self.saved(whole, "", kinds, table.is_weights)
             return
-        if self.prefix + table.config not in self.archive.records:
+        if self.archive.find(self.prefix + table.config) is None:
             raise FormatError(f"has no record {table.config}")
         config = self.json(table.config)
         self.configs[table] = config
@@ -273,16 +296,17 @@ class _Reader:
         yield self.param(table, name, f"{table.folder}{file}", _object(meta.get("tensor_meta"), name), kind)
 
     def param(self, table: Table, name: str, key: str, meta: dict[str, Any], kind: Kind) -> Param:
-        record = self.archive.records.get(self.prefix + key)
+        record = self.archive.find(self.prefix + key)
         if record is None:
             raise FormatError(f"tensor '{name}' lies in record {key}, which is not in the archive")
+        key = record.name[len(self.prefix) :]
         number = meta.get("dtype")
         known = type(number) is int and 0 <= number < len(_DTYPES) and _DTYPES[number]
         if not known:
             raise FormatError(f"tensor '{name}' has the unknown dtype {number!r}")
         dtype = BY_NAME[known]
-        shape, strides = (_sizes(meta.get(word), name) for word in ("sizes", "strides"))
-        offset = _size(meta.get("storage_offset"), name)
+        shape, strides = shapes.view(_numbers(meta.get("sizes")), _numbers(meta.get("strides")), name)
+        offset = shapes.count(_number(meta.get("storage_offset")), f"tensor '{name}' has an offset that is no count")
         grad = meta.get("requires_grad")
         device = _object(meta.get("device") or {}, name).get("type")
         param = Param(
@@ -293,8 +317,6 @@ class _Reader:
         if layout != STRIDED or (not record.nbytes and param.numel):  # of a fake tensor no values are saved
             word = _LAYOUTS[layout] if type(layout) is int and 0 <= layout < len(_LAYOUTS) else "unknown"
             param = param._replace(storage=None, offset=0, layout="meta" if layout == STRIDED else word)
-        elif len(shape) != len(strides):
-            raise FormatError(f"tensor '{name}' has {len(shape)} sizes and {len(strides)} strides")
         elif (reach := span(shape, strides)) and (offset + reach) * dtype.bits > record.nbytes * 8:
             what = f"reaches element {offset + reach:,} of a record of {record.nbytes:,} bytes"
             raise FormatError(f"tensor '{name}' {what}")
@@ -302,11 +324,16 @@ class _Reader:
 
     def saved(self, name: str, path: str, kinds: _Kinds, is_weights: bool) -> Iterator[Entry]:
         """What a file of torch.save in the archive holds."""
-        record = self.archive.records.get(self.prefix + name)
-        section = _section(self.archive, record) if record is not None else None
-        if section is None:
-            raise Unsupported(f"record {name} is no archive of torch.save, or is compressed once more")
-        checkpoint = self.inner[name] = zip_file.read(section)
+        record = self.archive.find(self.prefix + name)
+        name = record.name[len(self.prefix) :] if record else name
+        checkpoint = self.inner.get(name)
+        if checkpoint is None:
+            section = _section(self.archive, record) if record is not None else None
+            if section is None:
+                raise Unsupported(f"record {name} is no archive of torch.save, or is compressed once more")
+            checkpoint = self.inner[name] = zip_file.read(section)
+        elif len(checkpoint.entries) > MAX_AGAIN:
+            raise FormatError(f"several tensors lie in record {name}, which holds {len(checkpoint.entries):,} things")
         for entry in checkpoint.entries:
             inside = f"{path}.{entry.path}" if path and entry.path else path or entry.path
             if isinstance(entry, Leaf):
@@ -320,7 +347,7 @@ class _Reader:
         return _object(strict_json.parse(self.text(name), f"record {name}"), name)
 
     def text(self, name: str) -> str:
-        record = self.archive.records.get(self.prefix + name)
+        record = self.archive.find(self.prefix + name)
         return self.archive.read(record, pickle_limit(record)).decode("utf-8", "replace") if record else ""
 
 
@@ -366,21 +393,14 @@ def _object(found: object, where: str) -> dict[str, Any]:
     return found
 
 
-def _sizes(found: object, name: str) -> tuple[int, ...]:
-    if not isinstance(found, list) or len(found) > MAX_DIMS:
-        raise FormatError(f"tensor '{name}' has no list of at most {MAX_DIMS} sizes")
-    sizes = tuple(_size(item, name) for item in found)
-    if prod(sizes) >= MAX_INT:
-        raise FormatError(f"tensor '{name}' has a shape too large for any file")
-    return sizes
+def _numbers(found: object) -> object:
+    """Return what a list of `{"as_int": 3}` says, and anything else as it is."""
+    return [*map(_number, found)] if isinstance(found, list) else found
 
 
-def _size(found: object, name: str) -> int:
-    """The number in `{"as_int": 3}`; a saved tensor has no symbols for sizes."""
-    size = found.get("as_int") if isinstance(found, dict) else None
-    if type(size) is not int or not 0 <= size < MAX_INT:
-        raise FormatError(f"tensor '{name}' has a size that is no count")
-    return size
+def _number(found: object) -> object:
+    """Return the number in `{"as_int": 3}`; a saved tensor has no symbols for sizes."""
+    return found.get("as_int") if isinstance(found, dict) else None
 
 
 # --- writing -------------------------------------------------------------------------------------
@@ -471,7 +491,7 @@ class _Writer:
         """An archive inside as it is now, its storages by their own keys."""
         start = f"{name}{INSIDE}"
         keys = {f"{start}{key}": key for key in saved.storages}
-        number = max((int(key) for key in saved.storages if key.isdecimal()), default=-1) + 1
+        number = max((n for key in saved.storages if (n := shapes.number(key)) is not None), default=-1) + 1
         params: dict[int, Param] = {}
         at = {id(param): i for i, param in enumerate(saved.params)}
         for param in self.checkpoint.params:

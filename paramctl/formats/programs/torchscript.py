@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from paramctl.errors import FormatError, UsageError
 from paramctl.files.segments import Segment
 from paramctl.files.sources import Source
-from paramctl.formats.containers import zips
+from paramctl.formats.containers import zip_pickles, zips
 from paramctl.formats.containers.zips import Archive
 from paramctl.formats.pickles import reader, writer
 from paramctl.formats.pickles.nodes import Call, Dict, Global, Persistent, is_key, slots
@@ -32,6 +32,7 @@ from paramctl.formats.pytorch.archives import (
     folder_of,
     kind,
     pickle_limit,
+    record_of,
 )
 from paramctl.formats.pytorch.edits import Editor, Rewriter, Walk
 from paramctl.formats.pytorch.layers import describe_layer
@@ -62,13 +63,13 @@ def read(source: Source) -> Checkpoint:
     archive = zips.read(source)
     prefix = folder_of(archive)
     check_version(archive, prefix)
-    if f"{prefix}data.pkl" not in archive.records:
+    if archive.find(f"{prefix}data.pkl") is None:
         raise FormatError("has constants and no modules (no record data.pkl)")
     pickle, storages = _part(archive, prefix, "data")
     objects = _Modules(pickle, storages, Code(archive, prefix))
     listing = objects.run()
     part, entries = "data", listing.entries
-    if not any(isinstance(entry, Param) for entry in entries) and f"{prefix}constants.pkl" in archive.records:
+    if not any(isinstance(entry, Param) for entry in entries) and archive.find(f"{prefix}constants.pkl"):
         part = "constants"
         pickle, storages = _part(archive, prefix, part)
         entries = (*entries, *_constants(pickle, storages))
@@ -83,7 +84,7 @@ def read(source: Source) -> Checkpoint:
         sources=(source,),
         document=Document(
             storages,
-            archive.records[f"{prefix}{part}.pkl"],
+            record_of(archive, f"{prefix}{part}.pkl"),
             pickle,
             _ScriptEditor(pickle, saved, _storage_id),
             alignment_of(archive, prefix),
@@ -123,10 +124,7 @@ def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
 
 def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """The pickles in the archive, each with the name of its record, but for those that only help with debugging."""
-    archive = zips.read(source)
-    for name, record in archive.records.items():
-        if name.endswith(".pkl"):
-            yield name, partial(archive.read, record, pickle_limit(record))
+    return zip_pickles.code(source)
 
 
 # --- listing -------------------------------------------------------------------------------------
@@ -134,7 +132,7 @@ def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
 
 def _part(archive: Archive, prefix: str, name: str) -> tuple[Pickle, _ScriptStorages]:
     """One of the archive's pickles, and the storages that it names."""
-    record = archive.records[f"{prefix}{name}.pkl"]
+    record = record_of(archive, f"{prefix}{name}.pkl")
     pickle = reader.read(archive.read(record, pickle_limit(record)))
     return pickle, _ScriptStorages(archive, f"{prefix}{name}/", byteorder_of(archive, prefix))
 
@@ -197,7 +195,7 @@ class _Modules(Objects):
         known = self.code.find(node.func)
         if known is not None and not known.is_module:
             return None, None
-        self.left -= len(state.container.pairs)  # all are looked at, listed or not, each time the module is met
+        self.budget.spend(len(state.container.pairs))  # all are looked at, listed or not, each time it is met
         self.modules[path] = _described(node, state.container, known)
         return self.attributes(state, known), state
 
@@ -213,7 +211,7 @@ class _Modules(Objects):
                     found["buffer" if kind == "buffer" else "parameter"].append((name, value, state, i, kind))
             elif self.is_module(value):
                 found["module"].append((name, value, state, i, "tensor"))
-            elif name[:1] != "_" and name != "training" and self.as_plain(untagged(value)) is not None:
+            elif name[:1] != "_" and name != "training" and self.as_plain(untagged(value))[0] is not None:
                 found["plain"].append((name, untagged(value), state, i, "tensor"))
         for children in found.values():
             yield from children

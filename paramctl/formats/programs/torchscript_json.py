@@ -15,9 +15,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from itertools import count
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,7 +23,7 @@ from paramctl.errors import FormatError
 from paramctl.files.content import Literal
 from paramctl.files.segments import Segment
 from paramctl.files.sources import Source
-from paramctl.formats.containers import strict_json, zips
+from paramctl.formats.containers import strict_json, zip_pickles, zips
 from paramctl.formats.containers.zips import Archive, Piece, Record
 from paramctl.formats.programs import torchscript
 from paramctl.formats.pytorch.archives import (
@@ -36,8 +34,9 @@ from paramctl.formats.pytorch.archives import (
     folder_of,
     kind,
     pickle_limit,
+    record_of,
 )
-from paramctl.formats.pytorch.tensors import MAX_DIMS, MAX_INT
+from paramctl.model import shapes
 from paramctl.model.checkpoint import Checkpoint, Loss, Param, Quantizer, View, span
 from paramctl.model.dtypes import BY_NAME
 from paramctl.progress import Watch, nobody
@@ -87,7 +86,7 @@ def read(source: Source) -> Checkpoint:
     archive = zips.read(source)
     prefix = folder_of(archive)
     check_version(archive, prefix)
-    record = archive.records[prefix + MODEL]
+    record = record_of(archive, prefix + MODEL)
     where = f"record {MODEL}"
     model = _object(strict_json.parse(archive.read(record, pickle_limit(record)), where), where)
     table = _Table(archive, prefix, _list(model, "tensors", where))
@@ -125,11 +124,12 @@ def layout(checkpoint: Checkpoint) -> Iterator[Segment]:
     edited, new = dict(checkpoint.edited), _new_names(checkpoint, document)
     changed: dict[str, Piece] = {}
     for key in edited.keys() - new.keys():
-        record = archive.records[prefix + key]
+        record = record_of(archive, prefix + key)
         changed[record.name] = changed_piece(record.name, record, edited[key])
     if moved := _moved(checkpoint):
         text = json.dumps(_with_moved(document.model, moved, new)).encode()
-        changed[prefix + MODEL] = Piece(prefix + MODEL, archive.records[prefix + MODEL], (Literal(text),))
+        record = record_of(archive, prefix + MODEL)
+        changed[record.name] = Piece(record.name, record, (Literal(text),))
     records = sorted(archive.records.values(), key=lambda record: record.header)
     pieces = [changed.get(record.name) or Piece(record.name, record) for record in records]
     last = max((i for i, piece in enumerate(pieces, 1) if piece.name.startswith(prefix + FOLDER)), default=0)
@@ -161,10 +161,7 @@ def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
 
 def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """The pickles in the archive, which hold the values of attributes, each with the name of its record."""
-    archive = zips.read(source)
-    for name, record in archive.records.items():
-        if name.endswith(".pkl"):
-            yield name, partial(archive.read, record, pickle_limit(record))
+    return zip_pickles.code(source)
 
 
 # --- reading -------------------------------------------------------------------------------------
@@ -204,7 +201,7 @@ class _Table:
     def param(self, path: str, definition: dict[str, Any], word: str) -> Param:
         """The tensor that a parameter's or a buffer's definition names."""
         where = f"tensor '{path}'"
-        number = _integer(definition.get("tensorId", 0), where)
+        number = _count(definition.get("tensorId", 0), where)
         if number >= len(self._lines):
             raise FormatError(f"{where} has the number {number}, and there are {len(self._lines):,} tensors")
         param = self.tensor(number, path)._replace(kind="buffer" if word == "buffers" else "parameter")
@@ -219,10 +216,9 @@ class _Table:
         dtype = BY_NAME.get(_DTYPES.get(str(line.get("dataType")), ""))
         if dtype is None:
             raise FormatError(f"{where} has the unknown dtype {line.get('dataType')!r}")
-        shape, strides = (_integers(_list(line, each, where), where) for each in ("dims", "strides"))
-        offset = _integer(line.get("offset", 0), where)
-        if len(shape) != len(strides) or len(shape) > MAX_DIMS or prod(shape) >= MAX_INT:
-            raise FormatError(f"{where} has no shape that a tensor can have")
+        dims, steps = ([*map(_number, _list(line, each, where))] for each in ("dims", "strides"))
+        shape, strides = shapes.view(dims, steps, path)
+        offset = _count(line.get("offset", 0), where)
         if (reach := span(shape, strides)) and (offset + reach) * dtype.itemsize > record.nbytes:
             raise FormatError(
                 f"{where} reaches element {offset + reach:,} of a record of {record.nbytes:,} bytes ({key})"
@@ -235,7 +231,7 @@ class _Table:
         return _quantized(param, line, where) if line.get("isQuantized") is True else param
 
     def _record(self, key: object, where: str) -> Record:
-        record = self._archive.records.get(f"{self._prefix}{key}")
+        record = self._archive.find(f"{self._prefix}{key}")
         if not isinstance(key, str) or record is None or not key.startswith(FOLDER):
             raise FormatError(f"{where} lies in record {key!r}, which the archive does not have for tensors")
         return record
@@ -246,7 +242,9 @@ def _quantized(param: Param, line: dict[str, Any], where: str) -> Param:
     word, scale = _QUANTIZED.get(param.dtype.name), line.get("scale", 0)
     if word is None or isinstance(scale, bool) or not isinstance(scale, int | float) or abs(scale) > LARGEST_SCALE:
         raise FormatError(f"{where} is quantized in a way that no tensor is")
-    zero_point = _integer(line.get("zeroPoint", 0), where, signed=True)
+    zero_point = _number(line.get("zeroPoint", 0))
+    if type(zero_point) is not int or not -(1 << 31) <= zero_point < 1 << 31:
+        raise FormatError(f"{where} has a zero point that is no number of 32 bits (record {MODEL})")
     quantizer = Quantizer("per_tensor_affine", float(scale), zero_point)
     return param._replace(dtype=BY_NAME[word], layout="quantized", quantizer=quantizer)
 
@@ -264,17 +262,14 @@ def _list(owner: dict[str, Any], key: str, where: str) -> list[Any]:
     return found
 
 
-def _integers(found: list[Any], where: str) -> tuple[int, ...]:
-    return tuple([_integer(each, where) for each in found])
+def _count(found: object, where: str) -> int:
+    number = _number(found)
+    return shapes.count(number, f"{where} has {number!r} where a count belongs (record {MODEL})")
 
 
-def _integer(found: object, where: str, *, signed: bool = False) -> int:
-    """A number, which the JSON form of a protocol buffer has as a string."""
-    if isinstance(found, str) and _INTEGER.fullmatch(found):
-        found = int(found)
-    if type(found) is not int or not (-MAX_INT if signed else 0) <= found < MAX_INT:
-        raise FormatError(f"{where} has {found!r} where a count belongs (record {MODEL})")
-    return found
+def _number(found: object) -> object:
+    """Return the number in a string, as the JSON form of a protocol buffer has it, and anything else as it is."""
+    return int(found) if isinstance(found, str) and _INTEGER.fullmatch(found) else found
 
 
 # --- writing -------------------------------------------------------------------------------------

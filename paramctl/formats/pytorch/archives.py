@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from paramctl.errors import FormatError, some
+from paramctl.errors import FormatError, TwoReadings, some
 from paramctl.files.content import Literal as LiteralSegment
 from paramctl.files.segments import Segment
 from paramctl.files.sources import Source
@@ -22,7 +22,7 @@ from paramctl.formats.pickles.reader import Pickle
 from paramctl.formats.pytorch.edits import Editor, Edits
 from paramctl.formats.pytorch.tensors import Stored
 from paramctl.model.checkpoint import Checkpoint, Storage
-from paramctl.model.dtypes import BY_STORAGE, DType
+from paramctl.model.dtypes import BY_NAME, BY_STORAGE, DType
 from paramctl.progress import Watch, nobody
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 Kind = Literal["torch.save", "TorchScript", "TorchScript of 1.0", "torch.export"]
 
 MAX_PICKLE = 256 << 20  # bytes of data.pkl, inflated
-MAX_RATIO = 64  # inflated bytes of data.pkl for one in the file, so that work is bounded by the file's size
+MAX_RATIO = 16  # inflated bytes of data.pkl for one in the file, so that work is bounded by the file's size; 5 is usual
+SMALL_PICKLE = 256 << 10  # inflated bytes beyond that
 MAX_HELPER = 64 << 10  # bytes of version, byteorder, …
 VERSIONS = range(1, 11)  # of the archive; torch 2.13 reads 1 to 10 and writes 3
 ALIGNMENT = 64  # bytes, unless the archive says otherwise
@@ -43,20 +44,20 @@ def kind(source: Source) -> Kind:
     """Which of torch's archives a zip file is; one that cannot be read, or is none of them, counts as torch.save's."""
     try:
         directory = zips.directory(source)
-        if not any(mark in directory for mark in _MARKS):  # a quick look: most are not worth a second one
+        lower = directory.lower()
+        if not any(mark in lower for mark in _MARKS):  # a quick look: most are not worth a second one
             return "torch.save"
         archive = zips.read(source)
     except FormatError:
         return "torch.save"
-    names = archive.records
-    prefix = folder_of(archive) if names else ""
-    if f"{prefix}constants.pkl" in names:
+    prefix = folder_of(archive) if archive.records else ""
+    if f"{prefix}constants.pkl" in archive.records:
         return "TorchScript"
-    if f"{prefix}data.pkl" in names:
+    if archive.find(f"{prefix}data.pkl"):
         return "torch.save"
-    if f"{prefix}archive_format" in names or "serialized_exported_program.json" in names:
+    if archive.find(f"{prefix}archive_format") or "serialized_exported_program.json" in archive.records:
         return "torch.export"
-    return "TorchScript of 1.0" if f"{prefix}model.json" in names else "torch.save"
+    return "TorchScript of 1.0" if archive.find(f"{prefix}model.json") else "torch.save"
 
 
 def folder_of(archive: Archive) -> str:
@@ -67,17 +68,25 @@ def folder_of(archive: Archive) -> str:
     return first[: first.index("/") + 1] if "/" in first else ""
 
 
+def record_of(archive: Archive, name: str) -> Record:
+    """Return the record that torch finds under a name. Raises FormatError if there is none."""
+    record = archive.find(name)
+    if record is None:
+        raise FormatError(f"has no record {name}")
+    return record
+
+
 def pickle_limit(record: Record) -> int:
-    return min(MAX_PICKLE, MAX_RATIO * record.packed + MAX_HELPER)
+    return min(MAX_PICKLE, MAX_RATIO * record.packed + SMALL_PICKLE)
 
 
 def helper(archive: Archive, name: str) -> bytes | None:
-    record = archive.records.get(name)
+    record = archive.find(name)
     return None if record is None else archive.read(record, MAX_HELPER).strip()
 
 
 def check_version(archive: Archive, prefix: str) -> None:
-    text = helper(archive, f"{prefix}version") or helper(archive, f"{prefix}.data/version") or b"1"
+    text = helper(archive, f"{prefix}.data/version") or helper(archive, f"{prefix}version") or b"1"
     if not re.fullmatch(rb"[0-9]{1,9}", text) or int(text) not in VERSIONS:
         raise FormatError(
             f"says version {text[:20]!r}, and torch reads {VERSIONS[0]} to {VERSIONS[-1]} (record version)"
@@ -108,18 +117,48 @@ class Storages(Mapping[str, Storage]):
         self.archive = archive
         self.folder = folder
         self.byteorder = byteorder
+        self.is_respelt = False  # whether some key is in another case of letters than the record it names
 
     def __getitem__(self, key: str) -> Storage:
-        record = self.archive.records[self.folder + key]
+        record = self.archive.find(self.folder + key)
+        if record is None:
+            raise KeyError(key)
         crc = record.crc32 if record.has_crc else None
         return Storage((self.archive.content(record),), record.nbytes, self.byteorder, crc)
 
     def __iter__(self) -> Iterator[str]:
-        start = len(self.folder)
-        return (name[start:] for name in self.archive.records if name.startswith(self.folder))
+        return (key for name in self.archive.records if (key := self.key_of(name)) is not None)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+    def key_of(self, name: str) -> str | None:
+        """Return the key of the storage in the record of that name; None for a record outside the folder."""
+        size = len(self.folder)
+        inside = name.startswith(self.folder) or zips.folded(name[:size]) == zips.folded(self.folder)
+        return name[size:] if inside else None
+
+    def own_key(self, key: str) -> str:
+        """Return a key as the archive spells it, which torch finds in any case of letters."""
+        record = self.archive.find(self.folder + key)
+        return record.name[len(self.folder) :] if record else key
+
+    def check_named(self, pickle: Pickle) -> None:
+        """Raise TwoReadings where a pickle names a storage with two dtypes, or spells its key in two ways.
+
+        torch gives a storage the dtype of the id it meets first, and reads it anew for each spelling.
+        """
+        if sum("Storage" in word.name for word in pickle.globals) < 2 and not self.is_respelt:
+            return
+        named: dict[str, tuple[str, DType | None]] = {}
+        for key, word in {found for node in pickle.persistent if (found := _key_and_word(node))}:
+            dtype = self.words.get(word, BY_NAME["uint8"])
+            first, other = named.setdefault(zips.folded(key), (key, dtype))
+            if first != key:
+                raise TwoReadings(f"storage {first!r} is named as {key!r} too")
+            record = self.archive.find(self.folder + key)
+            if other != dtype and record is not None and record.nbytes:
+                raise TwoReadings(f"storage {key!r} is named with two dtypes, and torch takes the first for both")
 
     def open(self, key: str) -> Storage:
         return self[key]
@@ -138,6 +177,8 @@ class Storages(Mapping[str, Storage]):
         if dtype is None and word.name not in ("UntypedStorage", "_UntypedStorage"):
             raise FormatError(f"storage {key!r} is of the unknown class {word.full}")
         record = self.archive.records.get(self.folder + key) if key is not None else None
+        if record is None and key is not None and (record := self.archive.find(self.folder + key)):
+            key, self.is_respelt = self.own_key(key), True
         if record is None or key is None:
             raise FormatError(f"storage {key!r} is not in the archive")
         bits = dtype.bits if dtype and dtype.bits > 8 else 8  # of elements smaller than a byte torch counts the bytes
@@ -146,6 +187,15 @@ class Storages(Mapping[str, Storage]):
                 f"storage {key!r} claims {numel!r} elements of {bits} bits; its record has {record.nbytes:,} bytes"
             )
         return Stored(key, dtype, record.nbytes, text_of(device) or "cpu")
+
+
+def _key_and_word(node: Persistent) -> tuple[str, str] | None:
+    """Return the key and the class that the id of a storage says; None for what is none."""
+    pid = node.pid
+    if not isinstance(pid, tuple) or len(pid) < 5 or not isinstance(pid[1], Global):
+        return None
+    key = text_of(pid[2])
+    return None if key is None else (key, pid[1].name)
 
 
 def text_of(node: object) -> str | None:
@@ -171,26 +221,26 @@ class Document:
         archive, folder = self.storages.archive, self.storages.folder
         edits = self.editor.edits(checkpoint)
         edited = dict(checkpoint.edited)
-        gone: set[str] = set()
+        gone: set[str | None] = set()
         pickle: bytes | None = None
         if edits:
             pickle = self.pickled(self.pickle.root, self.pickle.protocol, edits)
-            before, after = keys_of(self.pickle), keys_of(reader.read(pickle))
+            before, after = self.keys_of(self.pickle), self.keys_of(reader.read(pickle))
             gone = before - after
             edited = {key: storage for key, storage in edited.items() if key in after}
         pieces: list[Piece] = []
         last_storage = 0
         for record in sorted(archive.records.values(), key=lambda record: record.header):
-            key = record.name.removeprefix(folder)
-            if key in gone and key != record.name:
+            key = self.storages.key_of(record.name)
+            if key in gone:
                 continue
             if pickle is not None and record.name == self.record.name:
                 pieces.append(Piece(record.name, record, (LiteralSegment(pickle),)))
-            elif key != record.name and key in edited:
+            elif key is not None and key in edited:
                 pieces.append(changed_piece(record.name, record, edited.pop(key)))
             else:
                 pieces.append(Piece(record.name, record))
-            if key != record.name:
+            if key is not None:
                 last_storage = len(pieces)
         new = [changed_piece(f"{folder}{key}", None, storage) for key, storage in edited.items()]
         at = last_storage or len(pieces)
@@ -207,12 +257,17 @@ class Document:
             name = self.record.name.rpartition("/")[2]
             what = f"{self.record.nbytes - self.pickle.end:,} bytes follow the end of the pickle (record {name})"
             yield Finding("warning", "integrity", "trailing", None, what)
-        used = keys_of(self.pickle)
-        unused = [name for name in archive.records if name.startswith(folder) and name.removeprefix(folder) not in used]
-        if nbytes := sum(archive.records[name].nbytes for name in unused):
-            names = some([name.removeprefix(folder) for name in unused])
+        used = self.keys_of(self.pickle)
+        unused = [key for key in self.storages if key not in used]
+        if nbytes := sum(record.nbytes for key in unused if (record := archive.find(folder + key))):
+            names = some(unused)
             what = f"no tensor uses {nbytes:,} bytes of stored values (storages {names})"
             yield Finding("note", "integrity", "unused-storage", None, what)
+
+
+    def keys_of(self, pickle: Pickle) -> set[str | None]:
+        """Return the keys of all storages that a pickle names, as the archive spells them."""
+        return {self.storages.own_key(key) for key in keys_of(pickle)}
 
 
 def changed_piece(name: str, record: Record | None, storage: Storage) -> Piece:

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from paramctl.formats.pickles.nodes import Call, Dict, PyString, class_of
+from paramctl.formats.pytorch.tensors import without_size
 from paramctl.model.checkpoint import Module
+from paramctl.model.shapes import MAX_DIMS, is_count
 
 MAX_TEXT = 60  # characters of attributes behind a class's name
 _OWN = ("training", "dump_patches", "call_super_init")
@@ -25,7 +27,7 @@ def describe_layer(node: Call, state: Dict) -> Module:
     if known and isinstance(bias, Dict | Call) and any(_text(k) == "bias" and v is None for k, v in bias.pairs):
         inside += ", no bias"
     padding = attributes.get("padding_idx")
-    return Module(name, f"{name}({inside})" if inside else name, padding if type(padding) is int else None)
+    return Module(name, f"{name}({inside})" if inside else name, padding if is_count(padding) else None)
 
 
 def _class_name(node: Call, attributes: dict[str, Any]) -> str:
@@ -34,7 +36,7 @@ def _class_name(node: Call, attributes: dict[str, Any]) -> str:
         return held
     cls = class_of(node.func)
     if cls is not None and cls.name in ("__newobj__", "_reconstructor"):
-        cls = class_of(node.args[0]) if node.args else cls
+        cls = class_of(node.args[0]) if isinstance(node.args, tuple) and node.args else cls
     if cls is not None and cls.name == "reduce_graph_module":
         return "GraphModule"
     return cls.name.rsplit(".", 1)[-1] if cls is not None else "Module"
@@ -49,11 +51,10 @@ def _bilinear(at: dict[str, Any]) -> str:
 
 
 def _conv(at: dict[str, Any]) -> str:
-    kernel = " × ".join(str(n) for n in at["kernel_size"])
-    text = f"{_value(at['in_channels'])} → {_value(at['out_channels'])}, kernel {kernel}"
-    if any(n != 1 for n in at.get("stride", ())):
-        text += ", stride " + " × ".join(str(n) for n in at["stride"])
-    return text + (f", {at['groups']} groups" if at.get("groups", 1) != 1 else "")
+    text = f"{_value(at['in_channels'])} → {_value(at['out_channels'])}, kernel {_sizes(at['kernel_size'])}"
+    strides = at.get("stride", ())
+    text += f", stride {_sizes(strides)}" if strides and any(n != 1 for n in strides) else ""
+    return text + (f", {_value(at['groups'])} groups" if at.get("groups", 1) != 1 else "")
 
 
 def _embedding(at: dict[str, Any]) -> str:
@@ -72,8 +73,7 @@ def _features(at: dict[str, Any]) -> str:
 
 
 def _layer_norm(at: dict[str, Any]) -> str:
-    shape = at["normalized_shape"]
-    return " × ".join(str(n) for n in (shape if isinstance(shape, tuple) else shape.args[0]))
+    return _sizes(without_size(at["normalized_shape"]))
 
 
 def _group_norm(at: dict[str, Any]) -> str:
@@ -117,17 +117,28 @@ def _generic(attributes: dict[str, Any]) -> str:
 
 
 def _is_plain(value: object) -> bool:
+    """Return whether an attribute is printed: a text, a number of up to 64 bits, or up to four of those."""
     if isinstance(value, tuple):
-        return 0 < len(value) <= 4 and all(isinstance(item, bool | int | float) for item in value)
-    return isinstance(value, bool | int | float | str | PyString)
+        return 0 < len(value) <= 4 and all(map(_is_number, value))
+    return isinstance(value, str | PyString) or _is_number(value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and value.bit_length() <= 64)
 
 
 def _value(value: object) -> str:
-    if isinstance(value, str | PyString):
-        return _text(value)[:MAX_TEXT]
-    if not _is_plain(value) or (isinstance(value, int) and value.bit_length() > 64):
+    """Return an attribute as text. Raise TypeError where it is not plain: a class of that name is not torch's."""
+    if not _is_plain(value):
         raise TypeError("not an attribute to print")
-    return str(value)
+    return _text(value)[:MAX_TEXT] if isinstance(value, str | PyString) else str(value)
+
+
+def _sizes(value: object) -> str:
+    """Return sizes as text: `3 × 3`. Raise TypeError where they are none."""
+    if not isinstance(value, tuple | list) or len(value) > MAX_DIMS:
+        raise TypeError("not sizes to print")
+    return " × ".join(map(_value, value))
 
 
 def _text(key: object) -> str:

@@ -40,6 +40,7 @@ from paramctl.formats.pytorch.old_storages import (
 from paramctl.formats.pytorch.tensors import Stored, storage_id
 from paramctl.model.checkpoint import Checkpoint, Entry, Loss, Param
 from paramctl.model.dtypes import DType
+from paramctl.model.shapes import int_text
 from paramctl.progress import Watch, nobody
 
 if TYPE_CHECKING:
@@ -163,7 +164,9 @@ def _pickle(source: Source, start: int, number: int) -> Pickle:
 
 
 def _short(node: object) -> str:
-    return repr(node)[:20] if isinstance(node, int | str) else f"{type(node).__name__!r}"
+    if isinstance(node, int):
+        return int_text(node)
+    return repr(node)[:20] if isinstance(node, str) else f"{type(node).__name__!r}"
 
 
 def _storages(source: Source, saved: Pickle, keys: Pickle, start: int) -> tuple[Storages, int]:

@@ -6,20 +6,25 @@ parts are shared.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
 from paramctl.errors import FormatError
-from paramctl.formats.pickles.nodes import Call, Dict, FrozenSet, Global, Persistent, PyString, Set, describe
+from paramctl.formats.pickles.nodes import ARGS, Call, Dict, FrozenSet, Global, Persistent, PyString, Set, describe
 from paramctl.formats.pickles.reader import Pickle
 from paramctl.formats.pytorch.layers import describe_layer
-from paramctl.formats.pytorch.tensors import Place, Step, Storages, is_tensor, read_tensor
+from paramctl.formats.pytorch.tensors import Place, Remembered, Step, Storages, is_tensor, read_tensor
+from paramctl.model.budget import Budget
 from paramctl.model.checkpoint import Entry, Kind, Leaf, Module
 from paramctl.model.keys import Found, InTuple, Keys, Position, path_of
+from paramctl.model.shapes import int_text, is_short
 
 MAX_DEPTH = 500  # containers within containers; a real model stays under 50
 PLAIN_ITEMS = 10_000  # elements of a list of numbers that are listed as one value
+WALKED = 4  # things that are looked at for each opcode of a pickle: some are reached on several paths
+WRITTEN = 16  # characters of paths and texts for each byte of it, for the same reason
+ANY_TEXT = 1 << 22  # characters of them that any file may have
 SEARCHED = 20  # params, and values of each, among which an optimizer's moments are looked for
 
 
@@ -63,23 +68,25 @@ class Walk:
     """The entries of one pickled object; a subclass may know more containers."""
 
     def __init__(self, pickle: Pickle, storages: Storages) -> None:
-        self.storages = storages
+        self.storages = Remembered(storages)
         self.root = pickle.root
-        self.left = 16 * pickle.opcodes + 10_000
+        self.budget = Budget(WALKED * pickle.opcodes)
+        self.text = Budget(WRITTEN * pickle.end, ANY_TEXT)
         self.entries: list[Entry] = []
         self.modules: dict[str, Module] = {}
         self.open: set[int] = set()
         self.frames: list[_Frame] = []
-        self.plain: dict[int, object] = {}
+        self.plain: dict[int, tuple[object, int]] = {}
+        self.marks: dict[int, frozenset[str]] = {}
+        self.states: dict[int, State | None] = {}
+        self.objects: dict[int, Leaf] = {}  # what is listed of each object that holds nothing
+        self.layers: dict[int, Module] = {}
 
     def run(self) -> Listing:
         self.visit("", False, self.root, None, 0, "tensor", None)
         while self.frames:
             frame = self.frames[-1]
             for name, node, step, position, kind in frame.children:
-                self.left -= 1
-                if self.left < 0:
-                    raise FormatError("shares its parts so often that listing them would not end")
                 path = f"{frame.path}.{name}" if frame.named else name
                 if self.visit(path, True, node, step, position, kind, frame.module):
                     break
@@ -92,6 +99,12 @@ class Walk:
         self, path: str, named: bool, node: object, step: Step | None, position: int, kind: Kind, module: Step | None
     ) -> bool:
         """List a leaf, or open a container and say so."""
+        self.text.spend(len(path))
+        if id(node) in self.objects:
+            self.budget.spend(1)
+            self.entries.append(self.objects[id(node)]._replace(path=path))
+            return False
+        self.budget.spend(_size(node))
         if type(node) is Call and is_tensor(node):
             self.entries.append(read_tensor(Place(path, kind, node, step, position, module), self.storages))
             return False
@@ -100,7 +113,10 @@ class Walk:
             return False
         children, owner = self.children(node, path, step, position, kind)
         if children is None:
-            self.entries.append(self.leaf(path, node))
+            leaf = self.leaf(path, node)
+            if leaf.is_object:
+                self.objects[id(node)] = leaf
+            self.entries.append(leaf)
             return False
         if len(self.frames) >= MAX_DEPTH:
             raise FormatError(f"nests deeper than {MAX_DEPTH} containers")
@@ -114,16 +130,16 @@ class Walk:
         """A container's children, and its own step where it is a module."""
         here = Step(node, step, position)
         if isinstance(node, Dict):
-            own: Kind = "optimizer" if _is_optimizer(node) else kind
+            own: Kind = "optimizer" if self.is_marked(node, _OPTIMIZER) else kind
             return (_pairs(node, here, own) if node.pairs else None), None
         if isinstance(node, list | tuple):
-            plain = not node or self.as_plain(node) is not None
+            plain = not node or self.as_plain(node)[0] is not None
             return (None if plain else _elements(node, here, kind)), None
         if not isinstance(node, Call):
             return None, None
-        state = module_state(node, here)
+        state = self.module_state(node, here)
         if state is not None:
-            self.modules[path] = describe_layer(node, state.container)
+            self.modules[path] = self.layer(node, state.container)
             return _module_children(state), here
         if node.pairs:
             return _items(node, here, kind), None
@@ -131,19 +147,50 @@ class Walk:
             return _appended(node, here, kind), None
         return _ordered_dict(node, here, kind), None
 
+    def module_state(self, node: Call, here: Step) -> Step | None:
+        """Return the step of a module's attributes, which are searched for once, however often the object is met."""
+        if id(node) not in self.states:
+            self.budget.spend(sum(_size(held) for verb, held in node.mutations or () if verb == "build"))
+            self.states[id(node)] = find_state(node, self.is_state)
+        state = self.states[id(node)]
+        if state is None:
+            return None
+        self.budget.spend(len(state.attributes.pairs))
+        return state.step(node, here)
 
-    def as_plain(self, node: object) -> object:
-        """`_plain`, asked once for each list: one that is shared a thousand times is read once."""
+    def is_marked(self, node: object, marks: frozenset[str]) -> bool:
+        """Return whether a dict holds something under all these keys; what its keys are is found out once."""
+        if type(node) is not Dict:
+            return False
+        if id(node) not in self.marks:
+            self.marks[id(node)] = marks_of(node)
+        return marks <= self.marks[id(node)]
+
+    def is_state(self, node: object) -> bool:
+        """Return whether a node holds the attributes of a module."""
+        return self.is_marked(node, _MODULE)
+
+    def layer(self, node: Call, state: Dict) -> Module:
+        """Return the class of a module, which is described once."""
+        if id(node) not in self.layers:
+            self.layers[id(node)] = describe_layer(node, state)
+        return self.layers[id(node)]
+
+    def as_plain(self, node: object) -> tuple[object, int]:
+        """Return a node as `_plain` has it, and how many characters are in it; of a list both are found once."""
         if not isinstance(node, list | tuple):
-            return _plain(node)
+            plain = _plain(node)
+            return plain, _characters(plain)
         if id(node) not in self.plain:
-            self.plain[id(node)] = _plain(node)
+            plain = _plain(node)
+            self.plain[id(node)] = plain, _characters(plain)
         return self.plain[id(node)]
 
     def leaf(self, path: str, node: object) -> Leaf:
         """The entry of something that is neither a tensor nor holds one."""
         found = _numpy_scalar(node)
-        plain = self.as_plain(node) if found is None else found
+        plain, characters = self.as_plain(node) if found is None else (found, 0)
+        self.text.spend(characters)
         if node is None or plain is not None:
             return Leaf(path, plain)
         if isinstance(node, Dict):
@@ -164,30 +211,29 @@ class _KeyWalk(Walk):
         self, path: str, named: bool, node: object, step: Step | None, position: int, kind: Kind, module: Step | None
     ) -> bool:
         opened = super().visit(path, named, node, step, position, kind, module)
-        if not opened and (keys := _keys_to(path, step, position)):
+        if not opened and (keys := self.keys_to(path, step, position)):
             self.keys[path] = keys
         return opened
 
-
-def _keys_to(path: str, step: Step | None, position: int) -> Keys:
-    """The keys of the containers on the way to an entry; from the first that is none on, the rest of its path."""
-    way: list[tuple[Any, int]] = []
-    while step is not None:
-        way.append((step.container, position))
-        position, step = step.position, step.parent
-    keys: list[str | int] = []
-    for container, at in reversed(way):
-        key = _key_of(container, at)
-        if key is None:
-            rest = path[len(path_of(tuple(keys))) + 1 :] if keys else path
-            return (*keys, rest)
-        keys.append(key)
-    return tuple(keys)
+    def keys_to(self, path: str, step: Step | None, position: int) -> Keys:
+        """Return the keys of the containers on the way to an entry, and where one has none the rest of its path."""
+        way: list[tuple[Any, int]] = []
+        while step is not None:
+            way.append((step.container, position))
+            position, step = step.position, step.parent
+        keys: list[str | int] = []
+        for container, at in reversed(way):
+            key = None if self.is_state(container) else _key_of(container, at)
+            if key is None:
+                rest = path[len(path_of(tuple(keys))) + 1 :] if keys else path
+                return (*keys, rest)
+            keys.append(key)
+        return tuple(keys)
 
 
 def _key_of(container: Any, position: int) -> str | int | None:
-    """The key of what lies there in a dict, a list or a tuple; None in anything else."""
-    if isinstance(container, Dict) and not is_module_state(container):
+    """Return the key of what lies there in a dict, a list or a tuple; None in anything else."""
+    if isinstance(container, Dict):
         key = container.pairs[position][0]
     elif isinstance(container, list):
         return Position(position)
@@ -200,6 +246,22 @@ def _key_of(container: Any, position: int) -> str | int | None:
     return key if isinstance(key, int) and not isinstance(key, bool) and key.bit_length() < 64 else key_text(key)
 
 
+def _size(node: object) -> int:
+    """Return how many things a node holds, all of which are looked at each time it is met."""
+    if type(node) is Call:
+        return 1 + (len(node.mutations) if node.mutations else 0)
+    if type(node) is Dict:
+        return 1 + len(node.pairs)
+    return 1 + len(node) if type(node) is list or type(node) is tuple else 1
+
+
+def _characters(plain: object) -> int:
+    """Return how many characters a value has, and texts in a list."""
+    if isinstance(plain, str):
+        return len(plain)
+    return sum(map(_characters, plain)) if isinstance(plain, list | tuple) else 0
+
+
 def _pairs(node: Dict, here: Step, kind: Kind) -> Iterator[tuple[str, object, Step, int, Kind]]:
     """A dict's values; of two pairs with one key the later counts, as in Python."""
     for i in _last_of_each(node.pairs):
@@ -207,7 +269,7 @@ def _pairs(node: Dict, here: Step, kind: Kind) -> Iterator[tuple[str, object, St
         yield key_text(key), child, here, i, kind
 
 
-def _last_of_each(pairs: list[tuple[object, object]]) -> Iterator[int]:
+def _last_of_each(pairs: Sequence[tuple[object, object]]) -> Iterator[int]:
     last = {_identity(key): i for i, (key, _) in enumerate(pairs)}
     if len(last) == len(pairs):
         yield from range(len(pairs))
@@ -256,32 +318,60 @@ def _ordered_dict(
     given = node.args[0] if isinstance(node.args, tuple) and node.args else None
     if not isinstance(given, list) or not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in given):
         return None
-    arguments = Step(node.args, here, -1)
+    arguments = Step(node.args, here, ARGS)
     held = Step(given, arguments, 0)
     return (
         (key_text(pair[0]), pair[1], Step(pair, held, i), 1, kind) for i, pair in enumerate(given)
     )
 
 
-def module_state(node: Call, here: Step) -> Step | None:
-    """The step of a module's attributes, if the object is a `torch.nn.Module` of any class."""
+def is_module_state(node: object) -> bool:
+    """Whether a node holds the attributes of a `torch.nn.Module`."""
+    return isinstance(node, Dict) and marks_of(node) >= _MODULE
+
+
+def marks_of(node: Dict) -> frozenset[str]:
+    """Return which of the keys that tell modules and optimizers from other dicts hold something, in one pass."""
+    found: dict[str, object] = {}
+    for key, value in node.pairs:
+        name = key.text if type(key) is PyString else key
+        if type(name) is str and name in _MARKS:
+            found[name] = value  # of two the later counts, as in Python
+    return frozenset(name for name, value in found.items() if value is not None)
+
+
+_MODULE = frozenset({"_parameters", "_modules"})
+_OPTIMIZER = frozenset({"state", "param_groups"})
+_MARKS = _MODULE | _OPTIMIZER
+
+
+class State(NamedTuple):
+    """The attributes of a module: the dict, its position in the object, and the tuple there that it is the first of."""
+
+    attributes: Dict
+    position: int
+    within: tuple[object, ...] | None
+
+    def step(self, node: Call, here: Step) -> Step:
+        """Return the step of the attributes, on the way that `here` has come to the object."""
+        if self.within is None:
+            return Step(self.attributes, here, self.position)
+        return Step(self.attributes, Step(self.within, here, self.position), 0)
+
+
+def find_state(node: Call, is_state: Callable[[object], bool] = is_module_state) -> State | None:
+    """Return the attributes of an object, if it is a `torch.nn.Module` of any class."""
     for i, (verb, state) in enumerate(node.mutations or ()):
         if verb != "build":
             continue
-        step, found = here, state
-        if isinstance(state, tuple) and state:
-            step, found, i = Step(state, here, i), state[0], 0
-        if is_module_state(found):
-            return Step(found, step, i)
-    given = node.args[0] if isinstance(node.args, tuple) and node.args else None
-    if is_module_state(given):  # torch.fx.GraphModule is rebuilt from its attributes
-        return Step(given, Step(node.args, here, -1), 0)
+        within = state if isinstance(state, tuple) and state else None
+        found = within[0] if within else state
+        if is_state(found):
+            return State(found, i, within)
+    given = node.args if isinstance(node.args, tuple) and node.args else None
+    if given and is_state(given[0]):  # torch.fx.GraphModule is rebuilt from its attributes
+        return State(given[0], ARGS, given)
     return None
-
-
-def is_module_state(node: object) -> bool:
-    """Whether a node holds the attributes of a `torch.nn.Module`."""
-    return isinstance(node, Dict) and node.get("_parameters") is not None and node.get("_modules") is not None
 
 
 def _module_children(state: Step) -> Iterator[tuple[str, object, Step, int, Kind]]:
@@ -304,14 +394,10 @@ def _module_children(state: Step) -> Iterator[tuple[str, object, Step, int, Kind
 def _remembers(node: object) -> bool:
     """Whether an object is an optimizer, and holds a tensor for one of the first params it moves."""
     state = node.state if isinstance(node, Call) else None
-    held = state.get("state") if isinstance(state, Dict) and _is_optimizer(state) else None
+    held = state.get("state") if isinstance(state, Dict) and marks_of(state) >= _OPTIMIZER else None
     of_params = (value for _, value in islice(held.pairs, SEARCHED)) if isinstance(held, Dict | Call) else ()
     moments = (value for found in of_params if isinstance(found, Dict) for _, value in islice(found.pairs, SEARCHED))
     return any(is_tensor(value) for value in moments)
-
-
-def _is_optimizer(node: Dict) -> bool:
-    return node.get("state") is not None and node.get("param_groups") is not None
 
 
 def key_text(key: object) -> str:
@@ -323,7 +409,7 @@ def key_text(key: object) -> str:
     if key is None or isinstance(key, bool | float | bytes):
         return repr(key)
     if isinstance(key, int):
-        return str(key) if key.bit_length() < 1000 else f"an integer of {key.bit_length()} bits"
+        return int_text(key)
     plain = _plain(key, 100)
     return str(plain) if isinstance(plain, tuple) else describe(key)
 
@@ -332,7 +418,7 @@ def _object_text(node: object) -> str:
     if isinstance(node, bytes | bytearray):
         return f"{len(node):,} bytes"
     if isinstance(node, int):
-        return f"an integer of {node.bit_length():,} bits"
+        return int_text(node)
     if isinstance(node, Set | FrozenSet):
         return f"a set of {len(node.items):,}"
     return describe(node)
@@ -343,7 +429,7 @@ def _plain(node: object, budget: int = PLAIN_ITEMS) -> object:
     if isinstance(node, bool | float | str):
         return node
     if isinstance(node, int):
-        return node if node.bit_length() < 1000 else None
+        return node if is_short(node) else None
     if isinstance(node, PyString):
         return node.text
     if not isinstance(node, list | tuple) or len(node) > budget:

@@ -13,9 +13,9 @@ from paramctl.formats.pickles.nodes import Global, Persistent, PyString
 from paramctl.formats.pytorch.tensors import Stored
 from paramctl.model.checkpoint import Storage
 from paramctl.model.dtypes import BY_STORAGE, DType
+from paramctl.model.shapes import count
 
 PREFIX = 8  # bytes before a storage's values: its number of elements
-MAX_NUMEL = 2**63
 
 
 class Part(NamedTuple):
@@ -129,13 +129,6 @@ def key_text(node: object) -> str:
     if isinstance(node, bytes):
         return node.decode("latin-1")
     return str(count(node, "a storage has a key that is neither text nor a number"))
-
-
-def count(node: object, what: str) -> int:
-    """A number of things. Raises FormatError, which says `what`, for anything else."""
-    if type(node) is not int or not 0 <= node < MAX_NUMEL:
-        raise FormatError(what)
-    return node
 
 
 def text(node: object) -> str | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import Any
 
 from paramctl.formats.pickles.nodes import Call, Dict, FrozenSet, PyString, Set, is_key, slots
-from paramctl.formats.pytorch.objects import is_module_state, key_text, module_state
+from paramctl.formats.pytorch.objects import State, find_state, is_module_state, key_text
 from paramctl.formats.pytorch.tensors import Place, Step, is_tensor
 
 OWN = ("_parameters", "_buffers", "_modules")  # attributes of a module that are listed as what they hold
@@ -65,6 +65,7 @@ class Modules:
         self.bodies: set[int] = set()
         self.above: set[int] = set()
         self._is_state: dict[int, bool] = {}
+        self._found: dict[int, State | None] = {}
         self._add_on_the_way(places)
         self._add_without_tensors()
 
@@ -79,9 +80,9 @@ class Modules:
                 step = step.parent
             within = step is not None and inside[step]
             for step in reversed(way):
-                state = module_state(step.container, step) if type(step.container) is Call else None
+                state = self._state(step.container) if type(step.container) is Call else None
                 if state is not None:
-                    self._states[id(step.container)] = state.container
+                    self._states[id(step.container)] = state.attributes
                 inside[step] = within = within or state is not None
                 (self.bodies if within else self.above).add(id(step.container))
 
@@ -92,11 +93,17 @@ class Modules:
             for _, module in held.pairs if isinstance(held, Dict | Call) else ():
                 if type(module) is not Call or id(module) in self._states:
                     continue
-                state = module_state(module, Step(module, None, 0))
+                state = self._state(module)
                 if state is not None:
                     self.bodies.add(id(module))
-                    self._states[id(module)] = state.container
-                    todo.append(state.container)
+                    self._states[id(module)] = state.attributes
+                    todo.append(state.attributes)
+
+    def _state(self, node: Call) -> State | None:
+        """Return the attributes of an object that is a module, searched for once."""
+        if id(node) not in self._found:
+            self._found[id(node)] = find_state(node)
+        return self._found[id(node)]
 
     def around(self, place: Place) -> Iterator[Step]:
         """The attributes of the module a tensor belongs to, and of those that module is in, outwards."""

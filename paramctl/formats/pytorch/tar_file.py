@@ -12,16 +12,18 @@ from itertools import count as counting
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paramctl.errors import FormatError, some
+from paramctl.errors import FormatError, TwoReadings, Unsupported, some
 from paramctl.files.content import Extent, Literal
 from paramctl.files.segments import Segment
 from paramctl.files.sources import Source
 from paramctl.formats.containers import tars
-from paramctl.formats.containers.tars import BLOCK, RECORD, Member, padded
-from paramctl.formats.pickles import embedded, writer
+from paramctl.formats.containers.tar_header import BLOCK
+from paramctl.formats.containers.tars import RECORD, Member, padded
+from paramctl.formats.pickles import embedded, unread_files, writer
 from paramctl.formats.pickles.machine import HANDLERS, Handler, Machine
 from paramctl.formats.pickles.nodes import Call, Persistent, class_of, slots
 from paramctl.formats.pickles.reader import Pickle, carried_out
+from paramctl.formats.pytorch import legacy_file
 from paramctl.formats.pytorch import tar_tables as tables
 from paramctl.formats.pytorch.edits import Editor, Edits
 from paramctl.formats.pytorch.legacy_file import system
@@ -30,6 +32,7 @@ from paramctl.formats.pytorch.objects import keys_in, list_object
 from paramctl.formats.pytorch.old_storages import with_changes
 from paramctl.formats.pytorch.tar_tables import NUMBERED, Numbered, Row, Table, named_by, reference
 from paramctl.formats.pytorch.tensors import storage_id
+from paramctl.model import shapes
 from paramctl.model.checkpoint import Checkpoint, Entry, Loss, Param
 from paramctl.progress import Watch, nobody
 
@@ -59,12 +62,15 @@ class Document:
 
 
 def recognises(head: bytes, source: Source) -> bool:
-    """Whether a tar archive begins here with one of the members that torch writes."""
-    return tars.recognises(head) and head[:100].split(b"\0", 1)[0].decode("latin-1") in MEMBERS
+    """Whether a tar archive begins here: torch reads whatever tarfile does, and finds its members by name."""
+    return tars.recognises(head)
 
 
 def read(source: Source) -> Checkpoint:
     """List what torch.save wrote. Raises FormatError where the archive contradicts itself."""
+    if legacy_file.recognises(source.read(0, BLOCK), source):
+        what = "is a tar archive, and a file of torch's old format begins at the same byte"
+        raise TwoReadings(f"{what}: torch reads the one from a file and the other from a stream")
     members = tuple(tars.read(source))
     content = _contents(members)
     table = tables.storages(content[STORAGES])
@@ -149,11 +155,16 @@ def _used(checkpoint: Checkpoint, document: Document) -> set[str | None]:
 
 
 def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """The pickles that loading this file would run, each with the name of its member."""
-    for name, content in _contents(tars.read(source)).items():
+    """The pickles that loading this file would run, each with the name of its member, up to what is damaged."""
+    for member in tars.members(source):
+        name, content = member.name, member.content
+        if not content.nbytes:
+            continue
         starts = [content.offset]
         if name in (TENSORS, STORAGES):
             starts = list(tables.pickles_in(content, of_storages=name == STORAGES))
+        elif name not in MEMBERS and source.read(content.offset, 1) != unread_files.PICKLE:
+            continue  # a link of one of those names may lead to any other member
         for number, start in enumerate(starts, 1):
             part = f"{name}, pickle {number}" if len(starts) > 1 else name
             yield from embedded.code(source, start, content.offset + content.nbytes, part)
@@ -165,10 +176,13 @@ def _contents(members: Iterable[Member]) -> dict[str, Extent]:
     for member in members:
         if member.name not in MEMBERS:
             continue
-        if member.name in found or not member.is_regular:
-            why = "is twice in the tar archive" if member.name in found else "is no regular file"
-            raise FormatError(f"member {member.name!r} {why}")
+        if member.name in found:
+            raise TwoReadings(f"member {member.name!r} is twice in the tar archive")
+        if not member.is_regular:
+            raise FormatError(f"member {member.name!r} is no regular file")
         found[member.name] = member.content
+    if not found:
+        raise Unsupported("is a tar archive, and none that torch wrote", hint="unpack it, and name a file in it")
     for name in (OBJECT, STORAGES):
         if name not in found:
             raise FormatError(f"is a tar archive without the member {name!r} that torch writes")
@@ -274,7 +288,8 @@ class _Renumbered:
         self.document = document
         self.edits = edits
         numbers = [row.number for row in document.rows]
-        keys = [int(key) for key in (*checkpoint.storages, *document.storages.parts) if key.isdecimal()]
+        held = (*checkpoint.storages, *document.storages.parts)
+        keys = [n for key in held if (n := shapes.number(key)) is not None]
         self.fresh = counting(max((*numbers, *keys), default=0) + 1)
         self.known = {id(row.node): row.number for row in document.rows}
         self.dtypes = {param.storage: param.dtype for param in checkpoint.params}
@@ -323,7 +338,8 @@ class _Renumbered:
     def key(self, key: str) -> int | str:
         """The number of a storage; a new one's may be that of a tensor, and it gets another."""
         if key in self.document.storages.spots:
-            return int(key) if key.isdecimal() else key
+            number = shapes.number(key)
+            return key if number is None else number
         if key not in self.keys:
             self.keys[key] = next(self.fresh)
         return self.keys[key]

@@ -19,7 +19,6 @@ from paramctl.formats.pytorch.old_storages import (
     Part,
     Spot,
     Storages,
-    count,
     element,
     extent_at,
     key_text,
@@ -28,8 +27,9 @@ from paramctl.formats.pytorch.old_storages import (
     storage_dtype,
     text,
 )
-from paramctl.formats.pytorch.tensors import MAX_DIMS, Stored
+from paramctl.formats.pytorch.tensors import Stored
 from paramctl.model.dtypes import DType
+from paramctl.model.shapes import MAX_DIMS, count, is_count
 
 PROTOCOL = 2  # of new pickles
 SMALL = 1 << 10  # bytes in which the pickle of an entry lies, mostly
@@ -80,9 +80,7 @@ class Numbered(Storages):
 def reference(node: object) -> str | None:
     """The key that a persistent id is, if it is one: a number, often as text."""
     pid = node.pid if isinstance(node, Persistent) else None
-    if type(pid) is int:
-        return str(pid)
-    return text(pid)
+    return str(pid) if is_count(pid) else text(pid)
 
 
 def named_by(key: str, dtype: DType, nbytes: int, device: str) -> Persistent:

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
-from math import prod
 from typing import Any, NamedTuple, Protocol
 
 from paramctl.errors import FormatError, Unsupported
 from paramctl.files.content import read
 from paramctl.formats.pickles.nodes import Call, Dict, Global, Persistent, PyString
+from paramctl.model import shapes
 from paramctl.model.checkpoint import Kind, Param, Quantizer, Storage, contiguous, span
 from paramctl.model.dtypes import BY_NAME, DType
+from paramctl.model.shapes import MAX_DIMS, Sizes, is_count
 
-MAX_DIMS = 64  # torch's own limit on the rank of a tensor
-MAX_INT = 2**63
 WRAPPED = 10  # parameters and subclasses around a tensor that are looked through
+MAX_NOTES = 100  # entries of a dict of a tensor's own attributes, of which torch has ten
 NESTED_TABLE = 1 << 20  # bytes of a nested tensor's size table that are read to list it
 
 
@@ -43,11 +43,36 @@ class Storages(Protocol):
     def open(self, key: str) -> Storage: ...
 
 
+class Remembered:
+    """Storages, and the sizes that were read from them: many tensors may share one table of those."""
+
+    def __init__(self, storages: Storages) -> None:
+        self.find = storages.find
+        self._open = storages.open
+        self._ragged: dict[tuple[str | None, int, Sizes], Sizes] = {}
+
+    def ragged(self, table: Param) -> Sizes:
+        """Return the sizes of the tensors in a nested one, row by row in `table`; a size that differs is -1."""
+        key = table.storage, table.offset, table.shape
+        if key not in self._ragged:
+            self._ragged[key] = self._read(table)
+        return self._ragged[key]
+
+    def _read(self, table: Param) -> Sizes:
+        rows, columns = table.shape
+        stored = self._open(str(table.storage))
+        pattern = f"{'<' if stored.byteorder == 'little' else '>'}{rows * columns}q"
+        found = struct.unpack(pattern, read(stored.content, table.start, table.nbytes))
+        distinct = [set(found[i::columns]) for i in range(columns)]
+        return tuple(sizes.pop() if len(sizes) == 1 else -1 for sizes in distinct)
+
+
 class Place(NamedTuple):
     """Where a tensor stands in a pickle: its path and kind, its node, and the container that holds it.
 
     `position` counts as `pickle_writer.write` counts. `module` is the step of the module whose parameter
-    it is, or None outside of modules.
+    it is, or None outside of modules. `depth` counts the tensors wrapped around it; `is_part` says that
+    it is a part of another, which has no parts itself: those of parts of parts would be without end.
     """
 
     path: str
@@ -56,6 +81,8 @@ class Place(NamedTuple):
     step: Step | None
     position: int
     module: Step | None
+    depth: int = 0
+    is_part: bool = False
 
 
 class Step:
@@ -110,9 +137,11 @@ def _holds_values(node: Call) -> bool:
     return (isinstance(state, tuple) and len(state) == 5) or bool(node.args and isinstance(node.args[0], Call))
 
 
-def read_tensor(place: Place, storages: Storages) -> Param:
+def read_tensor(place: Place, storages: Remembered) -> Param:
     """The Param that the node at a place describes. Raises FormatError where it contradicts itself."""
     name, args = place.node.func.full, place.node.args
+    if not isinstance(args, tuple):
+        raise FormatError(f"tensor '{place.path}' has no arguments for {name}")
     try:
         return _READERS[name](args, place, storages)
     except (IndexError, ValueError):
@@ -121,20 +150,21 @@ def read_tensor(place: Place, storages: Storages) -> Param:
         raise FormatError(f"tensor '{place.path}' is wrapped in too many others") from None
 
 
-def dimensions(node: object, path: str, what: str = "shape") -> tuple[int, ...]:
-    """Sizes or strides: a tuple of plain integers, or torch.Size of one."""
+def without_size(node: object) -> object:
+    """Return the tuple in a `torch.Size` of one, and anything else as it is."""
     if type(node) is not tuple and isinstance(node, Call) and is_global(node.func, "torch.Size"):
-        node = node.args[0] if node.args else None
-    if isinstance(node, list):
-        node = tuple(node)
-    if not isinstance(node, tuple):
-        raise FormatError(f"tensor '{path}' has a {what} that is not a tuple of sizes")
-    for n in node:
-        if type(n) is not int or not 0 <= n < MAX_INT:
-            raise FormatError(f"tensor '{path}' has a {what} that is not a tuple of sizes")
-    if len(node) > MAX_DIMS:
-        raise FormatError(f"tensor '{path}' has {len(node)} dimensions, over torch's limit of {MAX_DIMS}")
+        return node.args[0] if isinstance(node.args, tuple) and node.args else None
     return node
+
+
+def shape_of(node: object, path: str) -> Sizes:
+    """Return the shape of a tensor: a tuple of plain integers, or torch.Size of one. Raise FormatError for all else."""
+    return shapes.shape(without_size(node), path)
+
+
+def view_of(size: object, stride: object, path: str) -> tuple[Sizes, Sizes]:
+    """Return the shape and strides of a tensor. Raise FormatError where they are none, or not of one length."""
+    return shapes.view(without_size(size), without_size(stride), path)
 
 
 def untagged(node: object) -> object:
@@ -163,23 +193,26 @@ def _strided(
     metadata: object = None,
 ) -> Param:
     path = at.path
-    shape, strides = dimensions(size, path), dimensions(stride, path, "stride")
-    if len(shape) != len(strides):
-        raise FormatError(f"tensor '{path}' has {len(shape)} sizes and {len(strides)} strides")
-    if type(offset) is not int or not 0 <= offset < MAX_INT:
+    shape, strides = view_of(size, stride, path)
+    if not is_count(offset):
         raise FormatError(f"tensor '{path}' has an offset that is not a count")
     rg = requires_grad if isinstance(requires_grad, bool) else None
     param = Param(path, at.kind, dtype, shape, strides, stored.key, offset, rg, stored.device, place=at)
     if metadata is not None:
-        held = untagged(metadata)
-        flags = frozenset(f for f in ("conj", "neg") if isinstance(held, Dict) and held.get(f) is True)
-        param = param._replace(flags=flags)
-    if prod(shape) >= MAX_INT:
-        raise FormatError(f"tensor '{path}' has a shape too large for any file")
+        param = param._replace(flags=_flags(untagged(metadata), path))
     reach = span(shape, strides)
     if reach and (offset + reach) * dtype.bits > stored.nbytes * 8:
         raise FormatError(f"tensor '{path}' reaches element {offset + reach:,} of a storage of {stored.nbytes:,} bytes")
     return param if not stored.start else param._replace(offset=offset + _elements(stored.start, dtype, path))
+
+
+def _flags(metadata: object, path: str) -> frozenset[str]:
+    """Return which flags the last argument of a tensor sets."""
+    if not isinstance(metadata, Dict):
+        return frozenset()
+    if len(metadata.pairs) > MAX_NOTES:
+        raise FormatError(f"tensor '{path}' has {len(metadata.pairs):,} notes on its values, and torch knows two")
+    return frozenset(flag for flag in ("conj", "neg") if metadata.get(flag) is True)
 
 
 def _elements(nbytes: int, dtype: DType, path: str) -> int:
@@ -190,7 +223,7 @@ def _elements(nbytes: int, dtype: DType, path: str) -> int:
     return count
 
 
-def _v2(args: tuple[object, ...], at: Place, storages: Storages) -> Param:
+def _v2(args: tuple[object, ...], at: Place, storages: Remembered) -> Param:
     pid, offset, size, stride = args[:4]
     stored = storages.find(pid)
     if stored.dtype is None:
@@ -200,7 +233,7 @@ def _v2(args: tuple[object, ...], at: Place, storages: Storages) -> Param:
     return _strided(at, stored, stored.dtype, offset, size, stride, requires_grad, metadata)
 
 
-def _v3(args: tuple[object, ...], at: Place, storages: Storages) -> Param:
+def _v3(args: tuple[object, ...], at: Place, storages: Remembered) -> Param:
     pid, offset, size, stride, requires_grad, _, dtype, *rest = args
     metadata = rest[0] if rest else None
     return _strided(
@@ -208,22 +241,29 @@ def _v3(args: tuple[object, ...], at: Place, storages: Storages) -> Param:
     )
 
 
-def _inner(node: object, at: Place, storages: Storages, *, kind: Kind | None = None, part: str = "") -> Param:
+def _inner(node: object, at: Place, storages: Remembered, *, kind: Kind | None = None, part: str = "") -> Param:
     """The tensor that another wraps; or one of its parts, which has a path of its own and no place."""
     if not is_tensor(node) or not isinstance(node, Call) or not isinstance(node.args, tuple):
         raise FormatError(f"parameter '{at.path}' wraps something that is not a tensor")
-    inner = at._replace(node=node, kind=kind or at.kind, path=f"{at.path}.{part}" if part else at.path)
+    if at.depth >= WRAPPED:
+        raise FormatError(f"tensor '{at.path}' is wrapped in too many others")
+    if part and at.is_part:
+        raise FormatError(f"tensor '{at.path}' is a part of another, and made of parts itself")
+    path = f"{at.path}.{part}" if part else at.path
+    inner = at._replace(
+        node=node, kind=kind or at.kind, path=path, depth=at.depth + 1, is_part=at.is_part or bool(part)
+    )
     return read_tensor(inner, storages)._replace(place=None if part else at)
 
 
-def _parameter(args: tuple[object, ...], at: Place, storages: Storages) -> Param:
+def _parameter(args: tuple[object, ...], at: Place, storages: Remembered) -> Param:
     data, requires_grad, *_ = args
     own: Kind = at.kind if at.kind in ("optimizer", "buffer") else "parameter"
     param = _inner(data, at, storages, kind=own)
     return param._replace(requires_grad=requires_grad) if isinstance(requires_grad, bool) else param
 
 
-def _variable(args: tuple[object, ...], at: Place, storages: Storages) -> Param:
+def _variable(args: tuple[object, ...], at: Place, storages: Remembered) -> Param:
     """A parameter until torch 0.3: the class called with its tensor, then given its state.
 
     Older still, the tensor was the first of the five things in that state.
@@ -236,12 +276,12 @@ def _variable(args: tuple[object, ...], at: Place, storages: Storages) -> Param:
     return param._replace(requires_grad=requires_grad) if isinstance(requires_grad, bool) else param
 
 
-def _own_class(args: tuple[object, ...], at: Place, storages: Storages) -> Param:
+def _own_class(args: tuple[object, ...], at: Place, storages: Remembered) -> Param:
     """A tensor in torch's oldest files: its class called with nothing, then given storage, offset, size and stride."""
     return _v2(at.node.state, at, storages)
 
 
-def _subclass(args: tuple[object, ...], at: Place, storages: Storages) -> Param:
+def _subclass(args: tuple[object, ...], at: Place, storages: Remembered) -> Param:
     """`_rebuild_from_type_v2(func, type, args, state)`: any of the others, in a subclass or with attributes."""
     func, cls, inner, *_ = args
     name = cls.name if isinstance(cls, Global) else ""
@@ -249,7 +289,7 @@ def _subclass(args: tuple[object, ...], at: Place, storages: Storages) -> Param:
     return _inner(Call(func, inner), at, storages, kind=own)
 
 
-def _sparse(args: tuple[object, ...], at: Place, storages: Storages) -> Param:
+def _sparse(args: tuple[object, ...], at: Place, storages: Remembered) -> Param:
     layout, data, *rest = args
     word = _layout_name(layout)
     if isinstance(layout, int):  # torch's C++ writer has layout, size, requires_grad, the parts, and hooks
@@ -263,7 +303,7 @@ def _sparse(args: tuple[object, ...], at: Place, storages: Storages) -> Param:
     components = tuple(
         _inner(part, at, storages, part=name) for name, part in zip(names, parts, strict=True)
     )
-    return _composite(at, components[-1].dtype, dimensions(size, at.path), word, components)
+    return _composite(at, components[-1].dtype, shape_of(size, at.path), word, components)
 
 
 _LAYOUTS = ("sparse", "sparse_coo", "sparse_csr", "sparse_csc", "sparse_bsr", "sparse_bsc")
@@ -294,7 +334,7 @@ def _composite(
     )
 
 
-def _quantized(args: tuple[object, ...], at: Place, storages: Storages) -> Param:
+def _quantized(args: tuple[object, ...], at: Place, storages: Remembered) -> Param:
     pid, offset, size, stride, quantizer, requires_grad, *_ = args
     stored = storages.find(pid)
     if stored.dtype is None or not isinstance(quantizer, tuple):
@@ -337,30 +377,33 @@ def _is_per_channel(part: Param, channels: int) -> bool:
     return fits and part.is_plain and part.shape == (channels,)
 
 
-def _nested(args: tuple[object, ...], at: Place, storages: Storages) -> Param:
+def _nested(args: tuple[object, ...], at: Place, storages: Remembered) -> Param:
     """A nested tensor; its sizes are data, so its size table is read. A ragged size is -1."""
     names = ("buffer", "sizes", "strides", "offsets")
     parts = tuple(
         _inner(part, at, storages, part=name) for name, part in zip(names, args, strict=False)
     )
     buffer, sizes = parts[0], parts[1]
-    if sizes.dtype.name != "int64" or len(sizes.shape) != 2 or not sizes.is_contiguous:
+    if sizes.dtype.name != "int64" or len(sizes.shape) != 2 or not sizes.is_plain or not sizes.is_contiguous:
         raise FormatError(f"nested tensor '{at.path}' has no table of sizes")
+    if sizes.shape[1] >= MAX_DIMS:  # a column each; a table of no rows has room for any number
+        raise FormatError(f"nested tensor '{at.path}' has {sizes.shape[1]:,} sizes in a row, over {MAX_DIMS - 1}")
     if sizes.nbytes > NESTED_TABLE:
         raise FormatError(f"nested tensor '{at.path}' has a table of {sizes.nbytes:,} bytes for its sizes")
-    rows, columns = sizes.shape
-    stored = storages.open(str(sizes.storage))
-    pattern = f"{'<' if stored.byteorder == 'little' else '>'}{rows * columns}q"
-    table = struct.unpack(pattern, read(stored.content, sizes.start, sizes.nbytes))
-    ragged = [set(table[i::columns]) for i in range(columns)]
-    shape = (rows, *(found.pop() if len(found) == 1 else -1 for found in ragged))
+    shape = _ragged_shape((sizes.shape[0], *storages.ragged(sizes)), at.path)
     return _composite(at, buffer.dtype, shape, "nested", parts)._replace(strides=())
 
 
-def _jagged(args: tuple[object, ...], at: Place, storages: Storages) -> Param:
+def _ragged_shape(shape: Sizes, path: str) -> Sizes:
+    """Return a shape in which a size that differs is -1. Raise FormatError where another is no count."""
+    shapes.shape([0 if n == -1 else n for n in shape], path)
+    return shape
+
+
+def _jagged(args: tuple[object, ...], at: Place, storages: Remembered) -> Param:
     """A nested tensor of the jagged layout: its rows one after the other, and where each begins."""
     state = args[0]
-    if not isinstance(state, Dict):
+    if not isinstance(state, Dict) or len(state.pairs) > MAX_NOTES:
         raise FormatError(f"nested tensor '{at.path}' has no values and offsets")
     names = ["values", "offsets", *(["lengths"] if state.get("lengths") is not None else [])]
     parts = tuple(_inner(state.get(name), at, storages, part=name) for name in names)
@@ -368,28 +411,28 @@ def _jagged(args: tuple[object, ...], at: Place, storages: Storages) -> Param:
     axis = state.get("_ragged_idx", 1)
     if len(offsets.shape) != 1 or not offsets.numel or type(axis) is not int or not 0 < axis <= len(values.shape):
         raise FormatError(f"nested tensor '{at.path}' has no offsets along one of its axes")
-    shape = (offsets.numel - 1, *values.shape[: axis - 1], -1, *values.shape[axis:])
+    shape = _ragged_shape((offsets.numel - 1, *values.shape[: axis - 1], -1, *values.shape[axis:]), at.path)
     requires_grad = state.get("requires_grad")
     made = _composite(at, values.dtype, shape, "jagged", parts)
     return made._replace(strides=(), requires_grad=requires_grad if isinstance(requires_grad, bool) else None)
 
 
-def _meta(args: tuple[object, ...], at: Place, _: Storages) -> Param:
+def _meta(args: tuple[object, ...], at: Place, _: Remembered) -> Param:
     dtype, size, stride, requires_grad, *_rest = args
-    shape, strides = dimensions(size, at.path), dimensions(stride, at.path, "stride")
+    shape, strides = view_of(size, stride, at.path)
     rg = requires_grad if isinstance(requires_grad, bool) else None
     return Param(at.path, at.kind, dtype_of(dtype, at.path), shape, strides, None, 0, rg, "meta", "meta", place=at)
 
 
-def _wrapper(args: tuple[object, ...], at: Place, _: Storages) -> Param:
+def _wrapper(args: tuple[object, ...], at: Place, _: Remembered) -> Param:
     cls, dtype, size, stride, _offset, _layout, _device, requires_grad, *_rest = args
-    shape, strides = dimensions(size, at.path), dimensions(stride, at.path, "stride")
+    shape, strides = view_of(size, stride, at.path)
     rg = requires_grad if isinstance(requires_grad, bool) else None
     word = cls.name if isinstance(cls, Global) else "subclass"
     return Param(at.path, at.kind, dtype_of(dtype, at.path), shape, strides, None, 0, rg, None, word, place=at)
 
 
-def _from_numpy(args: tuple[object, ...], at: Place, _: Storages) -> Param:
+def _from_numpy(args: tuple[object, ...], at: Place, _: Remembered) -> Param:
     """A tensor of a device torch copies through numpy: its bytes lie inside the pickle."""
     array, dtype, device, requires_grad, *_rest = args
     shape = _numpy_shape(array, at.path)
@@ -403,10 +446,10 @@ def _numpy_shape(node: object, path: str) -> tuple[int, ...]:
     state = node.state if isinstance(node, Call) else None
     if not isinstance(state, tuple) or len(state) < 2:
         raise FormatError(f"tensor '{path}' holds no numpy array")
-    return dimensions(state[1], path)
+    return shape_of(state[1], path)
 
 
-def _from_cpu(args: tuple[object, ...], at: Place, storages: Storages) -> Param:
+def _from_cpu(args: tuple[object, ...], at: Place, storages: Remembered) -> Param:
     data, _, device, *_rest = args
     return _inner(data, at, storages)._replace(device=device if isinstance(device, str) else None)
 
@@ -417,7 +460,7 @@ _WRAPPERS = (
     "torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state",
     "torch.nn.parameter.Parameter", "torch.autograd.variable.Variable",
 )  # fmt: skip
-Rebuild = Callable[[tuple[object, ...], Place, Storages], Param]
+Rebuild = Callable[[tuple[object, ...], Place, Remembered], Param]
 _REBUILDERS: Mapping[str, Rebuild] = {
     "torch._utils._rebuild_tensor": _v2,
     "torch._utils._rebuild_tensor_v2": _v2,

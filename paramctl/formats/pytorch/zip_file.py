@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from paramctl.errors import FormatError, Unsupported, some
+from paramctl.errors import FormatError, TwoReadings, Unsupported, some
 from paramctl.files.content import Literal as LiteralSegment
 from paramctl.files.segments import Segment
 from paramctl.files.sources import Source
-from paramctl.formats.containers import zips
+from paramctl.formats.containers import zip_pickles, zips
 from paramctl.formats.containers.zips import Archive, Piece
 from paramctl.formats.pickles import reader, unread_files, writer
 from paramctl.formats.pytorch.archives import (
@@ -28,6 +27,7 @@ from paramctl.formats.pytorch.archives import (
     folder_of,
     kind,
     pickle_limit,
+    record_of,
 )
 from paramctl.formats.pytorch.edits import Editor
 from paramctl.formats.pytorch.new_state_dict import no_place, saved_object
@@ -54,10 +54,11 @@ def read(source: Source) -> Checkpoint:
     archive = zips.read(source)
     prefix = _prefix(archive)
     check_version(archive, prefix)
-    record = archive.records[f"{prefix}data.pkl"]
+    record = record_of(archive, f"{prefix}data.pkl")
     pickle = reader.read(archive.read(record, pickle_limit(record)))
     storages = Storages(archive, f"{prefix}data/", byteorder_of(archive, prefix))
     listing = list_object(pickle, storages)
+    storages.check_named(pickle)
     saved = tuple(entry for entry in listing.entries if isinstance(entry, Param))
     return Checkpoint(
         format=NAME,
@@ -69,6 +70,12 @@ def read(source: Source) -> Checkpoint:
         keys=keys_in(pickle, storages),
         document=Document(storages, record, pickle, Editor(pickle, saved), alignment_of(archive, prefix)),
     )
+
+
+def pickled_nbytes(source: Source) -> int:
+    """Return how many bytes the pickle in an archive takes, inflated. Raises FormatError as `read` does."""
+    archive = zips.read(source)
+    return record_of(archive, f"{_prefix(archive)}data.pkl").nbytes
 
 
 def losses(checkpoint: Checkpoint) -> list[Loss]:
@@ -105,7 +112,7 @@ def _strays(document: Document) -> Iterator[Finding]:
     """Records that torch refuses for where they lie, and those it never reads."""
     from paramctl.findings import Finding
 
-    archive, prefix = document.storages.archive, document.record.name.removesuffix("data.pkl")
+    archive, prefix = document.storages.archive, document.record.name[: -len("data.pkl")]
     names = {name: name.removeprefix(prefix) for name in archive.records}
     outside = [name for name, inner in names.items() if not prefix or inner == name]
     if outside:
@@ -115,7 +122,7 @@ def _strays(document: Document) -> Iterator[Finding]:
     unread = [
         name
         for name, inner in names.items()
-        if name not in outside and inner not in KNOWN and not inner.startswith("data/")
+        if name not in outside and zips.folded(inner) not in KNOWN and not zips.folded(inner).startswith("data/")
     ]
     if nbytes := sum(archive.records[name].nbytes for name in unread):
         listed = some([name for name in unread if archive.records[name].nbytes])
@@ -125,18 +132,21 @@ def _strays(document: Document) -> Iterator[Finding]:
 
 def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """The pickles that loading this file would run, each with the name of its record; in an .npz, numpy's."""
-    archive = zips.read(source)
-    for name, record in archive.records.items():
-        if name.endswith(".pkl"):
-            yield name, partial(archive.read, record, pickle_limit(record))
-    if not any(name.rpartition("/")[2] == "data.pkl" for name in archive.records):
-        yield from unread_files.in_archive(archive, pickle_limit)
+    has_object = False
+    for name, load in zip_pickles.code(source):
+        has_object |= zips.folded(name).rpartition("/")[2] == "data.pkl"
+        yield name, load
+    if not has_object:
+        yield from unread_files.in_archive(zips.read(source), pickle_limit)
 
 
 def _prefix(archive: Archive) -> str:
     """The folder all records lie in. Raises Unsupported for an archive of another kind."""
     prefix, names = folder_of(archive), archive.records
-    if f"{prefix}data.pkl" in names:
+    if f"{prefix}constants.pkl" not in names and archive.find(f"{prefix}constants.pkl"):
+        what = f"record {prefix}constants.pkl is in another case of letters"
+        raise TwoReadings(f"{what}: torch.load takes the file for one of torch.save, torch.jit.load for TorchScript")
+    if archive.find(f"{prefix}data.pkl"):
         return prefix
     if "model.weights.h5" in names:
         raise Unsupported("is a Keras archive, which this version does not read")

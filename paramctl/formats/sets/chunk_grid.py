@@ -200,11 +200,12 @@ def _joined(shape: Sizes, strands: Sequence[_Strand], itemsize: int) -> Iterator
     """Rows put together from parts of each of them."""
     import numpy as np
 
-    out = np.empty((*shape, itemsize), np.uint8)
+    element = np.dtype((np.void, itemsize))  # no axis of bytes: an array of 64 dimensions takes no more
+    out = np.empty(shape, element)
     for box, start, read_strand in strands:
         data = read_strand(start, prod(box.sizes) * itemsize)
-        out[_inside(box)] = np.frombuffer(data, np.uint8).reshape(*box.sizes, itemsize)
-    yield out.reshape(-1).data
+        out[_inside(box)] = np.frombuffer(data, element).reshape(box.sizes)
+    yield out.reshape(-1).view(np.uint8).data
 
 
 def _inside(box: Box) -> Any:
@@ -268,6 +269,7 @@ def _taken(shape: Sizes, read_at: Read, box: Box, itemsize: int, base: int = 0) 
     else:
         for i in range(0, count, BLOCK // row):
             n = min(BLOCK // row, count - i)
-            rows = np.frombuffer(read_at(first + i * row, n * row), np.uint8).reshape(n, *shape[1:], itemsize)
+            data = np.frombuffer(read_at(first + i * row, n * row), np.dtype((np.void, itemsize)))
+            rows = data.reshape(n, *shape[1:])
             inside = _inside(Box((0, *box.offsets[1:]), (n, *box.sizes[1:])))
-            yield np.ascontiguousarray(rows[inside]).reshape(-1).data
+            yield np.ascontiguousarray(rows[inside]).reshape(-1).view(np.uint8).data

@@ -7,6 +7,7 @@ files for nothing but their size.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
@@ -22,14 +23,15 @@ from paramctl.files.segments import Segment, joined
 from paramctl.files.set_names import Part
 from paramctl.files.sources import Source, open_source
 from paramctl.formats.containers.sections import Section, in_whole, spliced
-from paramctl.formats.pickles import reader, writer
+from paramctl.formats.pickles import reader, unread_files, writer
 from paramctl.formats.pickles.reader import Pickle
 from paramctl.formats.pytorch import zip_file
 from paramctl.formats.sets import dcp_metadata
 from paramctl.formats.sets.chunk_grid import Box, made_once, taken, tile
-from paramctl.formats.sets.dcp_chunks import Storages, is_archive, opened, section_of
+from paramctl.formats.sets.dcp_chunks import Archives, Storages, is_archive
 from paramctl.formats.sets.dcp_metadata import Blob, Chunk, Metadata, Place, Tensor
 from paramctl.formats.sets.shard_index import why_unsafe
+from paramctl.model import shapes
 from paramctl.model.checkpoint import Checkpoint, Entry, Kind, Leaf, Loss, Param, View, contiguous
 from paramctl.model.dtypes import PAIRS
 from paramctl.model.keys import InTuple, Keys, Position, nested, path_of
@@ -55,8 +57,12 @@ class Document(NamedTuple):
     source: Source
     pickle: Pickle
     metadata: Metadata
-    files: Mapping[str, Source]
+    archives: Archives
     listed: tuple[tuple[str, View], ...]
+
+    @property
+    def files(self) -> Mapping[str, Source]:
+        return self.archives.files
 
 
 def recognises(head: bytes, source: Source) -> bool:
@@ -72,8 +78,9 @@ def read(source: Source) -> Checkpoint:
     files = _files(source, metadata)
     _check(metadata, files)
     kinds = _kinds(metadata)
-    storages = Storages(metadata, files)
-    blobs = _Blobs(files)
+    archives = Archives(files, _shared(metadata))
+    storages = Storages(metadata, archives)
+    blobs = _Blobs(archives)
     entries = tuple(
         _param(item, kinds(item.name)) if isinstance(item, Tensor) else blobs.leaf(item) for item in metadata.items
     )
@@ -86,7 +93,7 @@ def read(source: Source) -> Checkpoint:
         saved=storages,
         sources=(source, *files.values()),
         keys=keys,
-        document=Document(source, pickle, metadata, files, listed),
+        document=Document(source, pickle, metadata, archives, listed),
     )
 
 
@@ -123,7 +130,7 @@ def verify_part(path: Path, was: str, meant: Checkpoint) -> None:
         if isinstance(tensor, Tensor) and tensor.name in meant.edited:
             for chunk in tensor.chunks:
                 if chunk.place.file == was:
-                    opened(tensor, chunk, {was: source})
+                    Archives({was: source}).opened(tensor, chunk)
 
 
 def layout_set(checkpoint: Checkpoint, names: Mapping[str, str]) -> Sequence[Part]:
@@ -143,16 +150,32 @@ def layout_set(checkpoint: Checkpoint, names: Mapping[str, str]) -> Sequence[Par
 
 def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
     """What is wrong with any archive of the set, every byte of them read, and bytes that belong to none."""
-    from paramctl.findings import Finding
-
     document = checkpoint.document
     assert isinstance(document, Document)
+    yield from _audited(document.metadata, document.archives, watch)
+
+
+def apart(source: Source, watch: Watch = nobody) -> Iterator[Finding]:
+    """What is wrong with each file that can be read, and why others cannot."""
+    from paramctl.findings import unreadable
+
+    metadata = dcp_metadata.read(reader.read(_bytes(source)))
+    files, lost = _some_files(source, metadata)
+    yield from (unreadable(what, name) for name, what in lost.items())
+    yield from _audited(metadata, Archives(files, _shared(metadata)), watch)
+
+
+def _audited(metadata: Metadata, archives: Archives, watch: Watch) -> Iterator[Finding]:
+    """What is wrong with the archives in files that are there; each is read once, whoever names it."""
+    from paramctl.findings import Finding
+
     plain: set[str] = set()  # files that are one safetensors archive
-    for name, place in _places(document.metadata):
+    for name, place in _once(_places(metadata)):
+        if place.file not in archives.files:
+            continue
         try:
-            section = section_of(name, place, document.files)
-            if is_archive(section):
-                found = zip_file.audit(zip_file.read(section), watch)
+            if archives.is_archive(name, place):
+                found = zip_file.audit(archives.read(name, place), watch)
                 yield from (one._replace(path=name, file=place.file) for one in found)
             else:
                 plain.add(place.file)
@@ -160,23 +183,34 @@ def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
             yield Finding("note", "integrity", "unread", name, error.what, place.file)
         except FormatError as error:
             yield Finding("error", "integrity", "record", name, error.what, place.file)
-    yield from _mismatches(document)
-    places = _by_file(document.metadata)
-    for file, source in document.files.items():
+    yield from _mismatches(metadata, archives)
+    places = _by_file(metadata)
+    for file, source in archives.files.items():
         gaps = 0 if file in plain else _gaps(places[file], source.size)
         if gaps:
             yield Finding("note", "integrity", "gap", None, f"{gaps:,} bytes belong to no tensor and no object", file)
 
 
-def _mismatches(document: Document) -> Iterator[Finding]:
+def _once(places: Iterable[tuple[str, Place]]) -> Iterator[tuple[str, Place]]:
+    """Yield each place with the first name of what lies there."""
+    seen: set[Place] = set()
+    for name, place in places:
+        if place not in seen:
+            seen.add(place)
+            yield name, place
+
+
+def _mismatches(metadata: Metadata, archives: Archives) -> Iterator[Finding]:
     """Chunks whose archive can be read, and is not that of the tensor the metadata says."""
     from paramctl.findings import Finding
 
-    tensors = [item for item in document.metadata.items if isinstance(item, Tensor)]
+    tensors = [item for item in metadata.items if isinstance(item, Tensor)]
     for tensor in tensors:
         for chunk in tensor.chunks:
+            if chunk.place.file not in archives.files:
+                continue
             try:
-                opened(tensor, chunk, document.files)
+                archives.opened(tensor, chunk)
             except Unsupported:
                 continue
             except FormatError as error:
@@ -187,12 +221,21 @@ def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """The pickles that loading the set would run: `.metadata` itself, and one in each archive."""
     yield Path(source.name).name, partial(_bytes, source)
     metadata = dcp_metadata.read(reader.read(_bytes(source)))
-    files = _files(source, metadata)
-    _check(metadata, files)
-    for name, place in _places(metadata):
-        if not place.transforms and is_archive(Section(files[place.file], place.offset, place.nbytes)):
-            for record, data in zip_file.code(section_of(name, place, files)):
-                yield f"{place.file}: {name}: {record}", data
+    files, _ = _some_files(source, metadata)
+    for name, place in _once(_places(metadata)):
+        if place.file in files and place.offset < files[place.file].size:
+            yield from _code_at(name, place, files[place.file])
+
+
+def _code_at(name: str, place: Place, source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """The pickles in one archive: torch.load is given it as a stream, and takes what is no zip for its old format."""
+    section = Section(source, place.offset, min(place.nbytes, source.size - place.offset))
+    try:
+        pickled = zip_file.code(section) if is_archive(section) else unread_files.code(section)
+        if is_archive(section) or unread_files.are_surely_in(section):
+            yield from ((f"{place.file}: {name}: {part}", load) for part, load in pickled)
+    except (FormatError, Unsupported):
+        return  # the audit says what is wrong with it, and the others are judged all the same
 
 
 # --- the index and the files ---------------------------------------------------------------------
@@ -230,6 +273,28 @@ def _files(source: Source, metadata: Metadata) -> dict[str, Source]:
         raise FileError("is an index, and came without the files beside it", hint="name the directory")
     folder = Path(source.name).absolute().parent
     return {name: _beside(folder / name) for name in names}
+
+
+def _some_files(source: Source, metadata: Metadata) -> tuple[dict[str, Source], dict[str, str]]:
+    """The files that can be opened, and why others cannot."""
+    files: dict[str, Source] = {}
+    lost: dict[str, str] = {}
+    folder = Path(source.name).absolute().parent
+    for name in sorted({place.file for _, place in _places(metadata)}):
+        if why := why_unsafe(name) or ("is the index itself" if name == INDEX else ""):
+            lost[name] = f"the name {why}"
+            continue
+        try:
+            files[name] = _beside(folder / name)
+        except FormatError as error:
+            lost[name] = error.what
+    return files, lost
+
+
+def _shared(metadata: Metadata) -> set[Place]:
+    """The places that several names or chunks share: what lies there is kept once it is read."""
+    times = Counter(place for _, place in _places(metadata))
+    return {place for place, n in times.items() if n > 1}
 
 
 def _beside(path: Path) -> Source:
@@ -287,8 +352,9 @@ def _as_saved(keys: Iterable[object], kind: Kind) -> Keys:
     """
     found: list[str | int] = []
     for key in keys:
-        number = kind == "optimizer" and found[-1:] == ["state"] and isinstance(key, str) and key.isdecimal()
-        found.append(Position(key) if isinstance(key, int) else int(str(key)) if number else str(key))
+        numbered = kind == "optimizer" and found[-1:] == ["state"] and isinstance(key, str)
+        number = shapes.number(str(key)) if numbered else None
+        found.append(Position(key) if isinstance(key, int) else str(key) if number is None else number)
     return tuple(found)
 
 
@@ -304,8 +370,8 @@ def _param(tensor: Tensor, kind: Kind) -> Param:
 class _Blobs:
     """Objects as entries; of the first few small ones the values are read."""
 
-    def __init__(self, files: Mapping[str, Source]) -> None:
-        self._files = files
+    def __init__(self, archives: Archives) -> None:
+        self._archives = archives
         self._left = READ
 
     def leaf(self, blob: Blob) -> Leaf:
@@ -314,7 +380,9 @@ class _Blobs:
             return text
         self._left -= 1
         try:
-            entries = zip_file.read(section_of(blob.name, blob.place, self._files)).entries
+            if zip_file.pickled_nbytes(self._archives.section(blob.name, blob.place)) > SMALL_OBJECT:
+                return text
+            entries = self._archives.read(blob.name, blob.place).entries
         except (FormatError, Unsupported):  # `check` tells of it, and a listing needs it for nothing
             return text
         found = entries[0] if len(entries) == 1 and not entries[0].path else None
@@ -348,17 +416,17 @@ def _changed(checkpoint: Checkpoint, document: Document) -> dict[str, Changes]:
         content = checkpoint.edited[tensor.name].content
         content = made_once(content) if len(tensor.chunks) > 1 else content
         for chunk in tensor.chunks:
-            segments = _chunk(tensor, chunk, content, document.files)
+            segments = _chunk(tensor, chunk, content, document.archives)
             if segments:
                 found.setdefault(chunk.place.file, {})[chunk.place] = segments
     return found
 
 
 def _chunk(
-    tensor: Tensor, chunk: Chunk, content: tuple[Content, ...], files: Mapping[str, Source]
+    tensor: Tensor, chunk: Chunk, content: tuple[Content, ...], archives: Archives
 ) -> tuple[Segment, ...]:
     """The archive of a chunk with its new values; nothing where those are the old ones."""
-    nested = opened(tensor, chunk, files)
+    nested = archives.opened(tensor, chunk)
     if nested.checkpoint.format != zip_file.NAME:
         raise Unsupported(f"'{tensor.name}' is saved in the safetensors form of {NAME}, in which nothing is changed")
     values = taken(tensor.shape, content, Box(chunk.offsets, chunk.sizes), tensor.dtype.itemsize)

@@ -4,11 +4,11 @@ are the values of a tensor.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from math import prod
 from typing import NamedTuple
 
-from paramctl.errors import FormatError, Unsupported
+from paramctl.errors import FileError, FormatError, Unsupported
 from paramctl.files.content import clip
 from paramctl.files.sources import Source
 from paramctl.formats import safetensors
@@ -24,14 +24,14 @@ from paramctl.values.arrays import content_of
 class Storages(Mapping[str, Storage]):
     """One storage for each tensor, made of its chunks when it is asked for: a listing asks for none."""
 
-    def __init__(self, metadata: Metadata, files: Mapping[str, Source]) -> None:
+    def __init__(self, metadata: Metadata, archives: Archives) -> None:
         self._tensors = {item.name: item for item in metadata.items if isinstance(item, Tensor)}
-        self._files = files
+        self._archives = archives
         self._last: tuple[str, Storage] | None = None
 
     def __getitem__(self, name: str) -> Storage:
         if self._last is None or self._last[0] != name:
-            self._last = name, _storage(self._tensors[name], self._files)
+            self._last = name, _storage(self._tensors[name], self._archives)
         return self._last[1]
 
     def __contains__(self, name: object) -> bool:
@@ -44,12 +44,12 @@ class Storages(Mapping[str, Storage]):
         return len(self._tensors)
 
 
-def _storage(tensor: Tensor, files: Mapping[str, Source]) -> Storage:
+def _storage(tensor: Tensor, archives: Archives) -> Storage:
     """The values of a tensor. Raises FormatError where a chunk is not what the metadata says."""
     nbytes = tensor.dtype.nbytes(prod(tensor.shape))
     if not nbytes:
         return Storage((), 0)
-    held = [_held(tensor, chunk, files) for chunk in tensor.chunks]
+    held = [_held(tensor, chunk, archives) for chunk in tensor.chunks]
     size = tensor.dtype.itemsize
     if is_concatenation(tensor.shape, [one.box for one in held]):
         content, crc32 = concatenated(held, size)
@@ -78,8 +78,8 @@ class Nested(NamedTuple):
         return self.param.nbytes == self.storage.nbytes
 
 
-def _held(tensor: Tensor, chunk: Chunk, files: Mapping[str, Source]) -> Held:
-    nested = opened(tensor, chunk, files)
+def _held(tensor: Tensor, chunk: Chunk, archives: Archives) -> Held:
+    nested = archives.opened(tensor, chunk)
     box, name = Box(chunk.offsets, chunk.sizes), f"chunk of '{tensor.name}' in {chunk.place.file}"
     if not nested.is_plain:
         return Held(box, content_of(nested.checkpoint, nested.param), None, name)
@@ -100,31 +100,68 @@ def is_archive(section: Section) -> bool:
     return section.read(0, min(4, section.size)) == zips.MAGIC
 
 
-def opened(tensor: Tensor, chunk: Chunk, files: Mapping[str, Source]) -> Nested:
-    section = section_of(tensor.name, chunk.place, files)
-    where = f"chunk of '{tensor.name}' in {chunk.place.file}"
-    if not is_archive(section):
-        return _plain(tensor, chunk, files[chunk.place.file], where)
-    try:
-        checkpoint = zip_file.read(section)
-    except (FormatError, Unsupported) as error:
-        raise type(error)(f"{where}: {error.what}", hint=error.hint) from None
-    entry = checkpoint.entries[0] if len(checkpoint.entries) == 1 else None
-    param = entry if isinstance(entry, Param) and not entry.path else None
-    return _matching(checkpoint, param, tensor, chunk, where)
+class Archives:
+    """The archives in the files of a set. What lies at a place of `shared` is read once, or its error raised again."""
+
+    def __init__(self, files: Mapping[str, Source], shared: Collection[Place] = ()) -> None:
+        self.files = files
+        self._shared = shared
+        self._kept: dict[Place, Checkpoint | FileError] = {}
+        self._plain: tuple[Place, Mapping[str, Param], Checkpoint] | None = None  # the safetensors archive read last
+
+    def section(self, name: str, place: Place) -> Section:
+        """Return the part of a file at a place. Raises Unsupported where it was changed after torch.save."""
+        return section_of(name, place, self.files)
+
+    def is_archive(self, name: str, place: Place) -> bool:
+        """Return whether torch.save's zip archive lies at a place. Raises Unsupported where nobody can tell."""
+        return is_archive(self.section(name, place))
+
+    def read(self, name: str, place: Place) -> Checkpoint:
+        """Return what torch.save wrote at a place. Raises FormatError or Unsupported as `torch_zip.read` does."""
+        found = self._kept.get(place)
+        if found is None:
+            try:
+                found = zip_file.read(self.section(name, place))
+            except (FormatError, Unsupported) as error:
+                found = error
+            if place in self._shared:
+                self._kept[place] = found
+        if isinstance(found, FileError):
+            raise type(found)(found.what, hint=found.hint)
+        return found
+
+    def opened(self, tensor: Tensor, chunk: Chunk) -> Nested:
+        """Return the archive of a chunk, and the tensor in it. Raises FormatError where it is another."""
+        where = f"chunk of '{tensor.name}' in {chunk.place.file}"
+        if not self.is_archive(tensor.name, chunk.place):
+            return self._opened_plain(tensor, chunk, where)
+        try:
+            checkpoint = self.read(tensor.name, chunk.place)
+        except (FormatError, Unsupported) as error:
+            raise type(error)(f"{where}: {error.what}", hint=error.hint) from None
+        entry = checkpoint.entries[0] if len(checkpoint.entries) == 1 else None
+        param = entry if isinstance(entry, Param) and not entry.path else None
+        return _matching(checkpoint, param, tensor, chunk, where)
+
+    def _opened_plain(self, tensor: Tensor, chunk: Chunk, where: str) -> Nested:
+        """Open a chunk in a file that is written as one safetensors archive, behind the objects in it."""
+        source = self.files[chunk.place.file]
+        start = chunk.place._replace(nbytes=source.size - chunk.place.offset)
+        if self._plain is None or self._plain[0] != start:
+            checkpoint = _plain(Section(source, start.offset, start.nbytes), where)
+            self._plain = start, {param.path: param for param in checkpoint.params}, checkpoint
+        _, params, checkpoint = self._plain
+        return _matching(checkpoint, params.get(tensor.name), tensor, chunk, where)
 
 
-def _plain(tensor: Tensor, chunk: Chunk, source: Source, where: str) -> Nested:
-    """A chunk in a file that is written as one safetensors archive, behind the objects in it."""
-    section = Section(source, chunk.place.offset, source.size - chunk.place.offset)
+def _plain(section: Section, where: str) -> Checkpoint:
     if section.read(0, min(9, section.size))[8:] != b"{":
         raise FormatError(f"{where} is no archive that torch.save or safetensors writes")
     try:
-        checkpoint = safetensors.read(section)
+        return safetensors.read(section)
     except FormatError as error:
         raise FormatError(f"{where}: {error.what}") from None
-    param = next((param for param in checkpoint.params if param.path == tensor.name), None)
-    return _matching(checkpoint, param, tensor, chunk, where)
 
 
 def _matching(checkpoint: Checkpoint, param: Param | None, tensor: Tensor, chunk: Chunk, where: str) -> Nested:

@@ -7,20 +7,19 @@ restriction at all; here it is data like any other pickle.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from math import prod
 from typing import Any, NamedTuple
 
 from paramctl.errors import FormatError
 from paramctl.formats.pickles.nodes import Call, Dict, Global, describe
 from paramctl.formats.pickles.reader import Pickle
-from paramctl.formats.pytorch.tensors import MAX_INT, dimensions, dtype_of
+from paramctl.formats.pytorch.tensors import dtype_of, shape_of, without_size
+from paramctl.model.budget import Budget
 from paramctl.model.dtypes import DType
+from paramctl.model.keys import path_of
+from paramctl.model.shapes import Sizes, count, is_count, sizes
 
 DEEPEST = 16  # keys that a name is joined from in any optimizer's state
 MODULE = "torch.distributed."  # what all versions begin the names of these classes with
-
-Sizes = tuple[int, ...]
-
 
 class Place(NamedTuple):
     """Where something lies: `nbytes` bytes of a file from `offset` on, changed by `transforms`, as compression does."""
@@ -74,7 +73,8 @@ def read(pickle: Pickle) -> Metadata:
     described = fields.get("state_dict_metadata")
     if not isinstance(described, Dict):
         raise FormatError("names no tensors: it has no state_dict_metadata")
-    places = _places(fields.get("storage_data"))
+    budget = Budget(pickle.opcodes)
+    places = _places(fields.get("storage_data"), budget)
     items = []
     seen: set[str] = set()
     for name, node in described.pairs:
@@ -83,7 +83,7 @@ def read(pickle: Pickle) -> Metadata:
         if name in seen:
             raise FormatError(f"names '{name}' twice")
         seen.add(name)
-        items.append(_item(name, node, places))
+        items.append(_item(name, node, places, budget))
     return Metadata(tuple(items), dict(_keys(fields.get("planner_data"))))
 
 
@@ -98,21 +98,28 @@ def _fields(node: object, name: str) -> dict[str, Any] | None:
     return {key: value for key, value in state.pairs if type(key) is str} if type(state) is Dict else {}
 
 
+def _fields_of(node: object) -> int:
+    """Return how many attributes an object has, which are all looked at each time it is met."""
+    held = [value for verb, value in node.mutations or () if verb == "build"] if type(node) is Call else []
+    return 1 + sum(len(state.pairs) for state in held if type(state) is Dict)
+
+
 Places = Mapping[tuple[str, Sizes | None], Place]
 
 
-def _places(node: object) -> Places:
+def _places(node: object, budget: Budget) -> Places:
     """Where each chunk lies, by the name of its tensor and its offsets; an object has none."""
     if not isinstance(node, Dict):
         raise FormatError("does not say which files hold the values: it has no storage_data")
     found: dict[tuple[str, Sizes | None], Place] = {}
     for index, info in node.pairs:
+        budget.spend(_fields_of(index) + _fields_of(info))
         fields = _fields(index, "MetadataIndex")
         name = fields.get("fqn") if fields else None
         if fields is None or not isinstance(name, str):
             raise FormatError("says where something lies, and not what: its MetadataIndex has no name")
         offset = fields.get("offset")
-        key = name, None if offset is None else dimensions(offset, name, "chunk offset")
+        key = name, None if offset is None else sizes(without_size(offset), name, "chunk offset")
         if key in found:
             raise FormatError(f"says twice where a chunk of '{name}' lies")
         found[key] = _place(name, info)
@@ -126,14 +133,10 @@ def _place(name: str, info: object) -> Place:
     file = fields.get("relative_path")
     if not isinstance(file, str):
         raise FormatError(f"names no file for '{name}'")
-    offset, nbytes = (_count(name, word, fields.get(word)) for word in ("offset", "length"))
+    offset, nbytes = (
+        count(fields.get(word), f"{word} of '{name}' is no count of bytes") for word in ("offset", "length")
+    )
     return Place(file, offset, nbytes, tuple(_transforms(name, fields.get("transform_descriptors"))))
-
-
-def _count(name: str, word: str, found: object) -> int:
-    if type(found) is not int or not 0 <= found < MAX_INT:
-        raise FormatError(f"{word} of '{name}' is no count of bytes")
-    return found
 
 
 def _transforms(name: str, found: object) -> Iterator[str]:
@@ -144,10 +147,11 @@ def _transforms(name: str, found: object) -> Iterator[str]:
         yield text if isinstance(text, str) else describe(text)
 
 
-def _item(name: str, node: object, places: Places) -> Tensor | Blob:
+def _item(name: str, node: object, places: Places, budget: Budget) -> Tensor | Blob:
+    budget.spend(_fields_of(node))
     tensor = _fields(node, "TensorStorageMetadata")
     if tensor is not None:
-        return _tensor(name, tensor, places)
+        return _tensor(name, tensor, places, budget)
     if _fields(node, "BytesStorageMetadata") is None:
         raise FormatError(f"describes '{name}' by {describe(node)}, which is neither a tensor nor an object")
     place = places.get((name, None))
@@ -156,27 +160,26 @@ def _item(name: str, node: object, places: Places) -> Tensor | Blob:
     return Blob(name, place)
 
 
-def _tensor(name: str, fields: dict[str, Any], places: Places) -> Tensor:
+def _tensor(name: str, fields: dict[str, Any], places: Places, budget: Budget) -> Tensor:
     dtype, layout, requires_grad = _properties(name, fields.get("properties"))
-    shape = dimensions(fields.get("size"), name)
-    if prod(shape) >= MAX_INT:
-        raise FormatError(f"tensor '{name}' has a shape too large for any file")
+    shape = shape_of(fields.get("size"), name)
     found = fields.get("chunks")
     if not isinstance(found, list):
         raise FormatError(f"tensor '{name}' has no list of chunks")
     chunks: list[Chunk] = []
     empty: list[Place] = []
     for node in found:
-        offsets, sizes = _box(name, node)
-        if len(offsets) != len(shape) or len(sizes) != len(shape):
-            raise FormatError(f"tensor '{name}' of {len(shape)} dimensions has a chunk of {len(sizes)}")
+        budget.spend(_fields_of(node))
+        offsets, extent = _box(name, node)
+        if len(offsets) != len(shape) or len(extent) != len(shape):
+            raise FormatError(f"tensor '{name}' of {len(shape)} dimensions has a chunk of {len(extent)}")
         place = places.get((name, offsets)) or (places.get((name, None)) if len(found) == 1 else None)
         if place is None:
             raise FormatError(f"does not say where the chunk of '{name}' at {offsets} lies")
-        if 0 in sizes:
+        if 0 in extent:
             empty.append(place)
         else:
-            chunks.append(Chunk(offsets, sizes, place))
+            chunks.append(Chunk(offsets, extent, place))
     return Tensor(name, dtype, shape, layout, requires_grad, tuple(chunks), tuple(empty))
 
 
@@ -185,8 +188,8 @@ def _box(name: str, node: object) -> tuple[Sizes, Sizes]:
     if fields is None:
         raise FormatError(f"tensor '{name}' has a chunk that is none: {describe(node)}")
     return (
-        dimensions(fields.get("offsets"), name, "chunk offset"),
-        dimensions(fields.get("sizes"), name, "chunk size"),
+        sizes(without_size(fields.get("offsets")), name, "chunk offset"),
+        sizes(without_size(fields.get("sizes")), name, "chunk size"),
     )
 
 
@@ -216,7 +219,7 @@ def _keys(node: object) -> Iterator[tuple[str, tuple[object, ...]]]:
     for name, keys in node.pairs if isinstance(node, Dict) else ():
         if not isinstance(name, str) or not isinstance(keys, tuple) or len(keys) > DEEPEST:
             continue
-        if all(isinstance(key, str | int) for key in keys):
+        if all(isinstance(key, str) or is_count(key) for key in keys) and path_of(keys) == name:  # as torch joins them
             yield name, keys
 
 

@@ -17,6 +17,7 @@ from paramctl.files.sources import Source, open_source
 from paramctl.formats import safetensors
 from paramctl.formats.containers import strict_json
 from paramctl.formats.sets.chunk_grid import Box, Held, concatenated, is_concatenation, made_once, taken, tile, woven
+from paramctl.model import shapes
 from paramctl.model.checkpoint import Checkpoint, Loss, Param, Storage, View, contiguous
 from paramctl.progress import Watch, nobody
 
@@ -27,7 +28,6 @@ NAME = "dcp-safetensors"
 SUFFIXES: tuple[str, ...] = ()  # their names end as those of other safetensors files do
 KEEPS_TIES = False
 INFO = "DCP_SHARDING_INFO"
-MAX_INT = 2**63
 
 
 class Piece(NamedTuple):
@@ -127,6 +127,20 @@ def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
     yield Finding("note", "integrity", "no-index", None, what)
 
 
+def apart(source: Source, watch: Watch = nobody) -> Iterator[Finding]:
+    """What is wrong with each file that can be read, and why others cannot."""
+    from paramctl.findings import unreadable
+
+    this = _own_name(source)
+    for name in sorted({this, *_beside(source)}):
+        try:
+            one = _listed(source, None if name == this else name)
+        except FileError as error:
+            yield unreadable(error.what, name)
+            continue
+        yield from (finding._replace(file=name) for finding in safetensors.audit(one, watch))
+
+
 def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """None: loading these files runs nothing."""
     yield from ()
@@ -167,7 +181,7 @@ def _offsets(checkpoint: Checkpoint, file: str) -> Mapping[str, object]:
 def _box(param: Param, offsets: Mapping[str, object], file: str) -> Box:
     note = offsets.get(param.path)
     found = note.get("saved_offsets") if isinstance(note, dict) else None
-    if not isinstance(found, list) or not all(type(n) is int and 0 <= n < MAX_INT for n in found):
+    if not isinstance(found, list) or not all(map(shapes.is_count, found)):
         raise FormatError(f"{file} does not say where its part of '{param.path}' begins")
     if len(found) != len(param.shape):
         raise FormatError(f"{file} has {len(param.shape)} dimensions of '{param.path}', and says {len(found)} offsets")
@@ -180,9 +194,9 @@ def _whole(path: str, parts: Sequence[tuple[Param, Piece]]) -> Param:
     if any(len(param.shape) != len(first.shape) or param.dtype != first.dtype for param, _ in parts):
         raise FormatError(f"tensor '{path}' has parts of different dtypes or ranks")
     ends = zip(*(map(sum, zip(*piece.box, strict=True)) for _, piece in parts), strict=True)
-    shape = tuple(max(along) for along in ends)
+    shape = shapes.shape([max(along) for along in ends], path)
     boxes = [piece.box for _, piece in parts if 0 not in piece.box.sizes]
-    if prod(shape) >= MAX_INT or (prod(shape) and not tile(shape, boxes)):
+    if prod(shape) and not tile(shape, boxes):
         raise FormatError(f"tensor '{path}' has parts that overlap, or leave some of it out")
     if first.dtype.bits % 8:
         raise Unsupported(f"tensor '{path}' ({first.dtype.name}) has packed elements, and lies in parts")

@@ -21,6 +21,7 @@ from paramctl.files.sources import Source, open_source
 from paramctl.formats.sets import shard_index
 from paramctl.formats.sets.shard_division import SAFETENSORS, STEMS, _division, divided
 from paramctl.formats.sets.shard_index import Index
+from paramctl.model import shapes
 from paramctl.model.checkpoint import Checkpoint, Entry, Loss, Param, Storage, View
 from paramctl.progress import Watch, nobody
 
@@ -280,6 +281,19 @@ def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
             yield finding._replace(file=name)
 
 
+def apart(source: Source, watch: Watch = nobody) -> Iterator[Finding]:
+    """What is wrong with each shard that can be read, and why others cannot."""
+    from paramctl.findings import unreadable
+
+    for name in members(source):
+        try:
+            shard = _read_shard(Path(source.name).parent / name)
+        except ParamctlError as error:
+            yield unreadable(error.what, name)
+            continue
+        yield from (finding._replace(file=name) for finding in _format(shard.format).audit(shard, watch))
+
+
 def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """The pickles in all shards, each with the name of its file."""
     from paramctl.formats import registry
@@ -348,7 +362,8 @@ class _Changes:
             while key in self.taken or key in self.checkpoint.storages:
                 key += "'"
         else:
-            number = max((int(k) for k in (*self.checkpoint.storages, *self.taken) if k.isdecimal()), default=-1) + 1
+            numbers = map(shapes.number, (*self.checkpoint.storages, *self.taken))
+            number = max((n for n in numbers if n is not None), default=-1) + 1
             key = str(number)
         self.taken.add(key)
         return key

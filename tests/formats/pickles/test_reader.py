@@ -399,7 +399,7 @@ DAMAGE = {
     "BUILD on an int": (b"K\x01}b.", "does to a int what that cannot take (byte 3, opcode BUILD)"),
     "APPEND to a dict": (b"}K\x01a.", "does to a Dict what that cannot take (byte 3, opcode APPEND)"),
     "SETITEM on a list": (b"]NNs.", "does to a list what that cannot take (byte 3, opcode SETITEM)"),
-    "ADDITEMS to a list": (b"](\x90.", "does to a list what that cannot take (byte 2, opcode ADDITEMS)"),
+    "ADDITEMS to a list": (b"](N\x90.", "does to a list what that cannot take (byte 3, opcode ADDITEMS)"),
     "odd SETITEMS": (b"}(K\x01u.", "sets a key without a value (byte 4, opcode SETITEMS)"),
     "odd DICT": (b"(K\x01d.", "sets a key without a value (byte 3, opcode DICT)"),
     "list as a key": (b"}]K\x01s.", "uses a key that no dict can hold (byte 4, opcode SETITEM)"),

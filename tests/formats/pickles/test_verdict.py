@@ -732,7 +732,8 @@ def test_a_long_name_that_is_looked_up_often(old: bool) -> None:
     with pytest.raises(FormatError) as caught:
         inspect(b"\x80\x02" + body + b".")
     assert str(caught.value) == (
-        "pickle is damaged: it looks up longer names than it can hold (byte 32,754, opcode STACK_GLOBAL)"
+        "pickle is damaged: it looks up longer names than it can hold (byte 32,754, opcode STACK_GLOBAL); "
+        "do not load it: it hides what it does from whoever looks into it"
     )
 
 
