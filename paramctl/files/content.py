@@ -1,4 +1,4 @@
-"""TODO-DOC."""
+"""Pieces of bytes: literal, computed when needed, or an extent of a source; clipped, patched and read."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from paramctl.files import checksums
 from paramctl.files.sources import Source
 
 Buffer = bytes | bytearray | memoryview
-
-
 CHUNK = 1 << 20  # bytes read at a time; larger chunks gain nothing and cost memory
 
 

@@ -16,12 +16,6 @@ from paramctl.files.sources import Source, Window
 SMALL = 1 << 15  # bytes of an extent below which it is not worth the kernel's while
 
 
-
-
-
-
-
-
 class Known(NamedTuple):
     """Bytes that lie in a file already, and their CRC-32."""
 
@@ -52,11 +46,7 @@ class Derived(NamedTuple):
     make: Callable[[Mapping[str, int]], bytes]
 
 
-
-
 Segment = Content | Summed | Derived
-
-
 
 
 def pieces(segments: Iterable[Segment]) -> Iterator[Extent | Buffer]:
@@ -169,16 +159,6 @@ def _kept(segment: Summed) -> int:
     return kept
 
 
-
-
-
-
-
-
-
-
-
-
 def joined(segments: Iterable[Segment]) -> Iterator[Segment]:
     """The same bytes with neighbouring extents made one, so that each copy is as long as it can be."""
     held: Extent | None = None
@@ -199,17 +179,5 @@ def joined(segments: Iterable[Segment]) -> Iterator[Segment]:
         yield segment
     if held:
         yield held
-
-
-
-
-
-
-
-
-
-
-
-
 
 

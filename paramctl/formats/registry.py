@@ -1,31 +1,18 @@
-"""TODO-DOC."""
+"""The table of formats, one line each, and how a file finds its own by its bytes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from paramctl.errors import FormatError, UsageError
 from paramctl.files.sources import Source
 from paramctl.formats import lazy
 from paramctl.formats.lazy import Later
+from paramctl.formats.protocol import AnyFormat, Format, SetFormat
 from paramctl.formats.unknown import of_a_set, why_not
 from paramctl.model.checkpoint import Checkpoint
-
-if TYPE_CHECKING:
-    pass
-if TYPE_CHECKING:  # here the type checker holds every module to its protocol
-    from paramctl.formats import safetensors
-    from paramctl.formats.programs import torch_export, torchscript, torchscript_json
-    from paramctl.formats.pytorch import legacy_file, tar_file, zip_file
-    from paramctl.formats.sets import dcp, dcp_safetensors, sharded
-
-    _MEET: tuple[Format, ...] = (
-        zip_file, torchscript, torchscript_json, torch_export, legacy_file, tar_file, safetensors
-    )  # fmt: skip
-    _MEET_AS_SETS: tuple[SetFormat, ...] = (sharded, dcp, dcp_safetensors)
-from paramctl.formats.protocol import AnyFormat, Format, SetFormat
 
 
 def _later(module: str, name: str, suffixes: tuple[str, ...], may_be: lazy.MayBe) -> Any:
@@ -33,38 +20,24 @@ def _later(module: str, name: str, suffixes: tuple[str, ...], may_be: lazy.MayBe
 
 
 _TORCH = (".pt", ".pth", ".bin", ".ckpt")
-
-
 _SCRIPT = (".jit", ".ptl", ".torchscript", ".pts", ".pt", ".pth")
-
-
 _INDEX = (".safetensors.index.json", ".bin.index.json")
-
-
 _ZIP = lazy.begins(b"PK\x03\x04")
-
-
 FORMATS: tuple[Format, ...] = (
-    _later("torch_zip", "torch-zip", _TORCH, _ZIP),
-    _later("torchscript", "torchscript", _SCRIPT, _ZIP),
-    _later("torchscript_json", "torchscript-json", _SCRIPT, _ZIP),
-    _later("torch_export", "torch-export", (".pt2",), _ZIP),
-    _later("torch_legacy", "torch-legacy", _TORCH, lazy.begins(b"\x80", b"L")),
-    _later("torch_tar", "torch-tar", _TORCH, lazy.begins(b"ustar", at=257)),
+    _later("pytorch.zip_file", "torch-zip", _TORCH, _ZIP),
+    _later("programs.torchscript", "torchscript", _SCRIPT, _ZIP),
+    _later("programs.torchscript_json", "torchscript-json", _SCRIPT, _ZIP),
+    _later("programs.torch_export", "torch-export", (".pt2",), _ZIP),
+    _later("pytorch.legacy_file", "torch-legacy", _TORCH, lazy.begins(b"\x80", b"L")),
+    _later("pytorch.tar_file", "torch-tar", _TORCH, lazy.begins(b"ustar", at=257)),
     _later("safetensors", "safetensors", (".safetensors",), lazy.always),
 )
-
-
 SETS: tuple[SetFormat, ...] = (
-    _later("sharded", "sharded", _INDEX, lazy.called(*_INDEX, begins=b"{")),
-    _later("distributed", "dcp", (".metadata",), lazy.called(".metadata", begins=b"\x80")),
-    _later("distributed_shards", "dcp-safetensors", (), lazy.holds(b"DCP_SHARDING_INFO")),
+    _later("sets.sharded", "sharded", _INDEX, lazy.called(*_INDEX, begins=b"{")),
+    _later("sets.dcp", "dcp", (".metadata",), lazy.called(".metadata", begins=b"\x80")),
+    _later("sets.dcp_safetensors", "dcp-safetensors", (), lazy.holds(b"DCP_SHARDING_INFO")),
 )
-
-
 BY_NAME: dict[str, AnyFormat] = {form.NAME: form for form in (*FORMATS, *SETS)}
-
-
 HEAD = 512  # bytes that tell every format from every other
 
 

@@ -1,32 +1,23 @@
-"""TODO-DOC."""
+"""The defaults of the frameworks: which scheme each param of a layer gets."""
 
 from __future__ import annotations
 
 import math
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from paramctl.schemes.scheme import fans, scheme
-from paramctl.schemes.user_function import UserFunction
-
-if TYPE_CHECKING:
-    pass
 from paramctl.schemes.spec import Spec, _call, parse
 from paramctl.schemes.target import Target
+from paramctl.schemes.user_function import UserFunction
 
 RECURRENT = re.compile(r"(?:weight|bias)_(ih|hh|hr)(_l\d+(?:_reverse)?)?")
-
-
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1, "LSTMCell": 4, "GRUCell": 3, "RNNCell": 1}
-
-
 TORCH_LAYER = re.compile(
     r"Linear|NonDynamicallyQuantizableLinear|Bilinear|Conv(Transpose)?\dd|Embedding(Bag)?|(LSTM|GRU|RNN)(Cell)?"
     r"|MultiheadAttention|PReLU|\w*Norm(\dd)?"
 )
-
-
 STATE = {  # by the last name of a path: statistics, and what normalisation layers learn
     "running_mean": "zeros",
     "running_var": "ones",

@@ -1,4 +1,4 @@
-"""TODO-DOC."""
+"""The description of a scheme: its function, arguments, formula and paper; fans and gains."""
 
 from __future__ import annotations
 
@@ -17,27 +17,15 @@ if TYPE_CHECKING:
 
 
 Shape = tuple[int, ...]
-
-
 Kernel = Literal["torch", "keras"]
-
-
 Value = float | str
-
-
 Arguments = Mapping[str, Any]
-
-
 Filler = TypeVar("Filler", bound=Callable[..., Any])
-
-
 Check = Callable[[Shape, DType, Arguments, Kernel], str]  # the reason why a scheme cannot apply, or ""
 
 
 # Standard deviation of a standard normal cut at ±2: what a truncated draw is divided by to have std 1.
 TRUNCATED_STD = 0.87962566103423978
-
-
 Nonlinearity = Literal[
     "linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
     "sigmoid", "tanh", "relu", "leaky_relu", "selu",

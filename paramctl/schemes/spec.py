@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from paramctl.errors import UsageError
 from paramctl.schemes.defaults import Resolution, default_for, resolve
@@ -24,9 +23,6 @@ from paramctl.schemes.generators import seed_for
 from paramctl.schemes.scheme import SCHEMES, Argument, Scheme, Value, fans
 from paramctl.schemes.target import Target
 from paramctl.schemes.user_function import UserFunction, find_function
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = [
     "ALIASES",
@@ -49,9 +45,6 @@ __all__ = [
 ]
 
 EXTREME = 1000  # larger arguments may not fit a dtype: half precision ends at 65,504
-
-
-
 
 
 # From a text to a Spec.
@@ -183,59 +176,12 @@ def _call(name: str, **arguments: Value) -> Spec:
 # What the frameworks do when nobody says.
 
 
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 ALIASES: Mapping[str, str] = {alias: each.name for each in SCHEMES.values() for alias in each.aliases}
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 
 
 # May it be drawn?
 
 
-
-
-
-
-
-
 # Drawing.
-
-
-
-
-
-
-
-
 
 

@@ -1,4 +1,4 @@
-"""TODO-DOC."""
+"""How the tensors of a new sharded set are divided into files."""
 
 from __future__ import annotations
 
@@ -6,17 +6,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from paramctl.errors import UsageError
 from paramctl.formats.registry import FORMATS, as_set, named
 from paramctl.formats.sets import sharded
 from paramctl.model.checkpoint import Checkpoint
-
-pass
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    pass
 
 
 def shard_size(text: str) -> int:
@@ -30,8 +25,6 @@ def shard_size(text: str) -> int:
 
 
 _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([A-Za-z]*)")
-
-
 _UNITS = {"": 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
           "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}  # fmt: skip
 
@@ -61,14 +54,8 @@ def division_for(output: str, to: str | None, size: str | None) -> Division | No
 
 
 SAFETENSORS, TORCH = "safetensors", "torch-zip"
-
-
 STEMS = {SAFETENSORS: ("model", ".safetensors"), TORCH: ("pytorch_model", ".bin")}  # as transformers calls them
-
-
 FORMAT = {"format": "pt"}  # metadata without which transformers takes no safetensors file
-
-
 LIMIT = 5_000_000_000  # bytes of a shard, unless another size is asked for
 
 

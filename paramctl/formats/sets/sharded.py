@@ -63,8 +63,6 @@ class Document:
     saved: _ByName | _ByFile
 
 
-
-
 class _ByName(Mapping[str, Storage]):
     """The storages of safetensors shards under their own keys, the names of tensors: a set has each in one shard."""
 
@@ -507,12 +505,6 @@ def _json(document: Mapping[str, object]) -> Literal:
 
 
 # --- a new set -------------------------------------------------------------------------------------
-
-
-
-
-
-
 
 
 def _new(checkpoint: Checkpoint, names: Mapping[str, str]) -> Iterator[Part]:
