@@ -213,6 +213,7 @@ class Scheme:
 
 
 SCHEMES: dict[str, Scheme] = {}  # by name, in the order people should see them
+ALIASES: dict[str, str] = {}  # other names of schemes → their own
 
 
 def scheme(formula: str, origin: str, *, name: str = "", **fields: Any) -> Callable[[Filler], Filler]:
@@ -224,6 +225,7 @@ def scheme(formula: str, origin: str, *, name: str = "", **fields: Any) -> Calla
         summary = (function.__doc__ or "").partition("\n")[0]
         SCHEMES[own] = Scheme(own, summary=summary, formula=formula, origin=origin, function=function,
                               arguments=tuple(map(_argument, parameters)), **fields)  # fmt: skip
+        ALIASES.update(dict.fromkeys(SCHEMES[own].aliases, own))
         return function
 
     return register
