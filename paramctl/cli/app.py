@@ -74,7 +74,7 @@ def _ends_said() -> Iterator[None]:
 
 def _build(name: str) -> Any:
     one = typer.Typer(add_completion=False, rich_markup_mode=None)
-    one.command(name)(getattr(import_module(f"paramctl.cli.app.{name}"), name))
+    one.command(name)(getattr(import_module(f"paramctl.cli.commands.{name}"), name))
     return typer.main.get_command(one)
 
 

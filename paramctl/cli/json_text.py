@@ -1,4 +1,4 @@
-"""TODO-DOC."""
+"""Turn results into JSON text, line by line."""
 
 from __future__ import annotations
 

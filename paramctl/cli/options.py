@@ -125,7 +125,7 @@ def _unsplit(name: str) -> str:
 
 def complete_scheme(incomplete: str) -> list[str]:
     """The names of all schemes."""
-    from paramctl.schemes.spec import SCHEMES
+    from paramctl.schemes.scheme import SCHEMES
 
     return [name for name in SCHEMES if name.startswith(incomplete)]
 

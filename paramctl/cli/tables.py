@@ -1,4 +1,4 @@
-"""TODO-DOC."""
+"""Align columns of text, and fit them to a width."""
 
 from __future__ import annotations
 

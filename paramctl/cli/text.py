@@ -1,4 +1,4 @@
-"""TODO-DOC."""
+"""Turn names and numbers into text that is safe on a terminal."""
 
 from __future__ import annotations
 
@@ -15,11 +15,7 @@ if TYPE_CHECKING:
 
 
 LIMIT = 500  # characters of one name that a terminal or an error message shows
-
-
 SENTENCE = 50_000  # characters of a whole message: our own words are all read, but no file makes it endless
-
-
 BARS = "▁▂▃▄▅▆▇█"
 
 

@@ -30,8 +30,6 @@ class Equals(NamedTuple):
     constant: bool
 
 
-
-
 def equals(checkpoint: Checkpoint, indices: Iterable[int], watch: Watch = nobody) -> tuple[Equals, ...]:
     """Groups among the params at `indices` that hold the same values bit for bit, in dtype and shape alike.
 
@@ -49,10 +47,6 @@ def equals(checkpoint: Checkpoint, indices: Iterable[int], watch: Watch = nobody
     return tuple(
         Equals(tuple(group), (len(group) - 1) * params[group[0]].nbytes, digests[group[0]].constant) for group in found
     )
-
-
-
-
 
 
 def _split(groups: Iterable[Sequence[int]], key: Callable[[int], Hashable]) -> list[list[int]]:

@@ -63,8 +63,6 @@ def command(file: str, found: Candidate, out: str) -> list[str]:
     return ["paramctl", "tie", *words, "-o", out]
 
 
-
-
 def _kinds(checkpoint: Checkpoint, found: Iterable[Equals]) -> dict[int, int]:
     """Position of each param that is equal or tied to another → of the first of those."""
     groups = checkpoint.groups_by_first

@@ -70,12 +70,6 @@ def _keeps_texts(checkpoint: Checkpoint, form: AnyFormat, division: Division | N
     return checkpoint.format == made or (checkpoint.format, made) == (sharded.NAME, shard_division.SAFETENSORS)
 
 
-
-
-
-
-
-
 def _untied(checkpoint: Checkpoint) -> tuple[Checkpoint, tuple[str, ...]]:
     """The checkpoint for a format that knows no ties, and saves each of them in full as torch does; a note says so."""
     if not checkpoint.tied_to:

@@ -1,4 +1,4 @@
-"""TODO-DOC."""
+"""Refuse edits of params that cannot be edited, with the reason and what to do."""
 
 from __future__ import annotations
 

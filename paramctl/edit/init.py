@@ -17,8 +17,10 @@ from paramctl.model.checkpoint import Checkpoint, Param, Storage
 from paramctl.model.selection import Selection, model_params, select
 from paramctl.model.sharing import overlaps, with_tied
 from paramctl.schemes import defaults, drawing
-from paramctl.schemes.spec import Spec, UserFunction, fans, parse
+from paramctl.schemes.scheme import fans
+from paramctl.schemes.spec import Spec, parse
 from paramctl.schemes.target import Role, Target
+from paramctl.schemes.user_function import UserFunction
 from paramctl.values.arrays import NewValues, content_of, storage_of, with_values
 
 MAX_SEED = 2**63  # seeds that are drawn; any whole number may be given

@@ -38,15 +38,3 @@ class Edit(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-
-
-
-
-
-
-
-
-
-
-
-

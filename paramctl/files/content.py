@@ -1,4 +1,4 @@
-"""TODO-DOC."""
+"""Pieces of bytes: literal, computed when needed, or an extent of a source; clipped, patched and read."""
 
 from __future__ import annotations
 
@@ -9,14 +9,11 @@ from itertools import accumulate
 from operator import itemgetter
 from typing import NamedTuple
 
-from paramctl.errors import FormatError
+from paramctl.errors import FileError, FormatError
 from paramctl.files import checksums
-from paramctl.files.segments import Keeper
-from paramctl.files.sources import Source
+from paramctl.files.sources import Source, Spool
 
 Buffer = bytes | bytearray | memoryview
-
-
 CHUNK = 1 << 20  # bytes read at a time; larger chunks gain nothing and cost memory
 
 
@@ -47,6 +44,62 @@ class Computed(NamedTuple):
     nbytes: int
     chunks: Callable[[], Iterable[Buffer]]
     reads: int = 0
+
+
+class Keeper:
+    """Makes the bytes of a `Computed` segment, and keeps them in a temporary file if they are asked for again.
+
+    So many parts of what can only be made from its first byte on cost no more than two passes over it. Where
+    making them fails, it fails again at once.
+    """
+
+    def __init__(self, nbytes: int, make: Callable[[], Iterable[Buffer]], what: str) -> None:
+        self._nbytes = nbytes
+        self._make = make
+        self._what = what
+        self._was_asked = False
+        self._kept: Extent | None = None
+        self._error: FormatError | None = None
+
+    def __call__(self) -> Iterable[Buffer]:
+        """All of the bytes."""
+        return self.part(0, self._nbytes)
+
+    def part(self, start: int, nbytes: int) -> Iterator[Buffer]:
+        """The `nbytes` bytes from `start` on."""
+        if self._error is not None:
+            raise FormatError(self._error.what, hint=self._error.hint)
+        again, self._was_asked = self._was_asked, True
+        kept = self._kept_if_there_is_room() if again else None
+        if kept is None:
+            yield from _window(self._noted(), start, nbytes)
+            return
+        yield from chunks((kept._replace(offset=kept.offset + start, nbytes=nbytes),))
+
+    def kept(self) -> Extent:
+        """All of the bytes in a file. Raises FileError where there is no room for them."""
+        if self._kept is None:
+            spool = Spool(self._what)
+            for chunk in self._noted():
+                spool.keep(memoryview(chunk))
+            self._kept = Extent(spool.source, 0, self._nbytes)
+        return self._kept
+
+    def _kept_if_there_is_room(self) -> Extent | None:
+        try:
+            return self.kept()
+        except FormatError:
+            raise
+        except FileError:
+            return None
+
+    def _noted(self) -> Iterator[Buffer]:
+        """The bytes as they are made; an error is noted."""
+        try:
+            yield from self._make()
+        except FormatError as error:
+            self._error = error
+            raise
 
 
 class Patch(NamedTuple):

@@ -9,18 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from paramctl.errors import FileError, FormatError
 from paramctl.files import checksums
-from paramctl.files.content import CHUNK, Buffer, Computed, Content, Extent, Literal, _window, chunks, crc32
-from paramctl.files.sources import Source, Spool, Window
+from paramctl.files.content import CHUNK, Buffer, Computed, Content, Extent, Literal, chunks, crc32
+from paramctl.files.sources import Source, Window
 
 SMALL = 1 << 15  # bytes of an extent below which it is not worth the kernel's while
-
-
-
-
-
-
 
 
 class Known(NamedTuple):
@@ -28,62 +21,6 @@ class Known(NamedTuple):
 
     extent: Extent
     crc32: int
-
-
-class Keeper:
-    """Makes the bytes of a `Computed` segment, and keeps them in a temporary file if they are asked for again.
-
-    So many parts of what can only be made from its first byte on cost no more than two passes over it. Where
-    making them fails, it fails again at once.
-    """
-
-    def __init__(self, nbytes: int, make: Callable[[], Iterable[Buffer]], what: str) -> None:
-        self._nbytes = nbytes
-        self._make = make
-        self._what = what
-        self._was_asked = False
-        self._kept: Extent | None = None
-        self._error: FormatError | None = None
-
-    def __call__(self) -> Iterable[Buffer]:
-        """All of the bytes."""
-        return self.part(0, self._nbytes)
-
-    def part(self, start: int, nbytes: int) -> Iterator[Buffer]:
-        """The `nbytes` bytes from `start` on."""
-        if self._error is not None:
-            raise FormatError(self._error.what, hint=self._error.hint)
-        again, self._was_asked = self._was_asked, True
-        kept = self._kept_if_there_is_room() if again else None
-        if kept is None:
-            yield from _window(self._noted(), start, nbytes)
-            return
-        yield from chunks((kept._replace(offset=kept.offset + start, nbytes=nbytes),))
-
-    def kept(self) -> Extent:
-        """All of the bytes in a file. Raises FileError where there is no room for them."""
-        if self._kept is None:
-            spool = Spool(self._what)
-            for chunk in self._noted():
-                spool.keep(memoryview(chunk))
-            self._kept = Extent(spool.source, 0, self._nbytes)
-        return self._kept
-
-    def _kept_if_there_is_room(self) -> Extent | None:
-        try:
-            return self.kept()
-        except FormatError:
-            raise
-        except FileError:
-            return None
-
-    def _noted(self) -> Iterator[Buffer]:
-        """The bytes as they are made; an error is noted."""
-        try:
-            yield from self._make()
-        except FormatError as error:
-            self._error = error
-            raise
 
 
 class Summed(NamedTuple):
@@ -109,11 +46,7 @@ class Derived(NamedTuple):
     make: Callable[[Mapping[str, int]], bytes]
 
 
-
-
 Segment = Content | Summed | Derived
-
-
 
 
 def pieces(segments: Iterable[Segment]) -> Iterator[Extent | Buffer]:
@@ -226,16 +159,6 @@ def _kept(segment: Summed) -> int:
     return kept
 
 
-
-
-
-
-
-
-
-
-
-
 def joined(segments: Iterable[Segment]) -> Iterator[Segment]:
     """The same bytes with neighbouring extents made one, so that each copy is as long as it can be."""
     held: Extent | None = None
@@ -256,17 +179,5 @@ def joined(segments: Iterable[Segment]) -> Iterator[Segment]:
         yield segment
     if held:
         yield held
-
-
-
-
-
-
-
-
-
-
-
-
 
 

@@ -158,7 +158,8 @@ def _change(job: Job, target: InPlace, folder: Path, watch: Watch) -> int:
     if len(changed) == 1 and part.was in held:
         look = job.verify if part is parts[-1] else partial(_look, job, part)
         place = InPlace(held[part.was], target.patch)
-        written = file_writer.write(part.segments, place, job.sources, look, watch, None if part is parts[-1] else index)
+        lock = None if part is parts[-1] else index
+        written = file_writer.write(part.segments, place, job.sources, look, watch, lock)
     else:
         _check_not_patched(target, changed)
         _check_not_linked([held[part.was] for part in changed if part.was in held], folder)

@@ -1,30 +1,16 @@
-"""TODO-DOC."""
+"""Open the checkpoint that a name stands for: find its file, undo an interrupted patch, read it."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from paramctl.errors import ParamctlError
 from paramctl.files import set_names, temporary
 from paramctl.files.sources import STDIN, open_source
+from paramctl.formats.registry import as_set, of, read
 from paramctl.model.checkpoint import Checkpoint
 from paramctl.progress import Watch, nobody
-
-if TYPE_CHECKING:
-    pass
-if TYPE_CHECKING:  # here the type checker holds every module to its protocol
-    from paramctl.formats import safetensors
-    from paramctl.formats.programs import torch_export, torchscript, torchscript_json
-    from paramctl.formats.pytorch import legacy_file, tar_file, zip_file
-    from paramctl.formats.sets import dcp, dcp_safetensors, sharded
-
-    _MEET: tuple[Format, ...] = (
-        zip_file, torchscript, torchscript_json, torch_export, legacy_file, tar_file, safetensors
-    )  # fmt: skip
-    _MEET_AS_SETS: tuple[SetFormat, ...] = (sharded, dcp, dcp_safetensors)
-from paramctl.formats.registry import as_set, of, read
 
 
 def open(name: str, watch: Watch = nobody) -> Checkpoint:

@@ -1,4 +1,4 @@
-"""TODO-DOC."""
+"""The protocols that the module of every format meets; nothing here knows any format."""
 
 from __future__ import annotations
 
@@ -14,16 +14,6 @@ from paramctl.progress import Watch, nobody
 if TYPE_CHECKING:
     from paramctl.files.set_names import Part
     from paramctl.findings import Finding
-if TYPE_CHECKING:  # here the type checker holds every module to its protocol
-    from paramctl.formats import safetensors
-    from paramctl.formats.programs import torch_export, torchscript, torchscript_json
-    from paramctl.formats.pytorch import legacy_file, tar_file, zip_file
-    from paramctl.formats.sets import dcp, dcp_safetensors, sharded
-
-    _MEET: tuple[Format, ...] = (
-        zip_file, torchscript, torchscript_json, torch_export, legacy_file, tar_file, safetensors
-    )  # fmt: skip
-    _MEET_AS_SETS: tuple[SetFormat, ...] = (sharded, dcp, dcp_safetensors)
 
 
 class AnyFormat(Protocol):

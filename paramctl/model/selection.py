@@ -166,10 +166,6 @@ def model_params(checkpoint: Checkpoint) -> tuple[int, ...]:
     return tuple(i for i, p in enumerate(checkpoint.params) if p.kind != "optimizer" and i not in gradients)
 
 
-
-
-
-
 # --- how a selection is read -------------------------------------------------------------------
 
 
@@ -436,8 +432,6 @@ def _twice(names: Iterable[str]) -> Iterator[str]:
         if name in seen:
             yield name
         seen.add(name)
-
-
 
 
 def _lines_of(checkpoint: Checkpoint, name: str) -> list[str]:

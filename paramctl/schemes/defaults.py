@@ -1,32 +1,23 @@
-"""TODO-DOC."""
+"""The defaults of the frameworks: which scheme each param of a layer gets."""
 
 from __future__ import annotations
 
 import math
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from paramctl.schemes.scheme import fans, scheme
+from paramctl.schemes.spec import Spec, call, parse
+from paramctl.schemes.target import Target
 from paramctl.schemes.user_function import UserFunction
 
-if TYPE_CHECKING:
-    pass
-from paramctl.schemes.spec import Spec, _call, parse
-from paramctl.schemes.target import Target
-
 RECURRENT = re.compile(r"(?:weight|bias)_(ih|hh|hr)(_l\d+(?:_reverse)?)?")
-
-
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1, "LSTMCell": 4, "GRUCell": 3, "RNNCell": 1}
-
-
 TORCH_LAYER = re.compile(
     r"Linear|NonDynamicallyQuantizableLinear|Bilinear|Conv(Transpose)?\dd|Embedding(Bag)?|(LSTM|GRU|RNN)(Cell)?"
     r"|MultiheadAttention|PReLU|\w*Norm(\dd)?"
 )
-
-
 STATE = {  # by the last name of a path: statistics, and what normalisation layers learn
     "running_mean": "zeros",
     "running_var": "ones",
@@ -93,8 +84,8 @@ def mxnet_default(target: Target) -> Resolution:
     if state := _state(target, ending):
         return state
     if target.role == "bias" or target.name.endswith("bias"):
-        return Resolution(_call("zeros"))
-    return Resolution({"weight": _call("uniform", a=-0.07, b=0.07), "scale": _call("ones")}.get(target.role))
+        return Resolution(call("zeros"))
+    return Resolution({"weight": call("uniform", a=-0.07, b=0.07), "scale": call("ones")}.get(target.role))
 
 
 @scheme("torch-default, keras-default or mxnet-default", "the framework that wrote the file", name="default",
@@ -106,7 +97,7 @@ def default(target: Target) -> Resolution:
 
 def _state(target: Target, name: str = "") -> Resolution | None:
     known = STATE.get(name or target.name)
-    return Resolution(_call(known)) if known and len(target.shape) < 2 else None
+    return Resolution(call(known)) if known and len(target.shape) < 2 else None
 
 
 def _torch_special(target: Target) -> Spec | None:
@@ -117,15 +108,15 @@ def _torch_special(target: Target) -> Spec | None:
         return None if hidden is None else _symmetric(hidden)
     if name in ("in_proj_weight", "in_proj_bias", "bias_k", "bias_v") or module == "MultiheadAttention":
         matrix = "xavier_normal" if "bias" in name else "xavier_uniform"
-        return _call("zeros" if len(target.shape) < 2 else matrix)
+        return call("zeros" if len(target.shape) < 2 else matrix)
     if module == "NonDynamicallyQuantizableLinear" and name == "bias":
-        return _call("zeros")
+        return call("zeros")
     if "Norm" in module:
-        return _call("zeros" if target.role == "bias" else "ones")
+        return call("zeros" if target.role == "bias" else "ones")
     if module in ("Embedding", "EmbeddingBag"):
-        return replace(_call("normal"), zero_row=_padding_row(target))
+        return replace(call("normal"), zero_row=_padding_row(target))
     if module == "PReLU":
-        return _call("constant", val=0.25)
+        return call("constant", val=0.25)
     return _torch_bilinear(target) if module == "Bilinear" else None
 
 
@@ -141,17 +132,17 @@ def _torch_bilinear(target: Target) -> Spec | None:
 
 def _torch_by_role(target: Target) -> Spec | None:
     if target.role == "weight":
-        return _call("kaiming_uniform", a=math.sqrt(5))
+        return call("kaiming_uniform", a=math.sqrt(5))
     if target.role == "bias":
         name = target.name.replace("bias", "weight")
         weight = target.siblings.get(name, target.siblings.get("kernel", ()))
-        return _symmetric(fans(weight, target.kernel)[0]) if len(weight) > 1 else _call("zeros")
-    return _call("ones") if target.role == "scale" else None
+        return _symmetric(fans(weight, target.kernel)[0]) if len(weight) > 1 else call("zeros")
+    return call("ones") if target.role == "scale" else None
 
 
 def _symmetric(n: int) -> Spec:
     bound = 1 / math.sqrt(n) if n > 0 else 0.0
-    return _call("uniform", a=-bound, b=bound)
+    return call("uniform", a=-bound, b=bound)
 
 
 def _hidden_size(target: Target) -> int | None:
@@ -169,14 +160,14 @@ def _hidden_size(target: Target) -> int | None:
 def _keras(target: Target) -> Spec | None:
     name = target.name
     if name == "recurrent_kernel" or name.startswith("weight_hh"):
-        return _call("orthogonal")
+        return call("orthogonal")
     if name == "embeddings" or target.module == "Embedding":
-        return _call("uniform", a=-0.05, b=0.05)
+        return call("uniform", a=-0.05, b=0.05)
     if target.role == "bias" or name.startswith("bias"):
-        return _call("lstm_bias" if _is_keras_lstm(target) else "zeros")
+        return call("lstm_bias" if _is_keras_lstm(target) else "zeros")
     if target.role == "scale" or "Norm" in target.module:
-        return _call("ones")
-    return _call("xavier_uniform") if target.role == "weight" else None
+        return call("ones")
+    return call("xavier_uniform") if target.role == "weight" else None
 
 
 def _is_keras_lstm(target: Target) -> bool:

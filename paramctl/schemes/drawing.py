@@ -1,4 +1,4 @@
-"""TODO-DOC."""
+"""Draw the values of one param by a scheme, as bytes in its dtype."""
 
 from __future__ import annotations
 

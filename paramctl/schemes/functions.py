@@ -8,7 +8,7 @@ torch is not imported here: a canvas brings it.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from paramctl.model.dtypes import DType
 from paramctl.schemes.scheme import (
@@ -23,39 +23,7 @@ from paramctl.schemes.scheme import (
     scheme,
 )
 
-if TYPE_CHECKING:
-    pass
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 # Why a scheme cannot apply.
-
-
-
-
 
 
 def _not_complex(shape: Shape, dtype: DType, arguments: Arguments, kernel: Kernel) -> str:

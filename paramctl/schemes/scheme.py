@@ -1,4 +1,4 @@
-"""TODO-DOC."""
+"""The description of a scheme: its function, arguments, formula and paper; fans and gains."""
 
 from __future__ import annotations
 
@@ -17,27 +17,15 @@ if TYPE_CHECKING:
 
 
 Shape = tuple[int, ...]
-
-
 Kernel = Literal["torch", "keras"]
-
-
 Value = float | str
-
-
 Arguments = Mapping[str, Any]
-
-
 Filler = TypeVar("Filler", bound=Callable[..., Any])
-
-
 Check = Callable[[Shape, DType, Arguments, Kernel], str]  # the reason why a scheme cannot apply, or ""
 
 
 # Standard deviation of a standard normal cut at ±2: what a truncated draw is divided by to have std 1.
 TRUNCATED_STD = 0.87962566103423978
-
-
 Nonlinearity = Literal[
     "linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
     "sigmoid", "tanh", "relu", "leaky_relu", "selu",
@@ -225,6 +213,7 @@ class Scheme:
 
 
 SCHEMES: dict[str, Scheme] = {}  # by name, in the order people should see them
+ALIASES: dict[str, str] = {}  # other names of schemes → their own
 
 
 def scheme(formula: str, origin: str, *, name: str = "", **fields: Any) -> Callable[[Filler], Filler]:
@@ -236,6 +225,7 @@ def scheme(formula: str, origin: str, *, name: str = "", **fields: Any) -> Calla
         summary = (function.__doc__ or "").partition("\n")[0]
         SCHEMES[own] = Scheme(own, summary=summary, formula=formula, origin=origin, function=function,
                               arguments=tuple(map(_argument, parameters)), **fields)  # fmt: skip
+        ALIASES.update(dict.fromkeys(SCHEMES[own].aliases, own))
         return function
 
     return register

@@ -1,7 +1,7 @@
-"""Named initialisations: what their names mean, and how one is drawn.
+"""Turn the text of a scheme into a `Spec`: the scheme with its arguments.
 
-A scheme's text becomes a `Spec`; a spec and a `Target` become the bytes of one param. The functions
-themselves are in `initializers`; the frameworks' defaults, which choose among them by role, are here.
+A spec and a `Target` become the bytes of one param in `drawing`. The schemes themselves are in `functions`, the
+frameworks' defaults, which choose among them by role, in `defaults`.
 
 A draw can be redone without paramctl:
 
@@ -15,46 +15,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from paramctl.errors import UsageError
-from paramctl.schemes.defaults import Resolution, default_for, resolve
-from paramctl.schemes.drawing import check, draw, why_not
-from paramctl.schemes.generators import seed_for
-from paramctl.schemes.scheme import SCHEMES, Argument, Scheme, Value, fans
-from paramctl.schemes.target import Target
+from paramctl.schemes.scheme import ALIASES, SCHEMES, Argument, Scheme, Value
 from paramctl.schemes.user_function import UserFunction, find_function
 
-if TYPE_CHECKING:
-    pass
-
-__all__ = [
-    "ALIASES",
-    "SCHEMES",
-    "Argument",
-    "Resolution",
-    "Scheme",
-    "Spec",
-    "Target",
-    "UserFunction",
-    "check",
-    "default_for",
-    "draw",
-    "fans",
-    "find",
-    "parse",
-    "resolve",
-    "seed_for",
-    "why_not",
-]
-
 EXTREME = 1000  # larger arguments may not fit a dtype: half precision ends at 65,504
-
-
-
-
-
-# From a text to a Spec.
 
 
 @dataclass(frozen=True)
@@ -174,68 +140,7 @@ def _bound(scheme: Scheme, arguments: dict[str, Value]) -> Spec:
     return Spec(scheme, MappingProxyType(arguments))
 
 
-def _call(name: str, **arguments: Value) -> Spec:
-    """A spec in Python's words: `_call("uniform", a=-0.5, b=0.5)`."""
+def call(name: str, **arguments: Value) -> Spec:
+    """A spec in Python's words: `call("uniform", a=-0.5, b=0.5)`."""
     scheme = SCHEMES[name]
     return _bound(scheme, {a.name: arguments.get(a.name, a.default or 0.0) for a in scheme.arguments})
-
-
-# What the frameworks do when nobody says.
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-ALIASES: Mapping[str, str] = {alias: each.name for each in SCHEMES.values() for alias in each.aliases}
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-# May it be drawn?
-
-
-
-
-
-
-
-
-# Drawing.
-
-
-
-
-
-
-
-
-
-

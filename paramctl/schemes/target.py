@@ -1,18 +1,14 @@
-"""TODO-DOC."""
+"""The param that is to be drawn, and what is known about its layer."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from paramctl.model.dtypes import DType
 from paramctl.schemes.scheme import Kernel, Shape, shape_text
-
-if TYPE_CHECKING:
-    pass
-
 
 Role = Literal["weight", "bias", "scale", "tensor"]
 

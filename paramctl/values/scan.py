@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from paramctl.errors import Unsupported
 from paramctl.files import checksums
-from paramctl.files.content import Computed, Content, Literal, clip, filled, read
-from paramctl.files.segments import Keeper
+from paramctl.files.content import Computed, Content, Keeper, Literal, clip, filled, read
 from paramctl.model.checkpoint import Checkpoint, Param, Storage
 from paramctl.progress import Watch, nobody
 from paramctl.values.arrays import cells, decoded, in_machine_order, narrow, storage_of, stored

@@ -15,9 +15,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from paramctl import __version__, errors, formats
+from paramctl import __version__, errors
 from paramctl.cli import app, options
 from paramctl.cli.app import CHANGE, LOOK
+from paramctl.formats import opening
 from paramctl.progress import Watch
 
 Run = Callable[..., tuple[int, str, str]]
@@ -134,7 +135,7 @@ def test_every_error_is_one_line_and_a_code(
     def fail(name: str, watch: Watch) -> None:
         raise error
 
-    monkeypatch.setattr(formats, "open", fail)
+    monkeypatch.setattr(opening, "open", fail)
     got = run("tree", "x")
     assert got[1:] == ("", "" if code == 130 and not got[2] else f"paramctl: {line}\n")
     assert got[0] == code
@@ -167,7 +168,7 @@ def test_a_message_without_end_is_cut_but_its_hint_is_not(run: Run, monkeypatch:
     def fail(name: str, watch: Watch) -> None:
         raise errors.FormatError("a name " * 100_000, hint="do this")
 
-    monkeypatch.setattr(formats, "open", fail)
+    monkeypatch.setattr(opening, "open", fail)
     err = run("tree", "x")[2]
     assert len(err) < 51_000
     assert err.endswith("a name ; do this\n")
@@ -249,7 +250,7 @@ def test_an_interrupt_inside_is_said(run: Run, monkeypatch: pytest.MonkeyPatch) 
     def fail(name: str, watch: Watch) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(formats, "open", fail)
+    monkeypatch.setattr(opening, "open", fail)
     assert run("tree", "x") == (130, "", "paramctl: interrupted\n")
 
 
@@ -401,5 +402,5 @@ def test_next_names() -> None:
 
 
 def test_the_table_names_only_commands_there_are() -> None:
-    folder = Path(app.__file__).parent
-    assert {path.stem for path in folder.glob("*.py")} - {"__init__", "options", "output"} >= {*LOOK, *CHANGE}
+    folder = Path(app.__file__).parent / "commands"
+    assert {path.stem for path in folder.glob("*.py")} - {"__init__"} == {*LOOK, *CHANGE}

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from paramctl.cli import json_text, output, tables
-from paramctl.cli import text as output_text
+from paramctl.cli import text as cli_text
 from paramctl.model.checkpoint import dims
 
 Spawn = Callable[..., subprocess.CompletedProcess[bytes]]
@@ -35,24 +35,24 @@ Spawn = Callable[..., subprocess.CompletedProcess[bytes]]
     ],
 )
 def test_escape(raw: str, shown: str) -> None:
-    assert output_text.escape(raw) == shown
+    assert cli_text.escape(raw) == shown
 
 
 @given(st.text(st.characters()))
 def test_what_is_escaped_is_visible_and_can_be_encoded(text: str) -> None:
-    shown = output_text.escape(text, None)
+    shown = cli_text.escape(text, None)
     assert shown.isprintable()
     shown.encode()
 
 
 @given(st.text(st.characters(max_codepoint=126)), st.integers(1, 40))
 def test_elided_text_fits(text: str, width: int) -> None:
-    assert len(output_text.elide(text, width)) <= width
+    assert len(cli_text.elide(text, width)) <= width
 
 
 def test_long_names_lose_their_middle_unless_asked_not_to() -> None:
-    assert output_text.escape("a" * 600 + "b") == "a" * 249 + "…" + "a" * 249 + "b"
-    assert output_text.escape("a" * 600, None) == "a" * 600
+    assert cli_text.escape("a" * 600 + "b") == "a" * 249 + "…" + "a" * 249 + "b"
+    assert cli_text.escape("a" * 600, None) == "a" * 600
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_long_names_lose_their_middle_unless_asked_not_to() -> None:
     ],
 )  # fmt: skip
 def test_bytes_for_people(n: int, text: str) -> None:
-    assert output_text.human_bytes(n) == text
+    assert cli_text.human_bytes(n) == text
 
 
 @pytest.mark.parametrize(
@@ -74,13 +74,13 @@ def test_bytes_for_people(n: int, text: str) -> None:
     ],
 )  # fmt: skip
 def test_numbers_for_people(value: float | None, text: str) -> None:
-    assert output_text.number(value) == text
+    assert cli_text.number(value) == text
 
 
 def test_totals() -> None:
-    assert output_text.totals_text(5, 4, 1234, 4936) == "5 tensors (4 unique), 1,234 values, 4.8 KiB"
-    assert output_text.totals_text(1, 1, 4, 16) == "1 tensor, 4 values, 16 B"
-    assert output_text.totals_text(1, 1, 1, 4) == "1 tensor, 1 value, 4 B"
+    assert cli_text.totals_text(5, 4, 1234, 4936) == "5 tensors (4 unique), 1,234 values, 4.8 KiB"
+    assert cli_text.totals_text(1, 1, 4, 16) == "1 tensor, 4 values, 16 B"
+    assert cli_text.totals_text(1, 1, 1, 4) == "1 tensor, 1 value, 4 B"
 
 
 def test_shapes() -> None:
@@ -162,7 +162,7 @@ def test_surrogates_in_a_file_name_are_printed(spawn: Spawn, tmp_path: Path) -> 
     [(1.0, -1e8, 12), (1.0, 0.5, 4), (1.0, None, 4), (0.0, 3.0, 4), (None, 3.0, 4), (1e-300, 1e300, 4), (1e-9, 1e9, 17)],
 )
 def test_as_many_digits_as_tell_values_apart(spread: float | None, mean: float | None, digits: int) -> None:
-    assert output_text.digits_for(spread, mean) == digits
+    assert cli_text.digits_for(spread, mean) == digits
 
 
 def test_names_that_would_look_the_same_keep_their_ends() -> None:

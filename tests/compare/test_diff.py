@@ -601,6 +601,6 @@ def test_equal_files_need_no_numpy(tmp_path: Path) -> None:
         "import sys; from paramctl.cli.app import main; code = main(['diff', *sys.argv[1:]]); "
         "sys.exit(code or bool({'numpy', 'torch', 'rich', 'ml_dtypes'} & {*sys.modules}))"
     )
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     command = [sys.executable, "-c", source, str(tmp_path / "a.pt"), str(tmp_path / "b.pt")]
     assert subprocess.run(command, cwd=root, capture_output=True, check=False).returncode == 0

@@ -184,7 +184,7 @@ def _run(*line: str) -> None:
     """Run a command line; its errors come through. What it prints must be text that a terminal can be shown."""
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8") for _ in range(2))
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        output.output.prepare()
+        output.prepare()
         with contextlib.suppress(SystemExit):
             _commands().main([*line], prog_name="paramctl", standalone_mode=False)
     for stream in (out, err):

@@ -20,12 +20,15 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import init
 
+import paramctl
 from paramctl.errors import UsageError
 from paramctl.model.dtypes import BY_NAME
 from paramctl.schemes import defaults, scheme
 from paramctl.schemes.defaults import resolve
 from paramctl.schemes.drawing import check, draw, why_not
-from paramctl.schemes.spec import ALIASES, SCHEMES, __file__, fans, find, parse, seed_for
+from paramctl.schemes.generators import seed_for
+from paramctl.schemes.scheme import ALIASES, SCHEMES, fans
+from paramctl.schemes.spec import find, parse
 from paramctl.schemes.target import Role, Target
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
@@ -249,14 +252,15 @@ def test_global_random_state_is_left_alone(text: str, tmp_path: Path) -> None:
 def test_nothing_but_drawing_imports_torch(tmp_path: Path) -> None:
     code = f"""
 import sys
-from paramctl import schemes
 from paramctl.model.dtypes import BY_NAME
-spec = schemes.parse("xavier:gain=relu")
-at = schemes.Target("0.weight", (8, 4), BY_NAME["float32"], 0, role="weight")
-schemes.why_not(spec, (8, 4), BY_NAME["float32"])
-schemes.check(schemes.parse("torch-default"), at)
-schemes.parse({user_file(tmp_path, "import torch; f = print")!r})
-assert len(schemes.SCHEMES) > 20 and schemes.fans((8, 4)) == (4, 8)
+from paramctl.schemes import drawing, scheme, target
+from paramctl.schemes.spec import parse
+spec = parse("xavier:gain=relu")
+at = target.Target("0.weight", (8, 4), BY_NAME["float32"], 0, role="weight")
+drawing.why_not(spec, (8, 4), BY_NAME["float32"])
+drawing.check(parse("torch-default"), at)
+parse({user_file(tmp_path, "import torch; f = print")!r})
+assert len(scheme.SCHEMES) > 20 and scheme.fans((8, 4)) == (4, 8)
 print(sorted({{"torch", "numpy", "ml_dtypes"}} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -265,7 +269,7 @@ print(sorted({{"torch", "numpy", "ml_dtypes"}} & set(sys.modules)))
 
 def test_torch_is_imported_in_one_function() -> None:
     places = []
-    for path in sorted(Path(str(__file__)).parent.rglob("*.py")):
+    for path in sorted(Path(str(paramctl.__file__)).parent.rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
             imports = [node for node in ast.walk(function) if isinstance(node, ast.Import)]

@@ -57,7 +57,7 @@ def test_another_process_with_settings_of_its_own_makes_the_same_bytes(tmp_path:
         "chart = Chart('a file', 'value', 'number of values', (Bars('w', (1, 0, 2), (-1.0, 0.0, 1.0, 2.0)),))\n"
         "sys.stdout.buffer.write(picture(chart, 'svg'))"
     )
-    env = {"PYTHONPATH": str(Path(__file__).parents[1]), "HOME": str(tmp_path), "PYTHONHASHSEED": "7"}
+    env = {"PYTHONPATH": str(Path(__file__).parents[2]), "HOME": str(tmp_path), "PYTHONHASHSEED": "7"}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, check=True)
     assert (done.stdout, done.stderr) == (picture(HISTOGRAM, "svg"), b"")
 

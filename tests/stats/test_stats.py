@@ -15,7 +15,7 @@ import pytest
 import torch
 from helpers import file_of, listing, records, refused, rezipped
 from safetensors.torch import save_file
-from test_values import checkpoint, param, storage
+from stored_params import checkpoint, param, storage
 
 from paramctl.errors import FormatError
 from paramctl.model.checkpoint import Checkpoint

@@ -19,7 +19,7 @@ from paramctl.model.checkpoint import Checkpoint
 from paramctl.stats.runs import Order, Run, survey
 from paramctl.stats.track import Step, Tracked, track
 
-SAMPLES = [str(Path(__file__).parents[1] / "sample_models" / f"tied_mlp_step{i}.pt") for i in range(3)]
+SAMPLES = [str(Path(__file__).parents[2] / "sample_models" / f"tied_mlp_step{i}.pt") for i in range(3)]
 
 
 @pytest.fixture(autouse=True)

@@ -38,7 +38,8 @@ def schemes(
       paramctl schemes xavier
       paramctl schemes --json | jq -r '.schemes[].name'
     """
-    from paramctl.schemes.spec import SCHEMES, find
+    from paramctl.schemes.scheme import SCHEMES
+    from paramctl.schemes.spec import find
 
     listed = list(SCHEMES.values()) if name is None else [find(name)]
     if as_json:

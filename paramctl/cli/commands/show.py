@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from paramctl.cli import json_text, output
-from paramctl.cli import text as output_text
+from paramctl.cli import text as cli_text
 from paramctl.cli.options import Color, Force, Json, complete_path, one_of, opened
 from paramctl.cli.output import Line
 from paramctl.errors import NoMatch, Unsupported, UsageError
@@ -279,23 +279,23 @@ class _Page:
 
     def scalar(self, leaf: Leaf) -> Iterator[Line]:
         """The lines of an entry that is no tensor."""
-        yield Line((output_text.escape(leaf.path) or ".",), ("bold",))
+        yield Line((cli_text.escape(leaf.path) or ".",), ("bold",))
         kind = "object" if leaf.is_object else type(leaf.value).__name__
         yield _fact("kind", "none" if leaf.value is None else kind)
-        yield _fact("value", output_text.escape(json_text.json_text(leaf.value), None if self.full else output_text.LIMIT))
+        yield _fact("value", cli_text.escape(json_text.json_text(leaf.value), None if self.full else cli_text.LIMIT))
 
     def param(self, at: int, index: Index) -> Iterator[Line]:
         """The lines of a tensor: what is known of it, its values, and those of its components."""
         from paramctl.model.indexing import index_text
 
         param = self.checkpoint.params[at]
-        title = output_text.escape(param.path) or "."
+        title = cli_text.escape(param.path) or "."
         yield Line((f"{title}[{index_text(index)}]" if index else title,), ("bold",))
         for label, text in self.facts(at, param):
             yield _fact(label, text)
         yield from self.values(param, index)
         for part in param.components:
-            yield Line((f"  {output_text.escape(part.path)}", f"  {_what(part)}"), ("bold", "cyan"))
+            yield Line((f"  {cli_text.escape(part.path)}", f"  {_what(part)}"), ("bold", "cyan"))
             yield from self.values(part, ())
 
     def facts(self, at: int, param: Param) -> Iterator[tuple[str, str]]:
@@ -304,17 +304,17 @@ class _Page:
         yield "dtype", param.dtype.name
         yield "shape", f"{dims(param.shape)}  ({_size(param)})"
         if param.layout != "strided":
-            yield "layout", output_text.escape(param.layout)
+            yield "layout", cli_text.escape(param.layout)
         if stored := _stored_elements(param):
             yield "nnz", stored[1]
         if param.quantizer:
             yield "quantizer", _rule(param.quantizer)
         yield "stride", ", ".join(map(str, param.strides)) or "none"
-        yield "device", UNKNOWN if param.device is None else output_text.escape(param.device)
+        yield "device", UNKNOWN if param.device is None else cli_text.escape(param.device)
         yield "requires_grad", {None: UNKNOWN, True: "yes", False: "no"}[param.requires_grad]
         layer = param.path.rpartition(".")[0]
         if layer in self.checkpoint.modules:
-            yield "layer", output_text.escape(self.checkpoint.modules[layer].text)
+            yield "layer", cli_text.escape(self.checkpoint.modules[layer].text)
         yield from self.observations(at, param)
         yield from self.sharing(at)
 
@@ -327,7 +327,7 @@ class _Page:
         yield "gradient", ", ".join(gradients) or "no gradient stored"
         for one in stored:
             if one.name != "grad":
-                yield "optimizer", f"{output_text.escape(one.name)} ({self.path(one.at)})"
+                yield "optimizer", f"{cli_text.escape(one.name)} ({self.path(one.at)})"
 
     def sharing(self, at: int) -> Iterator[tuple[str, str]]:
         """The params it is tied to, and those that merely share some of its bytes."""
@@ -344,7 +344,7 @@ class _Page:
 
     def path(self, at: int) -> str:
         """A param's path as it is printed."""
-        return output_text.escape(self.checkpoint.params[at].path) or "."
+        return cli_text.escape(self.checkpoint.params[at].path) or "."
 
     def values(self, param: Param, index: Index) -> Iterator[Line]:
         """The values, or why there are none to print."""
@@ -356,7 +356,7 @@ class _Page:
         try:
             shown = preview(self.checkpoint, param, index, full=self.full)
         except Unsupported as error:
-            yield _fact("values", output_text.sentence(str(error)))
+            yield _fact("values", cli_text.sentence(str(error)))
             return
         yield _fact("values", self.remark(param, shown))
         for line in text_lines(shown, self.precision, self.width - 2):
@@ -407,8 +407,8 @@ def _stored_elements(param: Param) -> tuple[int, str] | None:
     nnz = values[0] if values else 0
     each = "" if len(values) < 2 else f" of {dims(values[1:])}"
     if param.layout in ("sparse_bsr", "sparse_bsc"):
-        return nnz, f"{output_text.counted(nnz, 'block')}{each}"
-    return nnz, output_text.counted(nnz, "row" if dense else "value") + each
+        return nnz, f"{cli_text.counted(nnz, 'block')}{each}"
+    return nnz, cli_text.counted(nnz, "row" if dense else "value") + each
 
 
 def _what(part: Param) -> str:
@@ -416,4 +416,4 @@ def _what(part: Param) -> str:
 
 
 def _size(param: Param) -> str:
-    return f"{output_text.counted(param.numel, 'value')}, {output_text.human_bytes(param.nbytes)}"
+    return f"{cli_text.counted(param.numel, 'value')}, {cli_text.human_bytes(param.nbytes)}"

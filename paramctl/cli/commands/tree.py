@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from paramctl.cli import json_text, output
-from paramctl.cli import text as output_text
+from paramctl.cli import text as cli_text
 from paramctl.cli.options import Color, FileArgument, Json, Layers, called, chosen, opened
 from paramctl.model import tree as trees
 from paramctl.model.checkpoint import dims
@@ -68,7 +68,7 @@ def tree(
             output.colored(map(layout.line, rows))
         else:
             output.lines(map(layout.text, rows))
-        output.lines(["", output_text.totals_text(*totals)])
+        output.lines(["", cli_text.totals_text(*totals)])
 
 
 # --- what --layer names ------------------------------------------------------------------------
@@ -174,7 +174,7 @@ class _Rows:
     def __init__(self, folds: Folds | None, depth: int | None) -> None:
         self._folds = folds
         self._depth = depth
-        self._limit = output_text.LIMIT if output.stdout_is_terminal() else None  # a program may look for a name
+        self._limit = cli_text.LIMIT if output.stdout_is_terminal() else None  # a program may look for a name
         self._names: dict[str, str] = {}
         self._tensors: dict[Look, tuple[str, tuple[str, ...], str]] = {}
         self._layers: dict[tuple[int, int], tuple[str, ...]] = {}
@@ -182,7 +182,7 @@ class _Rows:
     def of(self, root: Node, checkpoint: Checkpoint) -> list[_Row]:
         """The row of the file, and those of everything in it."""
         what = f"{checkpoint.format}  {_class(root)}" if root.module else checkpoint.format
-        rows: list[_Row] = [("", output_text.escape(called(checkpoint.file)), ("", ""), what, "")]
+        rows: list[_Row] = [("", cli_text.escape(called(checkpoint.file)), ("", ""), what, "")]
         stack = [("", self._children(root, 0), 0)]
         while stack:
             indent, children, at = stack.pop()
@@ -246,17 +246,17 @@ class _Rows:
         """Of which param an optimizer keeps its moments in a layer; empty where there are none."""
         if node.moments_of is None:
             return ""
-        return f"moments of {output_text.escape(node.moments_of, self._limit) or '.'}{more}"
+        return f"moments of {cli_text.escape(node.moments_of, self._limit) or '.'}{more}"
 
     def _sums(self, node: Node) -> tuple[str, ...]:
         sums = self._layers.get((node.numel, node.nbytes))
         if sums is None:
-            numbers = (f"{node.numel:,}", output_text.human_bytes(node.nbytes)) if node.numel else ("", "")
+            numbers = (f"{node.numel:,}", cli_text.human_bytes(node.nbytes)) if node.numel else ("", "")
             sums = self._layers[node.numel, node.nbytes] = numbers
         return sums
 
     def _shown(self, name: str) -> str:
-        shown = self._names[name] = output_text.escape(name, self._limit) or '""'
+        shown = self._names[name] = cli_text.escape(name, self._limit) or '""'
         return shown
 
     def _remark(self, look: Look) -> str:
@@ -264,21 +264,21 @@ class _Rows:
         if look.layout != "strided":
             words.append(look.layout)
         if look.tied_to is not None:
-            words.append(f"= {output_text.escape(look.tied_to, self._limit) or '.'}")
+            words.append(f"= {cli_text.escape(look.tied_to, self._limit) or '.'}")
         return " ".join(words)
 
 
 def _facts(look: Look) -> tuple[str, ...]:
-    return look.dtype, dims(look.shape), f"{look.numel:,}", output_text.human_bytes(look.nbytes)
+    return look.dtype, dims(look.shape), f"{look.numel:,}", cli_text.human_bytes(look.nbytes)
 
 
 def _class(node: Node) -> str:
-    return output_text.escape(node.module.text) if node.module else ""
+    return cli_text.escape(node.module.text) if node.module else ""
 
 
 def _value(value: object) -> str:
     try:
-        return output_text.escape(str(value))
+        return cli_text.escape(str(value))
     except ValueError:  # an integer of thousands of digits
         return json_text.json_text(value)
 
@@ -321,9 +321,9 @@ class _Layout:
 
     def _wanted(self, rows: Sequence[_Row], middle: int) -> int:
         """How wide the names are with their guides; a layer's, which has its class behind it, may reach to its sums."""
-        names = (len(self._guide(row[0])) + output_text.cell_width(row[1]) for row in rows if len(row[2]) != 2)
+        names = (len(self._guide(row[0])) + cli_text.cell_width(row[1]) for row in rows if len(row[2]) != 2)
         layers = (
-            len(self._guide(row[0])) + output_text.cell_width(row[1]) + (len(row[3]) and len(row[3]) + 2)
+            len(self._guide(row[0])) + cli_text.cell_width(row[1]) + (len(row[3]) and len(row[3]) + 2)
             for row in rows[1:]
             if len(row[2]) == 2
         )
@@ -357,14 +357,14 @@ class _Layout:
         guide = self._guide(guide)
         room = self._label - len(guide)
         if self._terminal is not None:
-            name = output_text.elide(name, max(room, 8))
-            remark = output_text.elide(remark, self._remark)
-        taken = output_text.cell_width(name)
+            name = cli_text.elide(name, max(room, 8))
+            remark = cli_text.elide(remark, self._remark)
+        taken = cli_text.cell_width(name)
         name += " " * (room - taken)
         if facts:
             return output.Line((guide, name, *self._aligned[facts], remark), (*_TENSOR, _style(remark)))
         if self._terminal is not None:
-            text = output_text.cut(text, max(self._terminal - self._label - 2, LEAST))
+            text = cli_text.cut(text, max(self._terminal - self._label - 2, LEAST))
         return output.Line((guide, name, f"  {text}"), _SCALAR)
 
     def _layer(self, row: _Row) -> output.Line:
@@ -372,13 +372,13 @@ class _Layout:
         guide = self._guide(guide)
         room = self._to_sums - len(guide)
         if self._terminal is not None:
-            remark = output_text.elide(remark, self._remark)
+            remark = cli_text.elide(remark, self._remark)
             most = room if facts[0] else self._terminal - len(guide)
             kept = 0 if guide else len(text) + 2  # of the file itself the format is worth more than its folders
-            name = output_text.elide(name, max(most - kept, 8))
-            text = text and output_text.cut(text, max(most - output_text.cell_width(name) - 2, 0))
+            name = cli_text.elide(name, max(most - kept, 8))
+            text = text and cli_text.cut(text, max(most - cli_text.cell_width(name) - 2, 0))
         text = f"  {text}" if text else ""
-        text += " " * (room - output_text.cell_width(name) - output_text.cell_width(text))
+        text += " " * (room - cli_text.cell_width(name) - cli_text.cell_width(text))
         return output.Line((guide, name, text, *self._aligned[facts], remark), (*_LAYER, _style(remark)))
 
 

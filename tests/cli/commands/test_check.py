@@ -26,7 +26,7 @@ from paramctl.findings import RULES
 
 Run = Callable[..., tuple[int, str, str]]
 Spawn = Callable[..., "subprocess.CompletedProcess[bytes]"]
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 class Runs:

@@ -361,7 +361,7 @@ def test_damage_is_named(run: Run, here: Path) -> None:
 def plain() -> dict[str, str]:
     """The environment without what colours, and with this package."""
     clean = {key: value for key, value in os.environ.items() if "COLOR" not in key and key != "COLUMNS"}
-    return {**clean, "TERM": "xterm", "NO_COLOR": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    return {**clean, "TERM": "xterm", "NO_COLOR": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
 
 
 def on_terminal(columns: int, *args: str) -> tuple[int, str]:

@@ -19,7 +19,7 @@ from paramctl import seed_for
 
 Run = Callable[..., tuple[int, str, str]]
 Spawn = Callable[..., subprocess.CompletedProcess[bytes]]
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from paramctl.stats.charts import Bars, Chart, Curve
 Run = Callable[..., tuple[int, str, str]]
 Spawn = Callable[..., subprocess.CompletedProcess[bytes]]
 
-FOLDER = Path(__file__).parents[2] / "sample_models"
+FOLDER = Path(__file__).parents[3] / "sample_models"
 SAMPLES = [f"tied_mlp_step{i}.pt" for i in range(3)]
 
 

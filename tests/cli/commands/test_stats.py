@@ -19,7 +19,7 @@ from terminals import shown
 
 Run = Callable[..., tuple[int, str, str]]
 Spawn = Callable[..., "subprocess.CompletedProcess[bytes]"]
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import torch
 Run = Callable[..., tuple[int, str, str]]
 
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ Run = Callable[..., tuple[int, str, str]]
 Spawn = Callable[..., subprocess.CompletedProcess[bytes]]
 
 SAMPLES = [f"tied_mlp_step{i}.pt" for i in range(3)]
-FOLDER = Path(__file__).parents[2] / "sample_models"
+FOLDER = Path(__file__).parents[3] / "sample_models"
 
 
 @pytest.fixture

@@ -284,7 +284,7 @@ def on_terminal(columns: int, *args: str, **env: str) -> str:
         **clean,
         "TERM": "xterm",
         "COLUMNS": str(columns),
-        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONPATH": str(Path(__file__).parents[3]),
         **env,
     }
     with subprocess.Popen(

@@ -38,7 +38,7 @@ from paramctl.formats.sets import dcp_safetensors
 from paramctl.model.checkpoint import Checkpoint, Leaf
 from paramctl.values.arrays import read_index, read_values
 
-MAKER = Path(__file__).parents[1] / "make_distributed.py"
+MAKER = Path(__file__).parents[2] / "make_distributed.py"
 
 
 @pytest.fixture(scope="module")
