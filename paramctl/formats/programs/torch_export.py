@@ -28,6 +28,7 @@ from paramctl.files.sources import Source
 from paramctl.formats.containers import strict_json, zips
 from paramctl.formats.containers.sections import Section, in_whole, spliced
 from paramctl.formats.containers.zips import Archive, Piece, Record
+from paramctl.formats.protocol import Writes
 from paramctl.formats.pytorch import zip_file
 from paramctl.formats.pytorch.archives import alignment_of, byteorder_of, changed_piece, folder_of, kind, pickle_limit
 from paramctl.formats.pytorch.tensors import MAX_DIMS, MAX_INT
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 NAME = "torch-export"
 SUFFIXES: tuple[str, ...] = (".pt2",)
+WRITES: Writes = "own"
 KEEPS_TIES = True
 INSIDE = "!"  # between the record of an inner archive and the key of a storage in it
 STRIDED = 7  # torch's number for the layout of an ordinary tensor

@@ -16,6 +16,7 @@ from paramctl.files.set_names import WITHOUT_INDEX, Part
 from paramctl.files.sources import Source, open_source
 from paramctl.formats import safetensors
 from paramctl.formats.containers import strict_json
+from paramctl.formats.protocol import Writes
 from paramctl.formats.sets.chunk_grid import Box, Held, concatenated, is_concatenation, made_once, taken, tile, woven
 from paramctl.model.checkpoint import Checkpoint, Loss, Param, Storage, View, contiguous
 from paramctl.progress import Watch, nobody
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 NAME = "dcp-safetensors"
 SUFFIXES: tuple[str, ...] = ()  # their names end as those of other safetensors files do
+WRITES: Writes = "own"
 KEEPS_TIES = False
 INFO = "DCP_SHARDING_INFO"
 MAX_INT = 2**63
