@@ -91,7 +91,8 @@ def target_of(checkpoint: Checkpoint, asked: Asked, form: AnyFormat | None) -> T
     path = Path(asked.output or "")
     usual = registry.by_suffix(path, own.NAME)
     if usual is not None and usual is not own:
-        hint = f"name it {path.stem}{own.SUFFIXES[0]}" if form else f"run 'paramctl convert' to make {path.name}"
+        convertible = form is None and usual.WRITES == "any"
+        hint = f"run 'paramctl convert' to make {path.name}" if convertible else f"name it {path.stem}{own.SUFFIXES[0]}"
         raise UsageError(f"'{path.suffix}' is a suffix of {usual.NAME} files, and this would be {own.NAME}", hint=hint)
     if names_folder(asked.output) and not registry.as_set(own):
         hint = "name a file for -o, or run 'paramctl convert' to make a set of shards"

@@ -20,6 +20,7 @@ from paramctl.files.kernel_copy import PAGE
 from paramctl.files.segments import Segment
 from paramctl.files.sources import Source
 from paramctl.formats.containers import strict_json
+from paramctl.formats.protocol import Writes
 from paramctl.model import shapes
 from paramctl.model.checkpoint import Checkpoint, Entry, Leaf, Loss, Param, Storage, View, contiguous, natural_key
 from paramctl.model.dtypes import BY_SAFETENSORS, PAIRS, DType
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 NAME = "safetensors"
 SUFFIXES: tuple[str, ...] = (".safetensors",)
+WRITES: Writes = "any"
 KEEPS_TIES = True
 LARGE = 1 << 20  # bytes of data from which on it counts how they are copied
 MAX_HEADER = 100_000_000  # bytes; the library's own limit

@@ -68,7 +68,7 @@ def check_matplotlib() -> None:
         with _quiet():
             import matplotlib  # noqa: F401
     except ImportError:
-        hint = "pip install 'paramctl[plot]', or leave out -o to draw in the terminal"
+        hint = "pip install matplotlib, or leave out -o to draw in the terminal"
         raise UsageError("matplotlib, which draws pictures, is not installed", hint=hint) from None
 
 

@@ -128,6 +128,6 @@ def test_the_suffix_says_what_a_picture_is(tmp_path: Path) -> None:
 def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert refused(UsageError, picture, HISTOGRAM, "png") == (
-        "matplotlib, which draws pictures, is not installed; pip install 'paramctl[plot]', or leave out -o to draw in"
+        "matplotlib, which draws pictures, is not installed; pip install matplotlib, or leave out -o to draw in"
         " the terminal"
     )

@@ -61,7 +61,7 @@ def plot(
     parameters are drawn, unless --together makes one curve of them.
 
     Without -o it is drawn with characters, as wide as the terminal, and 80 columns wide in a pipe. There,
-    --together gives all histograms the same scale. A picture needs matplotlib: pip install 'paramctl[plot]'.
+    --together gives all histograms the same scale. A picture needs matplotlib: pip install matplotlib.
 
     \b
     Examples:

@@ -29,6 +29,7 @@ from paramctl.formats.containers.sections import Held, Section, in_whole, splice
 from paramctl.formats.containers.zips import Archive, Piece, Record
 from paramctl.formats.pickles import unread_files
 from paramctl.formats.pickles.unread_files import PICKLE
+from paramctl.formats.protocol import Writes
 from paramctl.formats.pytorch import zip_file
 from paramctl.formats.pytorch.archives import (
     alignment_of,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
 NAME = "torch-export"
 SUFFIXES: tuple[str, ...] = (".pt2",)
+WRITES: Writes = "own"
 KEEPS_TIES = True
 INSIDE = "!"  # between the record of an inner archive and the key of a storage in it
 STRIDED = 7  # torch's number for the layout of an ordinary tensor

@@ -23,6 +23,7 @@ from paramctl.formats.pickles import reader, writer
 from paramctl.formats.pickles.nodes import Call, Dict, Global, Persistent, is_key, slots
 from paramctl.formats.pickles.reader import Pickle
 from paramctl.formats.programs.script_source import Code, ScriptClass, is_script
+from paramctl.formats.protocol import Writes
 from paramctl.formats.pytorch.archives import (
     Document,
     Storages,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
 NAME = "torchscript"
 SUFFIXES: tuple[str, ...] = (".jit", ".ptl", ".torchscript", ".pts", ".pt", ".pth")
+WRITES: Writes = "own"
 KEEPS_TIES = True
 CONSTANTS = "CONSTANTS.c"  # what the code calls a constant, before its number
 Child = tuple[str, object, Step, int, Kind]

@@ -26,6 +26,7 @@ from paramctl.files.sources import Source
 from paramctl.formats.containers import strict_json, zip_pickles, zips
 from paramctl.formats.containers.zips import Archive, Piece, Record
 from paramctl.formats.programs import torchscript
+from paramctl.formats.protocol import Writes
 from paramctl.formats.pytorch.archives import (
     Storages,
     alignment_of,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 NAME = "torchscript-json"
 SUFFIXES: tuple[str, ...] = torchscript.SUFFIXES
+WRITES: Writes = "own"
 KEEPS_TIES = True
 MODEL = "model.json"
 FOLDER = "tensors/"  # of the records that tensors lie in

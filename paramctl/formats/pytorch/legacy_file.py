@@ -20,6 +20,7 @@ from paramctl.files.sources import Source, Window
 from paramctl.formats.pickles import embedded, reader, writer
 from paramctl.formats.pickles.nodes import Dict, Persistent, class_of
 from paramctl.formats.pickles.reader import Pickle
+from paramctl.formats.protocol import Writes
 from paramctl.formats.pytorch.edits import Editor
 from paramctl.formats.pytorch.new_state_dict import no_place, saved_object
 from paramctl.formats.pytorch.objects import keys_in, list_object
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
 NAME = "torch-legacy"
 SUFFIXES: tuple[str, ...] = (".pt", ".pth", ".bin", ".ckpt")
+WRITES: Writes = "any"
 KEEPS_TIES = True
 MAGIC = 0x1950A86A20F9469CFC6C
 VERSION = 1001

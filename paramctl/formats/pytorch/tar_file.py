@@ -23,6 +23,7 @@ from paramctl.formats.pickles import embedded, unread_files, writer
 from paramctl.formats.pickles.machine import HANDLERS, Handler, Machine
 from paramctl.formats.pickles.nodes import Call, Persistent, class_of, slots
 from paramctl.formats.pickles.reader import Pickle, carried_out
+from paramctl.formats.protocol import Writes
 from paramctl.formats.pytorch import legacy_file
 from paramctl.formats.pytorch import tar_tables as tables
 from paramctl.formats.pytorch.edits import Editor, Edits
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 NAME = "torch-tar"
 SUFFIXES: tuple[str, ...] = (".pt", ".pth", ".bin", ".ckpt")
+WRITES: Writes = "any"
 KEEPS_TIES = True
 SYSTEM, OBJECT, TENSORS, STORAGES = MEMBERS = ("sys_info", "pickle", "tensors", "storages")
 PROTOCOL = 2  # of the pickles in a new file

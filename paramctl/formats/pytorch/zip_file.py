@@ -17,6 +17,7 @@ from paramctl.files.sources import Source
 from paramctl.formats.containers import zip_pickles, zips
 from paramctl.formats.containers.zips import Archive, Piece
 from paramctl.formats.pickles import reader, unread_files, writer
+from paramctl.formats.protocol import Writes
 from paramctl.formats.pytorch.archives import (
     ALIGNMENT,
     Document,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 NAME = "torch-zip"
 SUFFIXES: tuple[str, ...] = (".pt", ".pth", ".bin", ".ckpt")
+WRITES: Writes = "any"
 KEEPS_TIES = True
 KNOWN = ("data.pkl", "version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id")
 

@@ -25,6 +25,7 @@ from paramctl.files.sources import Source, open_source
 from paramctl.formats.containers.sections import Section, in_whole, spliced
 from paramctl.formats.pickles import reader, unread_files, writer
 from paramctl.formats.pickles.reader import Pickle
+from paramctl.formats.protocol import Writes
 from paramctl.formats.pytorch import zip_file
 from paramctl.formats.sets import dcp_metadata
 from paramctl.formats.sets.chunk_grid import Box, made_once, taken, tile
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 NAME = "dcp"
 SUFFIXES: tuple[str, ...] = (".metadata",)
+WRITES: Writes = "any"
 KEEPS_TIES = False
 INDEX = ".metadata"
 MAX_METADATA = 256 << 20  # bytes

@@ -11,11 +11,12 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from paramctl.errors import FileError, FormatError, Unsupported
+from paramctl.errors import FileError, FormatError, Unsupported, UsageError
 from paramctl.files.set_names import WITHOUT_INDEX, Part
 from paramctl.files.sources import Source, open_source
 from paramctl.formats import safetensors
 from paramctl.formats.containers import strict_json
+from paramctl.formats.protocol import Writes
 from paramctl.formats.sets.chunk_grid import Box, Held, concatenated, is_concatenation, made_once, taken, tile, woven
 from paramctl.model import shapes
 from paramctl.model.checkpoint import Checkpoint, Loss, Param, Storage, View, contiguous
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 NAME = "dcp-safetensors"
 SUFFIXES: tuple[str, ...] = ()  # their names end as those of other safetensors files do
+WRITES: Writes = "own"
 KEEPS_TIES = False
 INFO = "DCP_SHARDING_INFO"
 
@@ -78,7 +80,9 @@ def members(source: Source) -> Iterable[str]:
 
 
 def losses(checkpoint: Checkpoint) -> list[Loss]:
-    """Nothing is lost of a set's own; a new one is not written."""
+    """Return none for a set that was read. Raises UsageError for anything else: a new set is not written."""
+    if not isinstance(checkpoint.document, Document):
+        raise UsageError(f"{NAME} files are not made anew", hint="name another format, such as --to dcp")
     return []
 
 
@@ -100,8 +104,7 @@ def verify_part(path: Path, was: str, meant: Checkpoint) -> None:
 def layout_set(checkpoint: Checkpoint, names: Mapping[str, str]) -> Sequence[Part]:
     """The files as they are but for the values that changed. Raises Unsupported for any other change."""
     document = checkpoint.document
-    if not isinstance(document, Document):
-        raise Unsupported(f"{NAME} files are not made anew", hint="name another format, such as --to dcp")
+    assert isinstance(document, Document), "losses() refused it"
     if names:
         raise Unsupported("several files would change, and no index says which count", hint="write a copy with -o DIR")
     if tuple((param.path, param.view) for param in checkpoint.params) != document.listed:

@@ -27,10 +27,11 @@ from paramctl.progress import Watch, nobody
 
 if TYPE_CHECKING:
     from paramctl.findings import Finding
-    from paramctl.formats.protocol import Format
+    from paramctl.formats.protocol import Format, Writes
 
 NAME = shard_index.NAME
 SUFFIXES: tuple[str, ...] = shard_index.ENDINGS
+WRITES: Writes = "any"
 KEEPS_TIES = True
 SPARE = 64  # files that are open beside the shards, before and after a write
 

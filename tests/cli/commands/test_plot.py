@@ -259,7 +259,7 @@ def test_a_drawing_needs_no_matplotlib(spawn: Spawn, samples: None, tmp_path: Pa
     assert (done.returncode, done.stdout, done.stderr.decode()) == (
         2,
         b"",
-        "paramctl: matplotlib, which draws pictures, is not installed; pip install 'paramctl[plot]', or leave out -o"
+        "paramctl: matplotlib, which draws pictures, is not installed; pip install matplotlib, or leave out -o"
         " to draw in the terminal\n",
     )
     assert not (tmp_path / "x.png").exists()

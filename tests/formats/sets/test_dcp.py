@@ -9,6 +9,7 @@ import sys
 import warnings
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -608,7 +609,7 @@ def test_a_shard_that_is_missing_shows(made: Path, tmp_path: Path) -> None:
 
 
 def test_shards_are_not_made_anew(made: Path, tmp_path: Path) -> None:
-    one = convert(listing(made / "whole.pt"), dcp_safetensors, lossy=True).checkpoint
-    assert refused(Unsupported, saving.save, one, targets.NewFile(tmp_path / "out"), dcp_safetensors) == (
-        "dcp-safetensors files are not made anew; name another format, such as --to dcp"
-    )
+    whole = listing(made / "whole.pt")
+    expected = "dcp-safetensors files are not made anew; name another format, such as --to dcp"
+    assert refused(UsageError, partial(convert, lossy=True), whole, dcp_safetensors) == expected
+    assert refused(UsageError, saving.save, whole, targets.NewFile(tmp_path / "out"), dcp_safetensors) == expected
