@@ -10,7 +10,7 @@ from paramctl.compare.equal_prefix import EqualBytes
 from paramctl.compare.param_pairs import Changed, Comparison
 from paramctl.model.checkpoint import Checkpoint, Leaf, Param, blamed
 from paramctl.model.path_renames import Rename, Suggestion, renamed, suggestion
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 
 if TYPE_CHECKING:
     from paramctl.compare.distance import Tolerance
@@ -72,7 +72,7 @@ def diff(
     chosen: Chosen | None = None,
     tolerance: Tolerance | None = None,
     only_params: bool = False,
-    watch: Watch = nobody,
+    on_progress: ProgressCallback = ignore,
 ) -> Difference:
     """What differs from `a` to `b`: of all they hold, of the tensors that are `chosen`, or of the params only.
 
@@ -86,7 +86,7 @@ def diff(
     common = [path for path in one if path in other]
     whole = not chosen and not only_params
     total = sum(a.params[one[path]].nbytes for path in common)
-    equal = EqualBytes(a, b, watch, total)
+    equal = EqualBytes(a, b, on_progress, total)
     if not chosen and not renames and equal.whole_files():
         return Difference(len(common), len(common))
     comparison = Comparison(a, b, equal, tolerance)

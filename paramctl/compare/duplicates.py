@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from paramctl.model.checkpoint import Checkpoint, Param
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 from paramctl.values.arrays import narrow
 from paramctl.values.digest import digest
 from paramctl.values.scan import Scan
@@ -30,7 +30,9 @@ class Equals(NamedTuple):
     constant: bool
 
 
-def equals(checkpoint: Checkpoint, indices: Iterable[int], watch: Watch = nobody) -> tuple[Equals, ...]:
+def equals(
+    checkpoint: Checkpoint, indices: Iterable[int], on_progress: ProgressCallback = ignore
+) -> tuple[Equals, ...]:
     """Groups among the params at `indices` that hold the same values bit for bit, in dtype and shape alike.
 
     Those of fewer than two values are left out, and those already tied count as one. Raises FormatError
@@ -41,7 +43,7 @@ def equals(checkpoint: Checkpoint, indices: Iterable[int], watch: Watch = nobody
     fit = [i for i in leaders if params[i].is_plain and params[i].numel > 1 and not params[i].repeats_itself]
     alike = _split([fit], lambda i: (params[i].dtype.name, params[i].shape, params[i].flags))
     alike = _split(alike, lambda i: _first_values(checkpoint, params[i]))
-    scan = Scan(checkpoint, watch, sum(params[i].nbytes for group in alike for i in group))
+    scan = Scan(checkpoint, on_progress, sum(params[i].nbytes for group in alike for i in group))
     digests = {i: digest(scan, params[i]) for group in alike for i in group}
     found = sorted(_split(alike, digests.__getitem__))
     return tuple(

@@ -8,7 +8,7 @@ from paramctl.errors import Unsupported
 from paramctl.files.content import Content, Extent, clip, filled
 from paramctl.files.sources import Source
 from paramctl.model.checkpoint import Checkpoint, Param, Storage, blamed
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 from paramctl.values.arrays import bytes_under, fills_bytes
 from paramctl.values.scan import FREE, OFTEN
 
@@ -18,12 +18,14 @@ BLOCK = 1 << 18  # bytes of each file that are compared at a time, in a processo
 class EqualBytes:
     """Compares the bytes of two checkpoints in constant memory; no value is decoded.
 
-    `watch` is told how many of `total` bytes are done.
+    `on_progress` is told how many of `total` bytes are done.
     """
 
-    def __init__(self, a: Checkpoint, b: Checkpoint, watch: Watch = nobody, total: int | None = None) -> None:
+    def __init__(
+        self, a: Checkpoint, b: Checkpoint, on_progress: ProgressCallback = ignore, total: int | None = None
+    ) -> None:
         self._a, self._b = a, b
-        self._watch, self._total = watch, total
+        self._on_progress, self._total = on_progress, total
         self._done = 0
         self._same_start = 0  # bytes at the start of both files that are known to be equal
         self._read: dict[tuple[bool, str | None], int] = {}
@@ -64,7 +66,7 @@ class EqualBytes:
     def tell(self, nbytes: int) -> None:
         """Say that so many more bytes are done."""
         self._done += nbytes
-        self._watch("comparing", self._done, self._total)
+        self._on_progress("comparing", self._done, self._total)
 
     def _alike(self, a: Param, b: Param) -> bool:
         """Whether equal bytes of the two are equal values."""

@@ -18,7 +18,7 @@ from paramctl.files.segments import Segment, Summed, gathered, pieces, read_for,
 from paramctl.files.sources import Source
 from paramctl.files.targets import InPlace, NewFile, Stream, Target, destination
 from paramctl.files.undo_journal import Run
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 
 BLOCK = 4096  # bytes that a change in place rounds its ends to
 
@@ -42,7 +42,7 @@ def write(
     target: Target,
     sources: Iterable[Source],
     verify: Verify,
-    watch: Watch = nobody,
+    on_progress: ProgressCallback = ignore,
     guard: Source | None = None,
 ) -> int:
     """Write `segments` and return how many bytes that were.
@@ -58,16 +58,16 @@ def write(
     if isinstance(target, Stream):
         check_stream(target, sources)
         with _reported("standard output"):
-            written = _emit(segments, target.fd, watch)
+            written = _emit(segments, target.fd, on_progress)
         for source in sources:
             source.check_unchanged("what went to standard output is of no use")
         return written
     path, previous = destination(target)
     with _reported(str(path)):
         if isinstance(target, InPlace) and target.patch:
-            return _patch(segments, target.source, path, sources, verify, watch, guard)
+            return _patch(segments, target.source, path, sources, verify, on_progress, guard)
         force = previous is not None or (isinstance(target, NewFile) and target.force)
-        return _replace(segments, path, previous, force, sources, verify, watch, guard)
+        return _replace(segments, path, previous, force, sources, verify, on_progress, guard)
 
 
 def check_stream(target: Stream, sources: Iterable[Source]) -> None:
@@ -105,15 +105,15 @@ def _replace(
     force: bool,
     sources: Sequence[Source],
     verify: Verify,
-    watch: Watch,
+    on_progress: ProgressCallback,
     guard: Source | None,
 ) -> int:
     takes = _room_for(segments, path)
     with temporary.beside(path, 0o666 if previous is None else 0o600) as (fd, name):
         reserve(fd, takes)
-        written = _emit(segments, fd, watch)
+        written = _emit(segments, fd, on_progress)
         temporary.restore(fd, previous)
-        watch("syncing", 0, written)
+        on_progress("syncing", 0, written)
         os.fsync(fd)
         verify(name)
         with _nobody_else(path, sources, guard):
@@ -129,18 +129,18 @@ def _replace(
     return written
 
 
-def _emit(segments: Sequence[Segment], fd: int, watch: Watch) -> int:
+def _emit(segments: Sequence[Segment], fd: int, on_progress: ProgressCallback) -> int:
     """Write every segment to `fd`, front to back."""
     at, total = 0, sum(segment.nbytes for segment in segments)
     for piece in gathered(pieces(segments)):
         if isinstance(piece, Extent):
             for n in copy(piece, fd, at):
                 at += n
-                watch("writing", at, total)
+                on_progress("writing", at, total)
         else:
             put(fd, piece)
             at += len(piece)
-            watch("writing", at, total)
+            on_progress("writing", at, total)
     return at
 
 
@@ -187,7 +187,7 @@ def _patch(
     path: Path,
     sources: Sequence[Source],
     verify: Verify,
-    watch: Watch,
+    on_progress: ProgressCallback,
     guard: Source | None,
 ) -> int:
     """Write what differs from `source` into it. All of that is made, and what it was is kept, before the first byte."""
@@ -197,7 +197,7 @@ def _patch(
     with contextlib.ExitStack() as stack:
         spool = temporary.nameless(path.parent)
         stack.callback(temporary.let_go, spool)
-        runs = _make(segments, source, spool, changed, watch)
+        runs = _make(segments, source, spool, changed, on_progress)
         if not runs:
             _check_unchanged(sources)
             return 0
@@ -212,8 +212,8 @@ def _patch(
             for run in runs:
                 put_at(fd, get_at(spool, run.nbytes, done), run.offset)
                 done += run.nbytes
-                watch("writing", done, written)
-            watch("syncing", 0, written)
+                on_progress("writing", done, written)
+            on_progress("syncing", 0, written)
             os.fsync(fd)
             if not os.path.samestat(os.fstat(fd), path.stat()):
                 raise FileError("was replaced while it was being changed; the new file is as it was")
@@ -250,7 +250,9 @@ def _placed(segments: Iterable[Segment]) -> Iterator[tuple[Segment, int]]:
             at += part.nbytes
 
 
-def _make(segments: Sequence[Segment], source: Source, spool: int, total: int, watch: Watch) -> list[Run]:
+def _make(
+    segments: Sequence[Segment], source: Source, spool: int, total: int, on_progress: ProgressCallback
+) -> list[Run]:
     """Make every byte that is not what it was, put those into `spool`, and say where they belong."""
     runs: list[Run] = []
     at = made = 0
@@ -261,7 +263,7 @@ def _make(segments: Sequence[Segment], source: Source, spool: int, total: int, w
                 put(spool, data)
                 runs.append(run)
             made += nbytes
-            watch("making what changes", made, total)
+            on_progress("making what changes", made, total)
         at += nbytes
     return runs
 

@@ -23,7 +23,7 @@ from paramctl.files.segments import Segment, joined
 from paramctl.files.set_names import EDITION, INDEXES, Part, index_in, is_named
 from paramctl.files.sources import Source
 from paramctl.files.targets import InPlace, NewFile, Stream, Target
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 
 
 class Job(NamedTuple):
@@ -69,7 +69,7 @@ def destination(target: Target, sources: Sequence[Source], endings: tuple[str, .
     return folder, index
 
 
-def write(job: Job, target: Target, watch: Watch = nobody) -> int:
+def write(job: Job, target: Target, on_progress: ProgressCallback = ignore) -> int:
     """Write a set, and return how many bytes that were.
 
     In place, files that stay as they are are not touched. One that changes alone takes the place of the
@@ -77,14 +77,14 @@ def write(job: Job, target: Target, watch: Watch = nobody) -> int:
     """
     folder, index = destination(target, job.sources, job.endings)
     if isinstance(target, InPlace):
-        return _change(job, target, folder, watch)
+        return _change(job, target, folder, on_progress)
     assert isinstance(target, NewFile)
     parts = job.lay({})
     if names := _plain_names(parts, index):
         parts = job.lay(names)
     _check_in_the_way(folder, parts, target.force, job.sources)
     with _folder(folder):
-        return _commit(job, parts, folder, NewFile(folder / parts[-1].name, target.force), watch)
+        return _commit(job, parts, folder, NewFile(folder / parts[-1].name, target.force), on_progress)
 
 
 def plan(job: Job, target: Target | None) -> Plan:
@@ -147,7 +147,7 @@ def _folder(folder: Path) -> Iterator[None]:
 # --- in place --------------------------------------------------------------------------------------
 
 
-def _change(job: Job, target: InPlace, folder: Path, watch: Watch) -> int:
+def _change(job: Job, target: InPlace, folder: Path, on_progress: ProgressCallback) -> int:
     parts = job.lay({})
     changed, held = _changed(parts, job.sources), _held(job.sources)
     if not changed:
@@ -159,7 +159,7 @@ def _change(job: Job, target: InPlace, folder: Path, watch: Watch) -> int:
         look = job.verify if part is parts[-1] else partial(_look, job, part)
         place = InPlace(held[part.was], target.patch)
         lock = None if part is parts[-1] else index
-        written = file_writer.write(part.segments, place, job.sources, look, watch, lock)
+        written = file_writer.write(part.segments, place, job.sources, look, on_progress, lock)
     else:
         _check_not_patched(target, changed)
         _check_not_linked([held[part.was] for part in changed if part.was in held], folder)
@@ -167,7 +167,7 @@ def _change(job: Job, target: InPlace, folder: Path, watch: Watch) -> int:
         parts = job.lay({was: _free_name(folder, was) for was in others})
         changed = _changed(parts, job.sources)
         try:
-            written = _commit(job, changed, folder, InPlace(target.source), watch)
+            written = _commit(job, changed, folder, InPlace(target.source), on_progress)
         except UsageError:
             if any(os.path.lexists(folder / part.name) for part in changed if part.name not in held):
                 what = "is being changed by another paramctl; nothing was written"
@@ -245,7 +245,9 @@ def _free_name(folder: Path, name: str) -> str:
 # --- the order that keeps a set whole --------------------------------------------------------------
 
 
-def _commit(job: Job, parts: Sequence[Part], folder: Path, index: NewFile | InPlace, watch: Watch) -> int:
+def _commit(
+    job: Job, parts: Sequence[Part], folder: Path, index: NewFile | InPlace, on_progress: ProgressCallback
+) -> int:
     """Write all parts, the index last; after an error none of them is left, and the index is as it was."""
     *others, last = parts
     file_writer.check_room([part.segments for part in parts], folder)
@@ -260,9 +262,9 @@ def _commit(job: Job, parts: Sequence[Part], folder: Path, index: NewFile | InPl
     try:
         for part in others:
             own = NewFile(folder / part.name, isinstance(index, NewFile) and index.force)
-            written += file_writer.write(part.segments, own, (), partial(_look, job, part), watch)
+            written += file_writer.write(part.segments, own, (), partial(_look, job, part), on_progress)
             made.append(own.path)
-        return written + file_writer.write(last.segments, index, job.sources, verify, watch)
+        return written + file_writer.write(last.segments, index, job.sources, verify, on_progress)
     except BaseException:
         now = _inode(path)
         theirs = isinstance(index, InPlace) and now not in (None, ours)

@@ -14,7 +14,7 @@ from typing import NamedTuple, NoReturn
 
 from paramctl.errors import FileError, FormatError
 from paramctl.files.temporary import nameless
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 
 STDIN = "-"
 WINDOW = 1 << 16  # bytes that are read at once where small pieces lie near one another
@@ -124,15 +124,15 @@ class Window:
         return self._data[:nbytes]
 
 
-def open_source(name: str, watch: Watch = nobody) -> Source:
-    """Open a regular file, or standard input for `-`, for reading; `watch` is told how much came through a pipe.
+def open_source(name: str, on_progress: ProgressCallback = ignore) -> Source:
+    """Open a regular file, or standard input for `-`, for reading; `on_progress` is told how much came through a pipe.
 
     A pipe is spooled to an unlinked temporary file; a standard input that is a file is used as it is.
     Raises FileError for what is missing, a directory, or not a regular file: a FIFO or a device could
     block for ever or never end.
     """
     if name == STDIN:
-        return _open_stdin(watch)
+        return _open_stdin(on_progress)
     path = Path(name)
     try:
         # Without O_NONBLOCK, opening a FIFO waits for a writer before it can be refused.
@@ -150,7 +150,7 @@ def open_source(name: str, watch: Watch = nobody) -> Source:
     return Source(fd, name, path.resolve())
 
 
-def _open_stdin(watch: Watch) -> Source:
+def _open_stdin(on_progress: ProgressCallback) -> Source:
     if not _is_readable(0):
         raise FileError("is closed", hint="name a FILE")
     mode = os.fstat(0).st_mode
@@ -158,7 +158,7 @@ def _open_stdin(watch: Watch) -> Source:
         return Source(os.dup(0), STDIN, None)
     if os.isatty(0):
         raise FileError("is a terminal", hint="name a FILE or pipe a checkpoint in")
-    return _spool(watch)
+    return _spool(on_progress)
 
 
 def _is_readable(fd: int) -> bool:
@@ -169,7 +169,7 @@ def _is_readable(fd: int) -> bool:
         return False
 
 
-def _spool(watch: Watch) -> Source:
+def _spool(on_progress: ProgressCallback) -> Source:
     """Copy what comes through the pipe to a temporary file that has no name."""
     with _keeping("standard input") as directory:
         fd = nameless(directory)
@@ -177,7 +177,7 @@ def _spool(watch: Watch) -> Source:
             done = 0
             while n := _splice(0, fd):
                 done += n
-                watch("reading standard input", done, None)
+                on_progress("reading standard input", done, None)
             return Source(fd, STDIN, None)
         except BaseException:
             os.close(fd)

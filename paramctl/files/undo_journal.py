@@ -24,7 +24,7 @@ from paramctl.errors import FileError
 from paramctl.files import checksums, temporary
 from paramctl.files.content import CHUNK
 from paramctl.files.kernel_copy import get_at, put, put_at
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 
 _TRAILER = struct.Struct("<16sIQ32s")  # magic, version, bytes of the description, its SHA-256
 _MAGIC = b"paramctl journal"
@@ -71,7 +71,7 @@ def kept(file: Path, fd: int, runs: Sequence[Run], check: Callable[[], None]) ->
             raise
 
 
-def roll_back(file: Path, watch: Watch = nobody) -> int:
+def roll_back(file: Path, on_progress: ProgressCallback = ignore) -> int:
     """Undo a change of `file` that was interrupted, and return its bytes; 0 if there was none.
 
     Raises FileError if one is still under way, or if its journal is damaged, of another file, or not to
@@ -93,7 +93,7 @@ def roll_back(file: Path, watch: Watch = nobody) -> int:
             runs = _read(journal, fd, file, path)
             total = sum(run.nbytes for run in runs)
             # All of it, whatever the file seems to hold: after a sync that failed, the disk may hold something else.
-            _restore(fd, _held(journal, runs), lambda done: watch("undoing an interrupted change", done, total))
+            _restore(fd, _held(journal, runs), lambda done: on_progress("undoing an interrupted change", done, total))
         _remove(path)
     return sum(run.nbytes for run in runs)
 
@@ -152,13 +152,15 @@ def _begun(fd: int, held: Iterable[tuple[Run, bytes]]) -> Iterator[tuple[Run, by
     return ((run, old) for run, old in held if get_at(fd, run.nbytes, run.offset) != old)
 
 
-def _restore(fd: int, held: Iterable[tuple[Run, bytes]], watch: Callable[[int], None] = lambda done: None) -> None:
+def _restore(
+    fd: int, held: Iterable[tuple[Run, bytes]], on_progress: Callable[[int], None] = lambda done: None
+) -> None:
     """Put the old bytes back, and sync them."""
     done = 0
     for run, old in held:
         put_at(fd, old, run.offset)
         done += run.nbytes
-        watch(done)
+        on_progress(done)
     os.fsync(fd)
 
 

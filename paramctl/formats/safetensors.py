@@ -21,7 +21,7 @@ from paramctl.files.sources import Source
 from paramctl.formats.containers import strict_json
 from paramctl.model.checkpoint import Checkpoint, Entry, Leaf, Loss, Param, Storage, View, contiguous, natural_key
 from paramctl.model.dtypes import BY_SAFETENSORS, PAIRS, DType
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 from paramctl.values.arrays import content_of
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def verify(path: Path, meant: Checkpoint) -> None:
             raise FormatError(f"was written, but safetensors refuses it: {error}") from None
 
 
-def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
+def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
     """Names in the metadata that look like aliases, but of no tensor; the rest of a file is checked by reading it."""
     from paramctl.findings import Finding
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from paramctl.errors import UsageError
 from paramctl.model.checkpoint import Checkpoint
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 from paramctl.stats.histogram import Histogram
 from paramctl.stats.runs import Run
 from paramctl.stats.stats import Summaries, Summary
@@ -63,13 +63,13 @@ def histograms(
     names: Sequence[str],
     *,
     together: bool = False,
-    watch: Watch = nobody,
+    on_progress: ProgressCallback = ignore,
 ) -> tuple[Bars, ...]:
     """The histogram of each param, called by its name; with `together` all have the same bins.
 
     Bins are powers of two wide, so that every count is exact. Raises FormatError where a checksum is wrong.
     """
-    reader = Summaries(checkpoint, indices, histograms=True, watch=watch)
+    reader = Summaries(checkpoint, indices, histograms=True, on_progress=on_progress)
     summaries = [reader.of(i) for i in indices]
     drawn = [_drawable(summary) for summary in summaries]
     if together and any(one.counts for one in drawn):

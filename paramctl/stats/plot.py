@@ -16,7 +16,7 @@ from paramctl.files import file_writer
 from paramctl.files.content import Literal
 from paramctl.files.file_writer import NewFile
 from paramctl.files.sources import open_source
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 from paramctl.stats.charts import Bars, Chart, Curve
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def check_matplotlib() -> None:
         raise UsageError("matplotlib, which draws pictures, is not installed", hint=hint) from None
 
 
-def save(chart: Chart, target: NewFile, watch: Watch = nobody) -> int:
+def save(chart: Chart, target: NewFile, on_progress: ProgressCallback = ignore) -> int:
     """Draw a chart into a file, whole or not at all, and return its bytes.
 
     Raises UsageError where the name's suffix is no picture's, a file is in the way, or matplotlib is missing.
@@ -84,7 +84,7 @@ def save(chart: Chart, target: NewFile, watch: Watch = nobody) -> int:
         if written.read(0, written.size) != data:
             raise FormatError("the file that was written is not whole", file=str(path))
 
-    return file_writer.write((Literal(data),), target, (), verify, watch)
+    return file_writer.write((Literal(data),), target, (), verify, on_progress)
 
 
 def picture(chart: Chart, form: str) -> bytes:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from paramctl.errors import Unsupported, UsageError
 from paramctl.model.checkpoint import Checkpoint, Param
 from paramctl.model.dtypes import BY_NAME, PAIRS, DType
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 from paramctl.stats.histogram import EMPTY, Binning, Histogram
 from paramctl.stats.running_moments import NONE, Moments, Running, RunningWhole, of_counts, of_few
 from paramctl.values.float_bits import BITWISE, Widened
@@ -85,7 +85,7 @@ def stats(
     *,
     by_layer: bool = False,
     histograms: bool = False,
-    watch: Watch = nobody,
+    on_progress: ProgressCallback = ignore,
 ) -> Iterator[Row]:
     """A row for each param at `indices`, or for each layer that has some of its own there; in the file's order.
 
@@ -94,7 +94,7 @@ def stats(
     count once. Raises FormatError where a checksum is wrong.
     """
     chosen = range(len(checkpoint.params)) if indices is None else sorted(indices)
-    reader = Summaries(checkpoint, chosen, histograms=histograms, watch=watch)
+    reader = Summaries(checkpoint, chosen, histograms=histograms, on_progress=on_progress)
     if not by_layer:
         yield from (Row(checkpoint.params[i].path, i, reader.of(i)) for i in chosen)
         return
@@ -111,13 +111,18 @@ class Summaries:
     """Summaries of params of one checkpoint; of tied ones the values are read once."""
 
     def __init__(
-        self, checkpoint: Checkpoint, indices: Iterable[int], *, histograms: bool = False, watch: Watch = nobody
+        self,
+        checkpoint: Checkpoint,
+        indices: Iterable[int],
+        *,
+        histograms: bool = False,
+        on_progress: ProgressCallback = ignore,
     ) -> None:
         self._checkpoint = checkpoint
         self._histograms = histograms
         views = {checkpoint.tied_to.get(i, i) for i in indices}
         total = sum(_held(checkpoint.params[i]).nbytes for i in views)
-        self._scan = Scan(checkpoint, watch, total)
+        self._scan = Scan(checkpoint, on_progress, total)
         self._known: dict[int, Summary] = {}
 
     def of(self, index: int) -> Summary:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from paramctl.errors import NoMatch, Unsupported, UsageError, some
 from paramctl.model.checkpoint import Param, blamed
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 from paramctl.stats.followed_params import Followed
 from paramctl.stats.running_moments import NONE, Moments, Running
 from paramctl.stats.runs import Open, Run, Stop
@@ -82,7 +82,7 @@ class _Measured(NamedTuple):
 
 
 def track(
-    run: Run, selections: Sequence[str], open: Open, *, each: bool = False, watch: Watch = nobody
+    run: Run, selections: Sequence[str], open: Open, *, each: bool = False, on_progress: ProgressCallback = ignore
 ) -> Iterator[Tracked]:
     """The figures of each checkpoint of a run, for all selected params together or, with `each`, for each of them.
 
@@ -100,7 +100,7 @@ def track(
         except NoMatch as error:
             yield Tracked((Step(stop.file, stop.step),), (f"{error.what}: nothing to follow here",))
             continue
-        pair = _Pair(followed, before, watch)
+        pair = _Pair(followed, before, on_progress)
         measured = {path: pair.measured(path) for path in followed.once} if each else None
         whole = None if each else sum((pair.measured(path) for path in followed.once), _Measured())
         rows = measured.items() if measured is not None else [(None, whole or _Measured())]
@@ -149,7 +149,7 @@ def _too_large(steps: Iterable[Step]) -> Iterator[str]:
 class _Pair:
     """Measures one checkpoint beside the one before it."""
 
-    def __init__(self, followed: Followed, before: Followed | None, watch: Watch) -> None:
+    def __init__(self, followed: Followed, before: Followed | None, on_progress: ProgressCallback) -> None:
         self._followed, self._before = followed, before
         self._unread: dict[str, str] = {}
         self._reshaped: list[str] = []
@@ -158,10 +158,10 @@ class _Pair:
         observations = [one.at for stored in followed.stored.values() for one in stored]
         alone = [i for path, i in followed.once.items() if before is None or path not in before.at]
         self._scans = (
-            Scan(checkpoint, watch, sum(checkpoint.params[i].nbytes for i in followed.once.values())),
+            Scan(checkpoint, on_progress, sum(checkpoint.params[i].nbytes for i in followed.once.values())),
             Scan(before.checkpoint) if before is not None else None,
         )
-        self._summaries = Summaries(checkpoint, [*observations, *alone], watch=watch)
+        self._summaries = Summaries(checkpoint, [*observations, *alone], on_progress=on_progress)
 
     def measured(self, path: str) -> _Measured:
         """The figures of the param of that path."""

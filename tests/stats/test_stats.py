@@ -509,7 +509,7 @@ def test_tied_params_have_the_same_figures_and_are_read_once(tmp_path: Path) -> 
     weight = torch.arange(6.0)
     heard: list[tuple[int, int | None]] = []
     source = saved(tmp_path, {"a": {"w": weight, "b": torch.ones(2)}, "c": weight})
-    found = list(stats(source, watch=lambda _, done, total: heard.append((done, total))))
+    found = list(stats(source, on_progress=lambda _, done, total: heard.append((done, total))))
     assert [(row.path, row.at, row.tensors) for row in found] == [("a.w", 0, 1), ("a.b", 1, 1), ("c", 2, 1)]
     assert found[0].summary is found[2].summary
     assert heard == [(24, 32), (32, 32)]

@@ -87,10 +87,16 @@ def diff(
     renames, tolerance = [parse(text) for text in rename or ()], Tolerance(atol, rtol, exact)
     with opened(a, quiet) as one, opened(b, quiet) as other:
         selected = _chosen(one, other, layer, quiet)
-        with progress.bar(quiet) as watch:
+        with progress.bar(quiet) as on_progress:
             found = verb(
-                one, other, renames=renames, chosen=selected, tolerance=tolerance, only_params=params, watch=watch,
-            )  # fmt: skip
+                one,
+                other,
+                renames=renames,
+                chosen=selected,
+                tolerance=tolerance,
+                only_params=params,
+                on_progress=on_progress,
+            )
         if not quiet:
             unused = [each for each in renames if not any(map(each.pattern.search, one.labels))]
             _report(found, one, other, unused, as_json, color)

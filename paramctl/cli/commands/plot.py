@@ -86,8 +86,8 @@ def plot(
         return
     from paramctl.stats.plot import save
 
-    with progress.bar() as watch:
-        written = save(chart, target, watch)
+    with progress.bar() as on_progress:
+        written = save(chart, target, on_progress)
     output.note(f"wrote {text.human_bytes(written)} to {text.escape(str(target.path))}")
 
 
@@ -111,7 +111,7 @@ def _histograms(file: str | None, selections: list[str], together: bool, log: bo
     from paramctl.stats.charts import Chart, histograms
     from paramctl.stats.picked_params import pick
 
-    with opened(file) as checkpoint, progress.bar() as watch:
+    with opened(file) as checkpoint, progress.bar() as on_progress:
         picked = pick(checkpoint, selections)
         if picked.under:
             output.note(f"selected inside '{text.escape(picked.under)}'")
@@ -121,7 +121,7 @@ def _histograms(file: str | None, selections: list[str], together: bool, log: bo
             f"{text.escape(path) or '.'}  ({text.counted(param.numel, 'value')})"
             for path, param in zip(picked.once, params, strict=True)
         ]
-        parts = histograms(checkpoint, list(picked.once.values()), names, together=together, watch=watch)
+        parts = histograms(checkpoint, list(picked.once.values()), names, together=together, on_progress=on_progress)
         title = text.escape(called(checkpoint.file))
     return Chart(title, "value", "number of values", parts, log, together)
 
@@ -140,8 +140,8 @@ def _curves(
     if each:
         _check_few(run.params)
     say(run)
-    with progress.bar() as watch:
-        tracked = list(told(track(run, selections, opening, each=each, watch=watch)))
+    with progress.bar() as on_progress:
+        tracked = list(told(track(run, selections, opening, each=each, on_progress=on_progress)))
     name = " ".join(map(text.escape, selections)) or "all parameters"
     parts = curves(run, tracked, of, lambda path: name if path is None else text.escape(path) or ".")
     ends = dict.fromkeys(text.escape(called(stop.file)) for stop in (run.stops[0], run.stops[-1]))

@@ -74,8 +74,8 @@ def _equal(checkpoint: Checkpoint) -> tuple[Candidate, ...]:
     from paramctl.compare.tie_candidates import candidates
     from paramctl.model.selection import model_params
 
-    with progress.bar() as watch:
-        found = candidates(checkpoint, equals(checkpoint, model_params(checkpoint), watch))
+    with progress.bar() as on_progress:
+        found = candidates(checkpoint, equals(checkpoint, model_params(checkpoint), on_progress))
     return tuple(sorted(found, key=lambda one: (one.constant, -one.saved)))
 
 

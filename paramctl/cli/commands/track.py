@@ -74,8 +74,8 @@ def track(
     selections, opening = layer or [], Opening()
     run = survey(files, selections, opening, order)
     say(run)
-    with progress.bar() as watch:
-        tracked = told(verb(run, selections, opening, each=each, watch=watch))
+    with progress.bar() as on_progress:
+        tracked = told(verb(run, selections, opening, each=each, on_progress=on_progress))
         steps = (step for one in tracked for step in one.steps)
         if as_json_lines:
             output.json_lines(map(_object, steps))

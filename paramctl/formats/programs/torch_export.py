@@ -33,7 +33,7 @@ from paramctl.formats.pytorch.archives import alignment_of, byteorder_of, change
 from paramctl.formats.pytorch.tensors import MAX_DIMS, MAX_INT
 from paramctl.model.checkpoint import Checkpoint, Entry, Kind, Leaf, Loss, Param, Storage, View, span
 from paramctl.model.dtypes import BY_NAME
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 
 if TYPE_CHECKING:
     from paramctl.findings import Finding
@@ -138,15 +138,15 @@ def verify(path: Path, meant: Checkpoint) -> None:
     """Nothing beyond reading it back: torch takes seconds to import and checks less than we do."""
 
 
-def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
+def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
     """What is wrong with the archive and those inside it, every byte of them read."""
     from paramctl.formats.containers import zip_audit
 
     document = checkpoint.document
     assert isinstance(document, Document)
-    yield from zip_audit.audit_for(checkpoint, document.archive, document.prefix, watch)
+    yield from zip_audit.audit_for(checkpoint, document.archive, document.prefix, on_progress)
     for name, checkpoint_inside in document.inner.items():
-        for finding in zip_file.audit(checkpoint_inside, watch):
+        for finding in zip_file.audit(checkpoint_inside, on_progress):
             yield finding._replace(path=None, what=f"{finding.what} (record {name})")
 
 

@@ -40,7 +40,7 @@ from paramctl.formats.pytorch.objects import key_text
 from paramctl.formats.pytorch.tensors import Place, Step, is_tensor, storage_id, untagged
 from paramctl.model.checkpoint import Checkpoint, Kind, Loss, Module, Param
 from paramctl.model.dtypes import BY_NAME, BY_STORAGE, DType
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 
 if TYPE_CHECKING:
     from paramctl.findings import Finding
@@ -115,10 +115,10 @@ def verify(path: Path, meant: Checkpoint) -> None:
     """Nothing beyond reading it back: torch takes seconds to import and checks less than we do."""
 
 
-def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
+def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
     """What is wrong with the archive, every byte of it read: records, the end of its pickle, storages nobody uses."""
     assert isinstance(checkpoint.document, Document)
-    return checkpoint.document.audit(checkpoint, watch)
+    return checkpoint.document.audit(checkpoint, on_progress)
 
 
 def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:

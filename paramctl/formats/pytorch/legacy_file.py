@@ -40,7 +40,7 @@ from paramctl.formats.pytorch.old_storages import (
 from paramctl.formats.pytorch.tensors import Stored, storage_id
 from paramctl.model.checkpoint import Checkpoint, Entry, Loss, Param
 from paramctl.model.dtypes import DType
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 
 if TYPE_CHECKING:
     from paramctl.findings import Finding
@@ -134,7 +134,7 @@ def verify(path: Path, meant: Checkpoint) -> None:
     """Nothing beyond reading it back: torch takes seconds to import and checks less than we do."""
 
 
-def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
+def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
     """What reading does not refuse: bytes behind the last storage. There are no checksums to look at."""
     from paramctl.findings import Finding
 

@@ -31,7 +31,7 @@ from paramctl.formats.pytorch.old_storages import with_changes
 from paramctl.formats.pytorch.tar_tables import NUMBERED, Numbered, Row, Table, named_by, reference
 from paramctl.formats.pytorch.tensors import storage_id
 from paramctl.model.checkpoint import Checkpoint, Entry, Loss, Param
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 
 if TYPE_CHECKING:
     from paramctl.findings import Finding
@@ -120,7 +120,7 @@ def verify(path: Path, meant: Checkpoint) -> None:
     """Nothing beyond reading it back: torch takes seconds to import and checks less than we do."""
 
 
-def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
+def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
     """What reading does not refuse: bytes that nothing means, and storages nobody uses."""
     from paramctl.findings import Finding
 

@@ -33,7 +33,7 @@ from paramctl.formats.sets.shard_index import why_unsafe
 from paramctl.model.checkpoint import Checkpoint, Entry, Kind, Leaf, Loss, Param, View, contiguous
 from paramctl.model.dtypes import PAIRS
 from paramctl.model.keys import InTuple, Keys, Position, nested, path_of
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 from paramctl.values.arrays import NewValues, content_of, with_values
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def layout_set(checkpoint: Checkpoint, names: Mapping[str, str]) -> Sequence[Par
     return [*parts, Part(names.get(index, index), (_index(document, names),), index)]
 
 
-def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
+def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
     """What is wrong with any archive of the set, every byte of them read, and bytes that belong to none."""
     from paramctl.findings import Finding
 
@@ -152,7 +152,7 @@ def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
         try:
             section = section_of(name, place, document.files)
             if is_archive(section):
-                found = zip_file.audit(zip_file.read(section), watch)
+                found = zip_file.audit(zip_file.read(section), on_progress)
                 yield from (one._replace(path=name, file=place.file) for one in found)
             else:
                 plain.add(place.file)

@@ -18,7 +18,7 @@ from paramctl.formats import safetensors
 from paramctl.formats.containers import strict_json
 from paramctl.formats.sets.chunk_grid import Box, Held, concatenated, is_concatenation, made_once, taken, tile, woven
 from paramctl.model.checkpoint import Checkpoint, Loss, Param, Storage, View, contiguous
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 
 if TYPE_CHECKING:
     from paramctl.findings import Finding
@@ -115,14 +115,14 @@ def layout_set(checkpoint: Checkpoint, names: Mapping[str, str]) -> Sequence[Par
     ]
 
 
-def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
+def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
     """What is wrong with any of the files."""
     from paramctl.findings import Finding
 
     document = checkpoint.document
     assert isinstance(document, Document)
     for name, one in document.files.items():
-        yield from (finding._replace(file=name) for finding in safetensors.audit(one, watch))
+        yield from (finding._replace(file=name) for finding in safetensors.audit(one, on_progress))
     what = "no file says how many there are, or how large a tensor is: one that is missing shows only by a gap"
     yield Finding("note", "integrity", "no-index", None, what)
 

@@ -22,7 +22,7 @@ from paramctl.formats.sets import shard_index
 from paramctl.formats.sets.shard_division import SAFETENSORS, STEMS, _division, divided
 from paramctl.formats.sets.shard_index import Index
 from paramctl.model.checkpoint import Checkpoint, Entry, Loss, Param, Storage, View
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 
 if TYPE_CHECKING:
     from paramctl.findings import Finding
@@ -270,11 +270,11 @@ def verify_part(path: Path, was: str, meant: Checkpoint) -> None:
     _format(sub.format).verify(path, sub)
 
 
-def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
+def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
     """What is wrong with the shards, each finding with the name of its file."""
     assert isinstance(checkpoint.document, Document)
     for name, shard in checkpoint.document.shards:
-        for finding in _format(shard.format).audit(shard, watch):
+        for finding in _format(shard.format).audit(shard, on_progress):
             yield finding._replace(file=name)
 
 
