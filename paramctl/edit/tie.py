@@ -112,7 +112,7 @@ def _retied(param: Param, leader: Param) -> Param:
 
 def _left(checkpoint: Checkpoint) -> tuple[str, ...]:
     """A note, where the file goes on to hold tensors that are no params any more."""
-    places = BY_NAME[checkpoint.format].left(checkpoint)
+    places = BY_NAME[checkpoint.format].unlisted_tensors(checkpoint)
     return (f"tensors that no path names any more are still held at {some(places)}",) if places else ()
 
 

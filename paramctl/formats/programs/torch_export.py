@@ -123,7 +123,7 @@ def losses(checkpoint: Checkpoint) -> list[Loss]:
     return []
 
 
-def left(checkpoint: Checkpoint) -> list[str]:
+def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:
     """Nothing: all tensors of the model are listed."""
     return []
 

@@ -107,7 +107,7 @@ def losses(checkpoint: Checkpoint) -> list[Loss]:
     return [] if isinstance(checkpoint.document, Document) else torchscript.losses(checkpoint)
 
 
-def left(checkpoint: Checkpoint) -> list[str]:
+def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:
     """The lines of the table of tensors that were those of params, and that the code may know."""
     document = checkpoint.document
     if not isinstance(document, Document):

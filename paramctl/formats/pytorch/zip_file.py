@@ -78,9 +78,9 @@ def losses(checkpoint: Checkpoint) -> list[Loss]:
     return [Loss(entry, why) for entry in checkpoint.entries if (why := no_place(entry, checkpoint.keys))]
 
 
-def left(checkpoint: Checkpoint) -> list[str]:
+def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:
     """Where the pickle holds tensors that no path names any more, such as in an optimizer object."""
-    return checkpoint.document.editor.left(checkpoint) if isinstance(checkpoint.document, Document) else []
+    return checkpoint.document.editor.unlisted_tensors(checkpoint) if isinstance(checkpoint.document, Document) else []
 
 
 def layout(checkpoint: Checkpoint) -> Iterator[Segment]:

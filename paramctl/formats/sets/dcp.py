@@ -102,7 +102,7 @@ def losses(checkpoint: Checkpoint) -> list[Loss]:
     return [Loss(entry, why) for entry in checkpoint.entries if (why := _no_place(entry, checkpoint.keys))]
 
 
-def left(checkpoint: Checkpoint) -> list[str]:
+def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:
     """Nowhere: no tensor can be taken from a set."""
     return []
 

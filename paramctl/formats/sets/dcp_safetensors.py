@@ -82,7 +82,7 @@ def losses(checkpoint: Checkpoint) -> list[Loss]:
     return []
 
 
-def left(checkpoint: Checkpoint) -> list[str]:
+def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:
     """Nowhere: a file of this format holds nothing but its params."""
     return []
 

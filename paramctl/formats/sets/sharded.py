@@ -243,11 +243,11 @@ def losses(checkpoint: Checkpoint) -> list[Loss]:
     return _format(_division(checkpoint).form).losses(replace(checkpoint, document=None, keys={}))
 
 
-def left(checkpoint: Checkpoint) -> list[str]:
+def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:
     """Where the shards hold tensors that no path names any more."""
     if not isinstance(checkpoint.document, Document):
         return []
-    return [place for sub in checkpoint.derived(_apart).subs for place in _format(sub.format).left(sub)]
+    return [place for sub in checkpoint.derived(_apart).subs for place in _format(sub.format).unlisted_tensors(sub)]
 
 
 def layout_set(checkpoint: Checkpoint, names: Mapping[str, str]) -> Sequence[Part]:
