@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from paramctl.errors import Unsupported
-from paramctl.files.content import Content, Extent, clip, filled
+from paramctl.files.content import Content, Extent, clip, fill_buffer
 from paramctl.files.sources import Source
 from paramctl.model.checkpoint import Checkpoint, Param, Storage, blamed
 from paramctl.progress import ProgressCallback, ignore
@@ -113,7 +113,7 @@ class EqualBytes:
     @staticmethod
     def _blocks(checkpoint: Checkpoint, content: tuple[Content, ...], buffer: bytearray) -> Iterator[memoryview]:
         with blamed(checkpoint):
-            yield from filled(content, memoryview(buffer))
+            yield from fill_buffer(content, memoryview(buffer))
 
     @staticmethod
     def _check_sums(*sides: tuple[Checkpoint, Param, Storage]) -> None:

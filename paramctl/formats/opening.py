@@ -40,7 +40,7 @@ def locate(name: str) -> str:
 
 def _first_in(folder: Path) -> Path | None:
     """The first file of a set without an index, by its bytes; None where a folder holds something else."""
-    first = set_names.first_in(folder)
+    first = set_names.first_without_index(folder)
     try:
         return first if first is not None and as_set(of(open_source(str(first)))) else None
     except ParamctlError:
@@ -67,7 +67,7 @@ def _rolled_back(path: Path, on_progress: ProgressCallback) -> int:
 
 def _members(path: Path) -> list[str]:
     """The others of a set, where a journal lies beside its index; none where it cannot be read, which shows."""
-    if not set_names.stands_for_others(path.name) or not any(path.parent.glob(".*.paramctl-journal")):
+    if not set_names.opens_a_set(path.name) or not any(path.parent.glob(".*.paramctl-journal")):
         return []
     try:
         source = open_source(str(path))

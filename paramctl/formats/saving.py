@@ -57,13 +57,15 @@ def check_target(target: Target, checkpoint: Checkpoint, form: AnyFormat | None 
         file_writer.destination(target)
 
 
-def _job(checkpoint: Checkpoint, form: SetFormat, verify: file_writer.Verify) -> set_writer.Job:
+def _job(checkpoint: Checkpoint, form: SetFormat, verify: file_writer.Verify) -> set_writer.SetJob:
     """The set that `form` makes of a checkpoint."""
 
     def verify_part(path: Path, was: str) -> None:
         form.verify_part(path, was, checkpoint)
 
-    return set_writer.Job(partial(form.layout_set, checkpoint), checkpoint.sources, form.SUFFIXES, verify, verify_part)
+    return set_writer.SetJob(
+        partial(form.layout_set, checkpoint), checkpoint.sources, form.SUFFIXES, verify, verify_part
+    )
 
 
 def _one_file(form: AnyFormat) -> Format:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from paramctl.errors import Unsupported
 from paramctl.files import checksums
-from paramctl.files.content import Computed, Literal, clip, filled, read
+from paramctl.files.content import Computed, Literal, clip, fill_buffer, read
 from paramctl.model.checkpoint import Checkpoint, Param, Storage
 from paramctl.progress import ProgressCallback, ignore
 from paramctl.values.arrays import cells, decoded, in_machine_order, narrow, storage_of, stored
@@ -97,7 +97,7 @@ class Scan:
         checked = whole and not self._trust and storage.crc32 is not None
         value, left = 0, param.numel
         content = storage.content if whole else clip(storage.content, param.start, param.nbytes)
-        for data in filled(content, self._buffer):
+        for data in fill_buffer(content, self._buffer):
             if checked:
                 value = checksums.crc32(data, value)
             block = cells(data, param.dtype)[:left]  # the last byte may hold more

@@ -18,7 +18,7 @@ from paramctl.errors import FileError, FormatError, Unsupported, UsageError
 from paramctl.files.content import Content, Extent, chunks
 from paramctl.files.content import Literal as LiteralSegment
 from paramctl.files.content import read as read_content
-from paramctl.files.segments import Segment, joined
+from paramctl.files.segments import Segment, merge_extents
 from paramctl.files.set_names import Part
 from paramctl.files.sources import Source, open_source
 from paramctl.formats.containers.sections import Section, in_whole, spliced
@@ -363,7 +363,7 @@ def _chunk(
         raise Unsupported(f"'{tensor.name}' is saved in the safetensors form of {NAME}, in which nothing is changed")
     values = taken(tensor.shape, content, Box(chunk.offsets, chunk.sizes), tensor.dtype.itemsize)
     if nested.is_plain and nested.is_whole:
-        if [*joined(values)] == [*joined(in_whole(nested.storage.content))]:
+        if [*merge_extents(values)] == [*merge_extents(in_whole(nested.storage.content))]:
             return ()
         storage = nested.storage._replace(content=values, crc32=None)
     else:
