@@ -12,6 +12,7 @@ from paramctl.files.sources import Source
 from paramctl.formats.containers import strict_json
 from paramctl.model.checkpoint import natural_key
 
+NAME = "sharded"  # of the format whose sets such an index opens
 ENDINGS = (".safetensors.index.json", ".bin.index.json")
 MAX_INDEX = 64 << 20  # bytes; of a model with 140,000 tensors it takes 13 million
 

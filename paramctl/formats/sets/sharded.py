@@ -19,7 +19,7 @@ from paramctl.files.segments import Segment
 from paramctl.files.set_names import Part
 from paramctl.files.sources import Source, open_source
 from paramctl.formats.sets import shard_index
-from paramctl.formats.sets.shard_division import SAFETENSORS, STEMS, _division, divided
+from paramctl.formats.sets.shard_division import SAFETENSORS, STEMS, divided, division_of
 from paramctl.formats.sets.shard_index import Index
 from paramctl.model.checkpoint import Checkpoint, Entry, Loss, Param, Storage, View
 from paramctl.progress import ProgressCallback, ignore
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from paramctl.findings import Finding
     from paramctl.formats.protocol import Format
 
-NAME = "sharded"
+NAME = shard_index.NAME
 SUFFIXES: tuple[str, ...] = shard_index.ENDINGS
 KEEPS_TIES = True
 SPARE = 64  # files that are open beside the shards, before and after a write
@@ -240,7 +240,7 @@ def losses(checkpoint: Checkpoint) -> list[Loss]:
     """What the format of the shards has no place for; a set that was read holds everything."""
     if isinstance(checkpoint.document, Document):
         return []
-    return _format(_division(checkpoint).form).losses(replace(checkpoint, document=None, keys={}))
+    return _format(division_of(checkpoint).form).losses(replace(checkpoint, document=None, keys={}))
 
 
 def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:
@@ -517,7 +517,7 @@ def _new(checkpoint: Checkpoint, names: Mapping[str, str]) -> Iterator[Part]:
         yield Part(names.get(name, name), tuple(_format(sub.format).layout(sub)), name)
     if len(weight_map) < sum(len(sub.params) - len(sub.tied_to) for _, sub in subs):
         raise UsageError("two tensors print alike, and an index has one name for each")
-    stem, suffix = STEMS[_division(checkpoint).form]
+    stem, suffix = STEMS[division_of(checkpoint).form]
     name = f"{stem}{suffix}.index.json"
     document = {"metadata": _totals(sub for _, sub in subs), "weight_map": dict(sorted(weight_map.items()))}
     yield Part(names.get(name, name), (_json(document),), name)
