@@ -385,7 +385,7 @@ def test_a_power_cut_at_any_moment_leaves_the_old_file_or_the_new_one(
     disk = Disk(scene.folder)
     with disk.recording():
         write()
-    monkeypatch.setattr(undo_journal, "boot", lambda: "the next")
+    monkeypatch.setattr(undo_journal, "boot_id", lambda: "the next")
     states = 0
     for at, state in disk.cuts():
         scene.lay(state)
@@ -403,7 +403,7 @@ def test_a_power_cut_while_a_change_is_undone(patch: Scene, monkeypatch: pytest.
     disk = Disk(patch.folder)
     with disk.recording():
         write()
-    monkeypatch.setattr(undo_journal, "boot", lambda: "the next")
+    monkeypatch.setattr(undo_journal, "boot_id", lambda: "the next")
     name = temporary.journal_of(patch.target).name
     interrupted = {at: state for at, state in disk.cuts() if name in dict(state.names)}
     assert len(interrupted) >= 4
@@ -427,7 +427,7 @@ def test_what_a_failed_sync_lost_is_written_again(patch: Scene, monkeypatch: pyt
         with pytest.raises(FileError, match="this cannot be undone: Input/output error; run 'paramctl recover"):
             opening.recover(str(patch.target))
         opening.recover(str(patch.target))
-    monkeypatch.setattr(undo_journal, "boot", lambda: "the next")
+    monkeypatch.setattr(undo_journal, "boot_id", lambda: "the next")
     for at, state in disk.cuts():
         patch.lay(state)
         opening.recover(str(patch.target))

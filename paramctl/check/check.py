@@ -17,7 +17,7 @@ from paramctl.formats.pickles.verdict import Safety
 from paramctl.formats.protocol import AnyFormat
 from paramctl.formats.sets import shard_index, sharded
 from paramctl.model.checkpoint import Checkpoint
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 
 
 class Report(NamedTuple):
@@ -41,24 +41,24 @@ class _Checked(NamedTuple):
     checkpoint: Checkpoint | None
 
 
-def check(name: str, only: Collection[Group] = GROUPS, watch: Watch = nobody) -> Report:
+def check(name: str, only: Collection[Group] = GROUPS, on_progress: ProgressCallback = ignore) -> Report:
     """Check the file `name` (`-`: standard input), the index of a sharded set, or a folder with one.
 
     Every byte is read. What cannot be read, because it contradicts its format, or is of a kind that is not
     read, is a finding like others, whatever `only` says. Raises FileError where there is no file.
     """
     name = opening.locate(name)
-    opening.recover(name, watch)
-    return check_source(open_source(name, watch), only, watch)
+    opening.recover(name, on_progress)
+    return check_source(open_source(name, on_progress), only, on_progress)
 
 
-def check_source(source: Source, only: Collection[Group] = GROUPS, watch: Watch = nobody) -> Report:
+def check_source(source: Source, only: Collection[Group] = GROUPS, on_progress: ProgressCallback = ignore) -> Report:
     """Check a file that is open, or the index of a set. Raises as `check` does."""
     form = registry.of(source)
     if form and form.NAME == sharded.NAME:
-        report = _check_set(source, only, watch)
+        report = _check_set(source, only, on_progress)
     else:
-        found = _check_one(source, only, watch)
+        found = _check_one(source, only, on_progress)
         tensors = len(found.checkpoint.params) if found.checkpoint else 0
         files = max(len(found.checkpoint.sources), 1) if found.checkpoint else 1
         report = Report(source.name, tuple(found.findings), tuple(found.safety), tensors, files)
@@ -66,25 +66,27 @@ def check_source(source: Source, only: Collection[Group] = GROUPS, watch: Watch 
     return report
 
 
-def _check_one(source: Source, only: Collection[Group], watch: Watch, *, is_shard: bool = False) -> _Checked:
+def _check_one(
+    source: Source, only: Collection[Group], on_progress: ProgressCallback, *, is_shard: bool = False
+) -> _Checked:
     """What is found in one file; a shard is none that stands for others."""
     form = (registry.single if is_shard else registry.of)(source) if source.size else None
     loading = looked_into(source, form) if "safety" in only else nothing()
     try:
-        found = _read(source, only, watch, is_shard)
+        found = _read(source, only, on_progress, is_shard)
     except Exception as error:  # noqa: BLE001 - whatever the listing raises, the verdict on the pickles is given
         why = _unreadable(error)
-        apart = [*_apart(source, form, watch)]  # which may say of one file what was said of them all
+        apart = [*_apart(source, form, on_progress)]  # which may say of one file what was said of them all
         found = _Checked(apart if why.what in {one.what for one in apart} else [why, *apart], [], None)
     return _Checked([*found.findings, *_about(loading, found, only)], loading.pickles, found.checkpoint)
 
 
-def _read(source: Source, only: Collection[Group], watch: Watch, is_shard: bool) -> _Checked:
+def _read(source: Source, only: Collection[Group], on_progress: ProgressCallback, is_shard: bool) -> _Checked:
     """What is found in a file by reading it. Raises FormatError where its listing cannot be read."""
     checkpoint = (registry.read_single if is_shard else registry.read)(source)
     findings: list[Finding] = []
     try:
-        for finding in _sound(checkpoint, only, watch, is_shard):
+        for finding in _sound(checkpoint, only, on_progress, is_shard):
             findings.append(finding)  # one by one: what comes before an error was found all the same
     except Exception as error:  # noqa: BLE001 - as above
         findings.append(_unreadable(error))
@@ -101,18 +103,20 @@ def _about(loading: Loading, found: _Checked, only: Collection[Group]) -> Iterat
     yield from loading.findings
 
 
-def _sound(checkpoint: Checkpoint, only: Collection[Group], watch: Watch, is_shard: bool) -> Iterator[Finding]:
+def _sound(
+    checkpoint: Checkpoint, only: Collection[Group], on_progress: ProgressCallback, is_shard: bool
+) -> Iterator[Finding]:
     """What is wrong with the bytes and the values of a file that can be read."""
     damaged: set[str] = set()
     if "integrity" in only:
-        for finding in registry.BY_NAME[checkpoint.format].audit(checkpoint, watch):
+        for finding in registry.BY_NAME[checkpoint.format].audit(checkpoint, on_progress):
             if finding.level == "error" or finding.rule == "bomb":
                 damaged.update(_storages(checkpoint, finding.path))
             yield finding
         yield from integrity.alike(checkpoint)
         yield from integrity.copies(checkpoint, damaged, is_shard=is_shard)
     if "health" in only:
-        yield from health(checkpoint, watch, damaged=damaged, trust="integrity" in only)
+        yield from health(checkpoint, on_progress, damaged=damaged, trust="integrity" in only)
 
 
 def _storages(checkpoint: Checkpoint, path: str | None) -> Iterator[str]:
@@ -121,7 +125,7 @@ def _storages(checkpoint: Checkpoint, path: str | None) -> Iterator[str]:
             yield from (str(part.storage) for part in (param, *param.components))
 
 
-def _check_set(source: Source, only: Collection[Group], watch: Watch) -> Report:
+def _check_set(source: Source, only: Collection[Group], on_progress: ProgressCallback) -> Report:
     """The report on an index and all its shards."""
     try:
         index = shard_index.read(source)
@@ -135,9 +139,9 @@ def _check_set(source: Source, only: Collection[Group], watch: Watch) -> Report:
             findings.append(Finding("error", "integrity", "shard-name", None, f"shard {name!r} {why}"))
             continue
         try:
-            opening.recover(str(index.folder / name), watch)
+            opening.recover(str(index.folder / name), on_progress)
             shard = open_source(str(index.folder / name))
-            found = _check_one(shard, only, watch, is_shard=True)
+            found = _check_one(shard, only, on_progress, is_shard=True)
         except Exception as error:  # noqa: BLE001 - one bad shard does not end the report on the others
             findings.append(_lost(error)._replace(file=name))
             continue
@@ -177,10 +181,10 @@ def _unreadable(error: Exception) -> Finding:
     return Finding("error", "integrity", "unreadable", None, told(error))
 
 
-def _apart(source: Source, form: AnyFormat | None, watch: Watch) -> Iterator[Finding]:
+def _apart(source: Source, form: AnyFormat | None, on_progress: ProgressCallback) -> Iterator[Finding]:
     """What is wrong with the files of a set that cannot be read as one, each for itself."""
     whole = registry.as_set(form)
     try:
-        yield from whole.apart(source, watch) if whole else ()
+        yield from whole.apart(source, on_progress) if whole else ()
     except Exception as error:  # noqa: BLE001 - as above
         yield _unreadable(error)

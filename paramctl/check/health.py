@@ -10,7 +10,7 @@ from paramctl.errors import FormatError, Unsupported
 from paramctl.findings import Finding, Level
 from paramctl.model.checkpoint import Checkpoint, Param
 from paramctl.model.optimizer_state import gradient_owners
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 from paramctl.values.arrays import read_index
 from paramctl.values.scan import Scan, distinct
 
@@ -27,7 +27,11 @@ Odd = tuple[Level, str, str]  # with the rule it falls under, and what is odd
 
 
 def health(
-    checkpoint: Checkpoint, watch: Watch = nobody, *, damaged: Collection[str] = (), trust: bool = False
+    checkpoint: Checkpoint,
+    on_progress: ProgressCallback = ignore,
+    *,
+    damaged: Collection[str] = (),
+    trust: bool = False,
 ) -> Iterator[Finding]:
     """What is odd about the values of a checkpoint's params, tied ones read once.
 
@@ -35,7 +39,7 @@ def health(
     """
     leaders = [i for i in range(len(checkpoint.params)) if i not in checkpoint.tied_to]
     gradients = gradient_owners(checkpoint)
-    scan = Scan(checkpoint, watch, sum(checkpoint.params[i].nbytes for i in leaders), trust=trust)
+    scan = Scan(checkpoint, on_progress, sum(checkpoint.params[i].nbytes for i in leaders), trust=trust)
     for i in leaders:
         param = checkpoint.params[i]
         yield from _scale(param)

@@ -59,8 +59,8 @@ def edit(file: str | None, asked: Asked, verb: Callable[[Checkpoint], Edit], for
         if asked.dry_run:
             report(made, asked, plan=saving.plan(made.checkpoint, target, form))
         elif target is not None:
-            with progress.bar(asked.quiet) as watch:
-                written = saving.save(made.checkpoint, target, form, watch)
+            with progress.bar(asked.quiet) as on_progress:
+                written = saving.save(made.checkpoint, target, form, on_progress)
             report(made, asked, written, _streams(asked))
 
 

@@ -33,8 +33,8 @@ def opened(file: str | None, quiet: bool = False) -> Iterator[Checkpoint]:
 
     try:
         recovered(file, quiet)
-        with progress.bar(quiet) as watch:
-            checkpoint = opening.open(file, watch)
+        with progress.bar(quiet) as on_progress:
+            checkpoint = opening.open(file, on_progress)
         yield checkpoint
     except ParamctlError as error:
         error.file = error.file or called(file)
@@ -45,8 +45,8 @@ def recovered(file: str, quiet: bool = False) -> bool:
     """Whether a change of FILE that was interrupted had to be undone, which is said."""
     from paramctl.formats import opening
 
-    with progress.bar(quiet) as watch:
-        nbytes = opening.recover(file, watch)
+    with progress.bar(quiet) as on_progress:
+        nbytes = opening.recover(file, on_progress)
     if nbytes:
         what = f"a change in place was interrupted; undid it ({text.human_bytes(nbytes)})"
         output.note(f"{text.escape(file)}: {what}")

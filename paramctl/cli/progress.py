@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from paramctl.cli import output
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -20,10 +20,10 @@ SHORT = 4 << 20  # bytes left that no bar is begun for: it would be gone before 
 
 
 @contextmanager
-def bar(quiet: bool = False) -> Iterator[Watch]:
+def bar(quiet: bool = False) -> Iterator[ProgressCallback]:
     """What to tell of long work that is done inside; the bar is gone afterwards."""
     if quiet or not output.stderr_is_terminal():
-        yield nobody
+        yield ignore
         return
     shown = _Bar()
     try:

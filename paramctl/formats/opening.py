@@ -10,10 +10,10 @@ from paramctl.files import set_names, temporary
 from paramctl.files.sources import STDIN, open_source
 from paramctl.formats.registry import as_set, of, read
 from paramctl.model.checkpoint import Checkpoint
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 
 
-def open(name: str, watch: Watch = nobody) -> Checkpoint:
+def open(name: str, on_progress: ProgressCallback = ignore) -> Checkpoint:
     """List the checkpoint in the file `name` (`-`: standard input), or in that folder; no value is read.
 
     A patch of it that was interrupted is rolled back first. Raises FileError if it cannot be read,
@@ -21,8 +21,8 @@ def open(name: str, watch: Watch = nobody) -> Checkpoint:
     """
     try:
         found = locate(name)
-        recover(found, watch)
-        return read(open_source(found, watch))
+        recover(found, on_progress)
+        return read(open_source(found, on_progress))
     except ParamctlError as error:
         error.file = error.file or ("standard input" if name == "-" else name)
         raise
@@ -40,14 +40,14 @@ def locate(name: str) -> str:
 
 def _first_in(folder: Path) -> Path | None:
     """The first file of a set without an index, by its bytes; None where a folder holds something else."""
-    first = set_names.first_in(folder)
+    first = set_names.first_without_index(folder)
     try:
         return first if first is not None and as_set(of(open_source(str(first)))) else None
     except ParamctlError:
         return None
 
 
-def recover(name: str, watch: Watch = nobody) -> int:
+def recover(name: str, on_progress: ProgressCallback = ignore) -> int:
     """Roll back a patch of the file `name`, or of one of its set, that was interrupted, and return its bytes.
 
     0 if there was none. Raises FileError if one is under way, or if it cannot be rolled back.
@@ -56,18 +56,18 @@ def recover(name: str, watch: Watch = nobody) -> int:
         return 0
     path = Path(locate(name))
     paths = [Path(os.path.realpath(each)) for each in (path, *(path.parent / member for member in _members(path)))]
-    return sum(_rolled_back(each, watch) for each in paths if os.path.lexists(temporary.journal_of(each)))
+    return sum(_rolled_back(each, on_progress) for each in paths if os.path.lexists(temporary.journal_of(each)))
 
 
-def _rolled_back(path: Path, watch: Watch) -> int:
+def _rolled_back(path: Path, on_progress: ProgressCallback) -> int:
     from paramctl.files import undo_journal
 
-    return undo_journal.roll_back(path, watch)
+    return undo_journal.roll_back(path, on_progress)
 
 
 def _members(path: Path) -> list[str]:
     """The others of a set, where a journal lies beside its index; none where it cannot be read, which shows."""
-    if not set_names.stands_for_others(path.name) or not any(path.parent.glob(".*.paramctl-journal")):
+    if not set_names.opens_a_set(path.name) or not any(path.parent.glob(".*.paramctl-journal")):
         return []
     try:
         source = open_source(str(path))

@@ -15,7 +15,7 @@ from paramctl.files.sources import Source
 from paramctl.findings import Finding
 from paramctl.formats.protocol import Writes
 from paramctl.model.checkpoint import Checkpoint, Loss
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 
 
 class ReadOnly:
@@ -46,7 +46,7 @@ class ReadOnly:
     def verify(self, path: Path, meant: Checkpoint) -> None:
         """Do nothing: no file of this format was written."""
 
-    def audit(self, checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
+    def audit(self, checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
         """Report the storages whose bytes do not match their checksums."""
         for key, storage in checkpoint.saved.items():
             try:

@@ -216,12 +216,12 @@ def test_a_zip_archive_with_a_folder_called_data_is_not_read(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("change", [lambda file: file.write(b"more"), lambda file: file.truncate(600)], ids=["grows", "shrinks"])
 def test_a_file_that_changes_meanwhile(net: Path, change: Callable[[IO[bytes]], object]) -> None:
-    def watch(what: str, done: int, total: int | None) -> None:
+    def on_progress(what: str, done: int, total: int | None) -> None:
         with net.open("ab") as file:
             change(file)
 
     what = "changed while it was being read; what was found may not be true of it; run it again"
-    assert refused(FileError, check, str(net), GROUPS, watch) == f"{net}: {what}"
+    assert refused(FileError, check, str(net), GROUPS, on_progress) == f"{net}: {what}"
 
 
 def test_standard_input(net: Path) -> None:

@@ -49,8 +49,6 @@ def training() -> dict[str, Any]:
     return {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3, "args": {"lr": 0.1}}
 
 
-# --- everything ----------------------------------------------------------------------------------
-
 DTYPES = [
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2,
     torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.uint16, torch.uint32, torch.uint64,
@@ -136,9 +134,6 @@ def test_names_are_data(tmp_path: Path) -> None:
     assert all(same(back[name], before[name]) for name in NAMES)
 
 
-# --- losses --------------------------------------------------------------------------------------
-
-
 def test_losses_are_listed(tmp_path: Path) -> None:
     checkpoint = opened(tmp_path, training())
     assert refused(UsageError, checkpoint, SAFE) == (
@@ -215,9 +210,6 @@ def test_what_torch_has_no_dtype_for_is_a_loss(tmp_path: Path) -> None:
         "accept the loss with --lossy, or take one part with --layer"
     )
     assert list(carried(tmp_path, checkpoint, "torch-zip", lossy=True)) == ["w"]
-
-
-# --- layers --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

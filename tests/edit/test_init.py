@@ -33,9 +33,6 @@ def report(edit: Any) -> Report:
     return [(change.path, change.how) for change in edit.changed]
 
 
-# --- roles ---------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("scheme", ["constant:1e40", "uniform:a=-1e38,b=3.4e38", "xavier:gain=1e39"])
 def test_a_number_too_large_is_refused_before_anything_is_written(tmp_path: Path, scheme: str) -> None:
     torch.save({"0.weight": torch.ones(2, 3)}, tmp_path / "x.pt")
@@ -239,9 +236,6 @@ def test_no_match_names_the_nearest(tmp_path: Path) -> None:
     assert str(caught.value) == "no parameter or layer matches '0.wieght'; nearest: 0.weight, 2.weight, 3.weight"
 
 
-# --- exactness and seeds -------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", ["x.pt", "x.safetensors"])
 def test_a_draw_is_torchs_own_in_every_dtype(tmp_path: Path, dtype: torch.dtype, name: str) -> None:
@@ -272,9 +266,6 @@ def test_the_global_generators_are_left_alone(tmp_path: Path) -> None:
     before = torch.get_rng_state()
     written(tmp_path, init(checkpoint, (), ["normal"], seed=1))
     assert torch.equal(before, torch.get_rng_state())
-
-
-# --- views ---------------------------------------------------------------------------------------
 
 
 def test_a_tied_param_is_drawn_once_under_its_first_path(tmp_path: Path) -> None:
@@ -397,9 +388,6 @@ def test_paths_that_print_alike(tmp_path: Path) -> None:
     assert report(init(checkpoint, ["a"], ["zeros"])) == [("a.b", "zeros"), ("a.b#2", "zeros")]
 
 
-# --- training checkpoints ------------------------------------------------------------------------
-
-
 @pytest.fixture
 def run_of_training(tmp_path: Path) -> Path:
     net = mlp()
@@ -448,9 +436,6 @@ def test_the_default_of_an_embedding_keeps_its_padding_row_zero(tmp_path: Path, 
     after = written_module(tmp_path, edit)[0].weight  # type: ignore[index]
     torch.manual_seed(seed_for(1, "0.weight"))
     assert same(after, type(layer)(4, 3, padding_idx=1).weight)  # type: ignore[arg-type]
-
-
-# --- a person's own functions --------------------------------------------------------------------
 
 
 def script(folder: Path, body: str) -> str:
@@ -515,8 +500,6 @@ def test_an_own_function_is_not_given_corrupt_values(tmp_path: Path) -> None:
         init(opening.open(os.fspath(path)), ["w"], [script(tmp_path, "def f(t): t.mul_(2)")])
     assert str(caught.value) == "storage 0 is corrupt: its bytes do not match their CRC-32"
 
-
-# --- names ---------------------------------------------------------------------------------------
 
 NAMES = ["[bold]x[/bold]", "a\x1b[31mb", "with space", "a/b", "w[0]", "n = 1", "!bang", "@at", "re:x", "*", "über", "."]
 

@@ -30,9 +30,6 @@ def refused(kind: type[ParamctlError], *args: Any) -> str:
     return str(caught.value)
 
 
-# --- statements ----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("statement", "how", "expected"),
     [
@@ -176,9 +173,6 @@ def test_one_wrong_statement_refuses_all(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-# --- names ---------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("name", "statement"),
     [
@@ -237,9 +231,6 @@ def test_a_bare_tensor(tmp_path: Path) -> None:
     assert written(tmp_path, edit)[0, 0].item() == 5.0
 
 
-# --- ties and training checkpoints ---------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("path", "other"), [("a", "b"), ("b", "a")])
 def test_tied_params_change_together(tmp_path: Path, path: str, other: str) -> None:
     edit = set(opened(tmp_path, {"a": GRID, "b": GRID}), f"{path}[0,0] = 100", f"{other} += 1")
@@ -296,8 +287,6 @@ def test_a_gradient_says_nothing_of_the_optimizer(tmp_path: Path) -> None:
         "the optimizer state in this file still belongs to the old values of model.bias; --reset-optimizer starts it anew",
     )
 
-
-# --- arithmetic ----------------------------------------------------------------------------------
 
 TORCHS: dict[str, Callable[[torch.Tensor, Any], torch.Tensor]] = {
     "+=": torch.Tensor.add_,
@@ -384,9 +373,6 @@ def test_no_other_byte_changes(tmp_path: Path) -> None:
     assert 0 < differ <= 4 + 3 * 4  # the value, and its record's checksum wherever the archive has it
 
 
-# --- files ---------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "array",
     [
@@ -445,9 +431,6 @@ def test_set_then_nothing_is_changed_but_the_named(tmp_path: Path) -> None:
     before = mlp().state_dict()
     after = written(tmp_path, set(opened(tmp_path, before), "0.weight += 1", "2.num_batches_tracked = 3"))
     assert changed(before, after) == {"0.weight", "2.num_batches_tracked"}
-
-
-# --- many statements -----------------------------------------------------------------------------
 
 
 def test_statements_by_the_thousand_are_no_burden(tmp_path: Path) -> None:

@@ -35,9 +35,6 @@ def refused(kind: type[ParamctlError], verb: Any, *args: Any) -> str:
     return str(caught.value)
 
 
-# --- tie -----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", ["x.pt", "x.safetensors"])
 def test_layers_become_the_first(tmp_path: Path, name: str) -> None:
     before = net().state_dict()
@@ -197,9 +194,6 @@ def test_a_name_that_the_metadata_uses_is_never_an_alias(tmp_path: Path, name: s
     assert [found.name for found in tmp_path.iterdir()] == ["x.safetensors"]
 
 
-# --- whole modules -------------------------------------------------------------------------------
-
-
 def test_in_a_whole_module_tied_params_are_one_object(tmp_path: Path) -> None:
     before = net()
     after = written_module(tmp_path, tie(opened(tmp_path, before), "2", "4"))
@@ -277,9 +271,6 @@ def test_untying_a_module_gives_each_its_own_object(tmp_path: Path) -> None:
     assert after[0].weight.data_ptr() != after[1].weight.data_ptr()  # type: ignore[index]
     assert all(same(getattr(after[i], n), getattr(shared, n)) for i in (0, 1) for n in ("weight", "bias"))  # type: ignore[index]
     assert after[2]._flat_weights[0] is after[2].weight_ih_l0  # type: ignore[index]
-
-
-# --- untie ---------------------------------------------------------------------------------------
 
 
 def tied() -> dict[str, torch.Tensor]:

@@ -47,9 +47,6 @@ def _nothing_left_behind(tmp_path: Path) -> Iterator[None]:
     assert [path for path in tmp_path.rglob("*") if path.name.endswith(".tmp")] == []
 
 
-# --- new files -----------------------------------------------------------------------------------
-
-
 def test_a_new_file(tmp_path: Path) -> None:
     path = tmp_path / "new.pt"
     assert write(NewFile(path), Literal(b"ab"), Computed(3, lambda: [b"c", b"de"])) == 5
@@ -139,9 +136,6 @@ def test_a_long_name(tmp_path: Path) -> None:
     assert path.read_bytes() == b"new"
 
 
-# --- in place ------------------------------------------------------------------------------------
-
-
 def test_in_place(old: Path) -> None:
     old.chmod(0o604)
     source = open_source(str(old))
@@ -203,8 +197,6 @@ def test_standard_input_has_no_place(old: Path) -> None:
         "standard input has no place to write back to; use -o FILE instead of -i"
     )
 
-
-# --- what goes wrong -----------------------------------------------------------------------------
 
 CHANGED = "changed while it was being read; nothing was written; run it again"
 
@@ -360,9 +352,6 @@ def test_a_directory_that_may_not_be_written(tmp_path: Path) -> None:
         tmp_path.chmod(0o755)
 
 
-# --- streams -------------------------------------------------------------------------------------
-
-
 def test_a_pipe_gets_every_byte(tmp_path: Path) -> None:
     (tmp_path / "large").write_bytes(data := os.urandom(300_000))
     source = open_source(str(tmp_path / "large"))
@@ -458,9 +447,6 @@ def test_a_stream_into_a_file_that_is_appended_to(tmp_path: Path, old: Path) -> 
     write(Stream(fd), Literal(b"> "), Extent(source, 0, 9), sources=[source])
     os.close(fd)
     assert (tmp_path / "log").read_bytes() == b"> old bytes"
-
-
-# --- sources -------------------------------------------------------------------------------------
 
 
 def test_what_is_no_file_to_read(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_clips_are_slices(source: Source, data: st.DataObject) -> None:
 @lawful
 def test_a_buffer_is_filled_again_and_again(source: Source, data: st.DataObject, size: int) -> None:
     content = data.draw(st.lists(part(source)))
-    filled = [bytes(piece) for piece in content_module.filled(content, memoryview(bytearray(size)))]
+    filled = [bytes(piece) for piece in content_module.fill_buffer(content, memoryview(bytearray(size)))]
     assert b"".join(filled) == told(content)
     assert [len(piece) for piece in filled[:-1]] == [size] * (len(filled) - 1)
     assert all(filled)
@@ -155,8 +155,8 @@ def test_what_stays_is_not_read(source: Source, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(Source, "read", watched)
     list(segments.pieces([summed]))
     assert read == [(100, 3)]
-    assert segments.read_for(summed) == 3
-    assert segments.read_for(Summed("x", parts)) == 397
+    assert segments.bytes_read_for(summed) == 3
+    assert segments.bytes_read_for(Summed("x", parts)) == 397
 
 
 @given(data=st.data())
@@ -178,7 +178,7 @@ def test_checksums_are_zlibs(source: Source, data: st.DataObject) -> None:
 @lawful
 def test_joining_keeps_the_bytes_and_leaves_no_neighbours(source: Source, data: st.DataObject) -> None:
     content = data.draw(st.lists(part(source)))
-    joined = list(segments.joined(content))
+    joined = list(segments.merge_extents(content))
     assert told(joined) == told(content)
     assert all(segment.nbytes for segment in joined)
     for a, b in pairwise(joined):
@@ -187,18 +187,18 @@ def test_joining_keeps_the_bytes_and_leaves_no_neighbours(source: Source, data: 
 
 def test_neighbouring_extents_become_one(source: Source) -> None:
     given_: list[Segment] = [Extent(source, 0, 5), Extent(source, 5, 0), Extent(source, 5, 7), Literal(b""), Extent(source, 12, 1)]
-    assert list(segments.joined(given_)) == [Extent(source, 0, 13)]
+    assert list(segments.merge_extents(given_)) == [Extent(source, 0, 13)]
 
 
 def test_extents_of_other_files_stay_apart(source: Source, tmp_path: Path) -> None:
     other = source_of(tmp_path, DATA)
     given_: list[Segment] = [Extent(source, 0, 5), Extent(other, 5, 5), Literal(b"x"), Extent(other, 10, 5)]
-    assert list(segments.joined(given_)) == given_
+    assert list(segments.merge_extents(given_)) == given_
 
 
 def test_an_empty_sum_is_kept_for_those_that_need_it() -> None:
     empty = Summed("a", ())
-    assert list(segments.joined([empty, Derived(0, lambda _: b"")])) == [empty]
+    assert list(segments.merge_extents([empty, Derived(0, lambda _: b"")])) == [empty]
 
 
 def test_an_unchanged_clip_is_the_same_segment(source: Source) -> None:

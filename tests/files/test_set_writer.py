@@ -21,7 +21,7 @@ from paramctl.errors import FileError, FormatError, ParamctlError, UsageError
 from paramctl.files import segments, temporary, undo_journal
 from paramctl.files.content import Extent, Literal
 from paramctl.files.set_names import Part, index_in
-from paramctl.files.set_writer import Job, plan, write
+from paramctl.files.set_writer import SetJob, plan, write
 from paramctl.files.sources import Source, open_source
 from paramctl.files.targets import InPlace, NewFile
 from paramctl.formats import opening, saving
@@ -57,23 +57,20 @@ def held(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())} if folder.is_dir() else {}
 
 
-# --- the function alone ----------------------------------------------------------------------------
-
-
 def fine(path: Path, was: str = "") -> None:
     """A file that was written and found good."""
 
 
-def job(*sources: Source, **held: bytes) -> Job:
+def job(*sources: Source, **held: bytes) -> SetJob:
     """The files of that name, the last of them the index, which says what the others are called."""
 
-    def lay(names: object) -> list[Part]:
+    def layout(names: object) -> list[Part]:
         assert isinstance(names, dict)
         parts = [Part(names.get(f"{name}.x", f"{name}.x"), (Literal(data),), f"{name}.x") for name, data in held.items()]
         index = ",".join(part.name for part in parts).encode()
         return [*parts, Part(names.get("i.json", "i.json"), (Literal(index),), "i.json")]
 
-    return Job(lay, sources, (".json",), fine, fine)
+    return SetJob(layout, sources, (".json",), fine, fine)
 
 
 def test_a_new_folder(tmp_path: Path) -> None:
@@ -129,10 +126,10 @@ def opened(folder: Path) -> tuple[Source, ...]:
     return tuple(open_source(str(folder / name)) for name in ("i.json", "a.x", "b.x"))
 
 
-def unchanged(*sources: Source, **changed: bytes) -> Job:
+def unchanged(*sources: Source, **changed: bytes) -> SetJob:
     """The set, in which some files change."""
 
-    def lay(names: object) -> list[Part]:
+    def layout(names: object) -> list[Part]:
         assert isinstance(names, dict)
         found = {Path(source.name).name: source for source in sources}
         parts = [
@@ -148,7 +145,7 @@ def unchanged(*sources: Source, **changed: bytes) -> Job:
         same = index == found["i.json"].read(0, found["i.json"].size)
         return [*parts, Part("i.json", (Extent(found["i.json"], 0, len(index)) if same else Literal(index),), "i.json")]
 
-    return Job(lay, sources, (".json",), fine, fine)
+    return SetJob(layout, sources, (".json",), fine, fine)
 
 
 def test_in_place(tmp_path: Path) -> None:
@@ -286,9 +283,6 @@ def test_the_index_in_a_folder(tmp_path: Path) -> None:
     assert refused(UsageError, index_in, tmp_path) == what
 
 
-# --- whatever fails --------------------------------------------------------------------------------
-
-
 class Write(NamedTuple):
     name: str
     verb: Callable[[Checkpoint], Checkpoint]
@@ -406,7 +400,7 @@ def test_a_process_that_dies_at_any_call_leaves_the_old_set_or_the_new_one(scene
     assert nth > 6
 
 
-def lay(folder: Path, state: State) -> None:
+def layout(folder: Path, state: State) -> None:
     """Make a folder what a power cut left."""
     files = dict(state.files)
     for path in folder.iterdir():
@@ -427,11 +421,11 @@ def test_a_power_cut_at_any_moment(tmp_path: Path, write: Write, monkeypatch: py
     disk = Disk(scene.source)
     with disk.recording():
         call()
-    monkeypatch.setattr(undo_journal, "boot", lambda: "the next")
+    monkeypatch.setattr(undo_journal, "boot_id", lambda: "the next")
     cuts = list(disk.cuts())
     assert len(cuts) > 15
     for at, state in cuts:
-        lay(scene.source, state)
+        layout(scene.source, state)
         assert scene.found() in (scene.old, scene.new), f"before step {at} of {[step[:3] for step in disk.steps]}"
 
 

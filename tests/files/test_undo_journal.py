@@ -17,7 +17,7 @@ from helpers import refused
 
 from paramctl.errors import FileError
 from paramctl.files import temporary, undo_journal
-from paramctl.files.undo_journal import Run
+from paramctl.files.undo_journal import ChangedRange
 
 OLD = bytes(range(256)) * 64
 RUNS = ((100, 50), (4000, 300), (16000, 384))  # offsets and lengths of what changes; the last ends with the file
@@ -33,9 +33,9 @@ class Scene:
         for at, n in RUNS:
             new[at : at + n] = bytes(b ^ 0xFF for b in OLD[at : at + n])
         self.new = bytes(new)
-        runs = [Run(at, n, zlib.crc32(OLD[at : at + n]), zlib.crc32(self.new[at : at + n])) for at, n in RUNS]
+        runs = [ChangedRange(at, n, zlib.crc32(OLD[at : at + n]), zlib.crc32(self.new[at : at + n])) for at, n in RUNS]
         fd = os.open(self.file, os.O_RDWR)
-        with temporary.beside(self.file) as (made, name):
+        with temporary.file_beside(self.file) as (made, name):
             undo_journal._write(made, fd, self.file, runs)
             undo_journal._publish(name, self.journal)
         os.pwrite(fd, self.new[:4100], 0)  # the second run is torn
@@ -126,7 +126,7 @@ def test_after_a_power_cut_what_was_changing_may_hold_anything(scene: Scene, mon
         for at, n in RUNS:
             file.seek(at)
             file.write(bytes(n))
-    monkeypatch.setattr(undo_journal, "boot", lambda: "the next")
+    monkeypatch.setattr(undo_journal, "boot_id", lambda: "the next")
     assert undo_journal.roll_back(scene.file) == 734
     assert scene.file.read_bytes() == OLD
 
@@ -247,11 +247,11 @@ def test_somebody_who_may_not_write_the_file_is_told_what_to_run(scene: Scene, t
 def test_a_change_that_another_one_is_in_the_way_of_touches_nothing(scene: Scene) -> None:
     undo_journal.roll_back(scene.file)
     fd = os.open(scene.file, os.O_RDWR)
-    run = Run(0, 4, zlib.crc32(OLD[:4]), 0)
+    run = ChangedRange(0, 4, zlib.crc32(OLD[:4]), 0)
     with (
-        undo_journal.kept(scene.file, fd, [run], lambda: None),
+        undo_journal.undo_on_error(scene.file, fd, [run], lambda: None),
         pytest.raises(FileError, match="is being changed by another paramctl; try again when it is done"),
-        undo_journal.kept(scene.file, fd, [run], lambda: None),
+        undo_journal.undo_on_error(scene.file, fd, [run], lambda: None),
     ):
         raise AssertionError("two at once")
     os.close(fd)
@@ -262,10 +262,10 @@ def test_a_change_that_another_one_is_in_the_way_of_touches_nothing(scene: Scene
 def test_a_file_that_changed_while_the_new_bytes_were_made_is_left_alone(scene: Scene) -> None:
     undo_journal.roll_back(scene.file)
     fd = os.open(scene.file, os.O_RDWR)
-    stale = Run(0, 4, zlib.crc32(b"else"), 0)
+    stale = ChangedRange(0, 4, zlib.crc32(b"else"), 0)
     with (
         pytest.raises(FileError, match="changed while it was being read; nothing was written"),
-        undo_journal.kept(scene.file, fd, [stale], lambda: None),
+        undo_journal.undo_on_error(scene.file, fd, [stale], lambda: None),
     ):
         raise AssertionError("it was")
     os.close(fd)

@@ -67,7 +67,7 @@ def _opening(path: str, opened: list[Checkpoint]) -> Step:
 
 def _describe(checkpoint: Checkpoint) -> None:
     form = registry.named(checkpoint.format)
-    for each in (checkpoint.labels, checkpoint.groups(), form.losses(checkpoint), form.left(checkpoint)):
+    for each in (checkpoint.labels, checkpoint.groups(), form.losses(checkpoint), form.unlisted_tensors(checkpoint)):
         list(each)
 
 

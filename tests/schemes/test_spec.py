@@ -26,10 +26,10 @@ from paramctl.model.dtypes import BY_NAME
 from paramctl.schemes import defaults, scheme
 from paramctl.schemes.defaults import resolve
 from paramctl.schemes.drawing import check, draw, why_not
+from paramctl.schemes.drawn_param import DrawnParam, Role
 from paramctl.schemes.generators import seed_for
 from paramctl.schemes.scheme import ALIASES, SCHEMES, fans
 from paramctl.schemes.spec import find, parse
-from paramctl.schemes.target import Role, Target
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 SHAPES = ((), (3,), (0,), (17,), (8, 4), (4, 8), (1, 1), (33, 7), (0, 4), (4, 0), (5, 3, 2), (4, 2, 3, 3),
@@ -68,10 +68,10 @@ TORCH: dict[str, Callable[[torch.Tensor, torch.Generator], object]] = {
 }
 
 
-def target(
+def drawn_param(
     shape: tuple[int, ...], dtype: str = "float32", path: str = "0.weight", seed: int = 7, **more: Any
-) -> Target:
-    return Target(path, shape, BY_NAME[dtype], seed, **more)
+) -> DrawnParam:
+    return DrawnParam(path, shape, BY_NAME[dtype], seed, **more)
 
 
 def raw(tensor: torch.Tensor) -> bytes:
@@ -80,12 +80,12 @@ def raw(tensor: torch.Tensor) -> bytes:
 
 def values(text: str, shape: tuple[int, ...], dtype: str = "float32", **more: Any) -> np.ndarray[Any, Any]:
     """What a scheme draws, as float64."""
-    at = target(shape, dtype, **more)
+    at = drawn_param(shape, dtype, **more)
     buffer = bytearray(draw(parse(text), at))
     return torch.frombuffer(buffer, dtype=getattr(torch, dtype)).reshape(shape).double().numpy()
 
 
-def drawn(text: str, at: Target) -> bytes:
+def drawn(text: str, at: DrawnParam) -> bytes:
     return bytes(draw(parse(text), at))
 
 
@@ -121,10 +121,10 @@ def test_draws_bit_for_bit_what_torch_draws_and_refuses_what_torch_refuses(text:
         assert (reason is None) == (expected is not None), (shape, reason)
         if expected is None:
             with pytest.raises(UsageError) as caught:
-                draw(parse(text), target(shape, dtype))
+                draw(parse(text), drawn_param(shape, dtype))
             assert caught.value.exit_code == 2
         else:
-            assert drawn(text, target(shape, dtype)) == expected, shape
+            assert drawn(text, drawn_param(shape, dtype)) == expected, shape
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -134,7 +134,7 @@ def test_orthogonal_in_half_precision_is_drawn_in_float32_and_rounded(
 ) -> None:
     generator = torch.Generator().manual_seed(seed_for(7, "0.weight"))
     expected = init.orthogonal_(torch.empty(shape), generator=generator).to(getattr(torch, dtype))
-    assert drawn("orthogonal", target(shape, dtype)) == raw(expected)
+    assert drawn("orthogonal", drawn_param(shape, dtype)) == raw(expected)
 
 
 @pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"])
@@ -142,15 +142,15 @@ def test_orthogonal_in_half_precision_is_drawn_in_float32_and_rounded(
     "text", ["normal", "uniform", "trunc_normal", "xavier", "kaiming", "orthogonal", "sparse:0.3"]
 )
 def test_float8_is_drawn_in_float32_and_rounded(text: str, dtype: str) -> None:
-    wide = drawn(text, target((8, 4)))
+    wide = drawn(text, drawn_param((8, 4)))
     expected = torch.frombuffer(bytearray(wide), dtype=torch.float32).to(getattr(torch, dtype))
-    assert drawn(text, target((8, 4), dtype)) == raw(expected)
+    assert drawn(text, drawn_param((8, 4), dtype)) == raw(expected)
 
 
 @pytest.mark.parametrize("text", ["zeros", "ones", "constant:0.5", "eye"])
 @pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2"])
 def test_float8_constants(text: str, dtype: str) -> None:
-    assert drawn(text, target((3, 2), dtype)) == by_torch_constant(text, dtype)
+    assert drawn(text, drawn_param((3, 2), dtype)) == by_torch_constant(text, dtype)
 
 
 def by_torch_constant(text: str, dtype: str) -> bytes:
@@ -167,8 +167,8 @@ def by_torch_constant(text: str, dtype: str) -> bytes:
 
 def test_float4_packs_two_values_in_a_byte_the_first_in_the_low_bits() -> None:
     # e2m1: 1.0 is 0b0010, 0 is 0, 6.0 is 0b0111.
-    assert drawn("eye", target((2, 2), "float4_e2m1fn")) == bytes([0x02, 0x20])
-    assert drawn("constant:6", target((3,), "float4_e2m1fn")) == bytes([0x77, 0x07])
+    assert drawn("eye", drawn_param((2, 2), "float4_e2m1fn")) == bytes([0x02, 0x20])
+    assert drawn("constant:6", drawn_param((3,), "float4_e2m1fn")) == bytes([0x77, 0x07])
 
 
 @pytest.mark.parametrize("dtype", ["complex64", "complex128"])
@@ -176,7 +176,7 @@ def test_float4_packs_two_values_in_a_byte_the_first_in_the_low_bits() -> None:
     "text", ["uniform", "normal", "xavier_uniform", "kaiming_normal", "sparse:0.3", "constant:42", "eye"]
 )
 def test_complex_is_what_torch_makes_of_it(text: str, dtype: str) -> None:
-    assert drawn(text, target((8, 4), dtype)) == by_torch(text, (8, 4), dtype, seed_for(7, "0.weight"))
+    assert drawn(text, drawn_param((8, 4), dtype)) == by_torch(text, (8, 4), dtype, seed_for(7, "0.weight"))
 
 
 @pytest.mark.parametrize(
@@ -188,11 +188,11 @@ def test_complex_is_refused_where_torch_refuses(text: str) -> None:
 
 
 def test_complex_uniform_variance_scaling_is_allowed() -> None:
-    assert len(drawn("variance_scaling:distribution=uniform", target((8, 4), "complex64"))) == 8 * 4 * 8
+    assert len(drawn("variance_scaling:distribution=uniform", drawn_param((8, 4), "complex64"))) == 8 * 4 * 8
 
 
 def test_complex32_identity_is_drawn_wider_and_rounded() -> None:
-    assert drawn("eye", target((2, 1), "complex32")) == bytes([0, 0x3C, 0, 0]) + bytes(4)
+    assert drawn("eye", drawn_param((2, 1), "complex32")) == bytes([0, 0x3C, 0, 0]) + bytes(4)
 
 
 @pytest.mark.parametrize("name", get_args(scheme.Nonlinearity))
@@ -228,10 +228,10 @@ def test_torch_takes_any_64_bit_seed() -> None:
 
 
 def test_draws_differ_by_path_and_seed_and_by_nothing_else() -> None:
-    first = drawn("normal", target((64,)))
-    assert first == drawn("normal", target((64,), module="Linear", role="weight"))
-    assert first != drawn("normal", target((64,), path="1.weight"))
-    assert first != drawn("normal", target((64,), seed=8))
+    first = drawn("normal", drawn_param((64,)))
+    assert first == drawn("normal", drawn_param((64,), module="Linear", role="weight"))
+    assert first != drawn("normal", drawn_param((64,), path="1.weight"))
+    assert first != drawn("normal", drawn_param((64,), seed=8))
 
 
 @pytest.mark.parametrize("text", ["normal", "sparse:0.5", "orthogonal", "truncated_normal", "USER"])
@@ -243,7 +243,7 @@ def test_global_random_state_is_left_alone(text: str, tmp_path: Path) -> None:
     random.seed(1)
     np.random.seed(1)
     before = torch.get_rng_state(), random.getstate(), repr(np.random.get_state())
-    draw(parse(text), target((8, 4)))
+    draw(parse(text), drawn_param((8, 4)))
     assert torch.equal(torch.get_rng_state(), before[0])
     assert random.getstate() == before[1]
     assert repr(np.random.get_state()) == before[2]
@@ -253,10 +253,10 @@ def test_nothing_but_drawing_imports_torch(tmp_path: Path) -> None:
     code = f"""
 import sys
 from paramctl.model.dtypes import BY_NAME
-from paramctl.schemes import drawing, scheme, target
+from paramctl.schemes import drawing, drawn_param, scheme
 from paramctl.schemes.spec import parse
 spec = parse("xavier:gain=relu")
-at = target.Target("0.weight", (8, 4), BY_NAME["float32"], 0, role="weight")
+at = drawn_param.DrawnParam("0.weight", (8, 4), BY_NAME["float32"], 0, role="weight")
 drawing.why_not(spec, (8, 4), BY_NAME["float32"])
 drawing.check(parse("torch-default"), at)
 parse({user_file(tmp_path, "import torch; f = print")!r})
@@ -374,8 +374,8 @@ def test_integers_take_constants_only(dtype: str) -> None:
 
 
 def test_integers_hold_exactly_what_was_named_or_refuse() -> None:
-    assert drawn("constant:9007199254740993", target((1,), "int64")) == (2**53 + 1).to_bytes(8, "little")
-    assert drawn("constant:18446744073709551615", target((1,), "uint64")) == b"\xff" * 8
+    assert drawn("constant:9007199254740993", drawn_param((1,), "int64")) == (2**53 + 1).to_bytes(8, "little")
+    assert drawn("constant:18446744073709551615", drawn_param((1,), "uint64")) == b"\xff" * 8
     for text, dtype, message in [
         ("constant:1.5", "int64", "int64 cannot hold 1.5"),
         ("constant:300", "uint8", "uint8 cannot hold 300.0"),
@@ -392,8 +392,8 @@ def test_elements_that_are_no_numbers_are_refused(dtype: str) -> None:
 
 
 def test_scales_that_are_powers_of_two() -> None:
-    assert drawn("ones", target((2,), "float8_e8m0fnu")) == bytes([127, 127])
-    assert drawn("constant:8", target((1,), "float8_e8m0fnu")) == bytes([130])
+    assert drawn("ones", drawn_param((2,), "float8_e8m0fnu")) == bytes([127, 127])
+    assert drawn("constant:8", drawn_param((1,), "float8_e8m0fnu")) == bytes([130])
     for text in ("zeros", "normal", "constant:3", "constant:-2"):
         assert (
             why_not(parse(text), (2,), BY_NAME["float8_e8m0fnu"]) == "float8_e8m0fnu holds powers of two only"
@@ -402,22 +402,22 @@ def test_scales_that_are_powers_of_two() -> None:
 
 def test_torch_s_own_refusal_becomes_a_usage_error() -> None:
     with pytest.raises(UsageError) as caught:
-        drawn("uniform:a=0,b=1e39", target((2,)))
+        drawn("uniform:a=0,b=1e39", drawn_param((2,)))
     assert caught.value.what.startswith("uniform cannot apply to 0.weight (2): ")
     with pytest.raises(UsageError) as caught:
-        drawn("constant:1e6", target((2,), "float16"))
+        drawn("constant:1e6", drawn_param((2,), "float16"))
     assert caught.value.what.startswith("constant cannot apply to 0.weight (2): value cannot be converted")
 
 
 def test_a_scheme_that_cannot_apply_says_where_and_why() -> None:
     with pytest.raises(UsageError) as caught:
-        drawn("xavier", target((8,), path="0.bias"))
+        drawn("xavier", drawn_param((8,), path="0.bias"))
     assert str(caught.value) == (
         "xavier_uniform cannot apply to 0.bias (8): it needs 2 or more dimensions to have a fan-in and "
         "fan-out; name another scheme for it"
     )
     with pytest.raises(UsageError) as caught:
-        drawn("eye", target((), path=""))
+        drawn("eye", drawn_param((), path=""))
     assert caught.value.what == "eye cannot apply to . (scalar): it needs 2 dimensions to have a diagonal"
 
 
@@ -553,7 +553,7 @@ LSTM = {"weight_ih_l0": (12, 5), "weight_hh_l0": (12, 3), "bias_ih_l0": (12,), "
 def resolved(
     text: str, path: str, shape: tuple[int, ...], role: Role, **more: Any
 ) -> tuple[str | None, bool]:
-    spec, assumed = resolve(parse(text), target(shape, path=path, role=role, **more))
+    spec, assumed = resolve(parse(text), drawn_param(shape, path=path, role=role, **more))
     return None if spec is None else spec.text, assumed
 
 
@@ -634,7 +634,7 @@ def test_torch_default_is_what_reset_parameters_calls(
         layer.reset_parameters()  # type: ignore[operator]
     for name, param in layer.named_parameters():
         role: Role = "bias" if "bias" in name else "weight" if param.dim() > 1 else "scale"
-        at = target(shapes[name], path=name, role=role, module=type(layer).__name__, siblings=shapes)
+        at = drawn_param(shapes[name], path=name, role=role, module=type(layer).__name__, siblings=shapes)
         assert drawn("torch-default", at) == raw(param.detach()), name
 
 
@@ -701,14 +701,14 @@ def test_default_for_a_format(form: str, name: str) -> None:
 
 def test_a_concrete_scheme_resolves_to_itself() -> None:
     spec = parse("xavier")
-    assert resolve(spec, target((8, 4))) == (spec, False)
-    assert check(spec, target((8, 4))) == spec
+    assert resolve(spec, drawn_param((8, 4))) == (spec, False)
+    assert check(spec, drawn_param((8, 4))) == spec
     assert not spec.is_default
 
 
 def test_a_param_without_a_default_is_refused_when_drawn() -> None:
     with pytest.raises(UsageError) as caught:
-        drawn("torch-default", target((), path="logit_scale"))
+        drawn("torch-default", drawn_param((), path="logit_scale"))
     assert str(caught.value) == (
         "torch-default cannot apply to logit_scale (scalar): the framework has no default for it"
         "; name a scheme for it"
@@ -723,7 +723,7 @@ def user_file(folder: Path, source: str, name: str = "my_init.py", function: str
     return f"{folder / name}:{function}"
 
 
-def user_error(text: str, at: Target, **more: Any) -> str:
+def user_error(text: str, at: DrawnParam, **more: Any) -> str:
     with pytest.raises(UsageError) as caught:
         draw(parse(text), at, **more)
     return str(caught.value)
@@ -741,7 +741,7 @@ def user_error(text: str, at: Target, **more: Any) -> str:
 def test_a_function_changes_in_place_or_returns(source: str, tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(seed_for(7, "0.weight"))
     reference = torch.empty(8, 4).uniform_(5, 10, generator=generator)
-    got = drawn(user_file(tmp_path, source), target((8, 4)))
+    got = drawn(user_file(tmp_path, source), drawn_param((8, 4)))
     assert len(got) == 128
     assert got == raw(reference) or "t()" in source
 
@@ -749,8 +749,8 @@ def test_a_function_changes_in_place_or_returns(source: str, tmp_path: Path) -> 
 def test_a_function_draws_the_same_from_every_global_generator(tmp_path: Path) -> None:
     text = user_file(tmp_path, "import random, numpy as np\n"
                      "def f(w):\n    w[0], w[1] = random.random(), float(np.random.rand())")  # fmt: skip
-    assert drawn(text, target((2,))) == drawn(text, target((2,)))
-    assert drawn(text, target((2,))) != drawn(text, target((2,), path="1.weight"))
+    assert drawn(text, drawn_param((2,))) == drawn(text, drawn_param((2,)))
+    assert drawn(text, drawn_param((2,))) != drawn(text, drawn_param((2,), path="1.weight"))
 
 
 def test_a_function_s_module_is_executed_once_and_alike_whichever_param_comes_first(tmp_path: Path) -> None:
@@ -758,7 +758,7 @@ def test_a_function_s_module_is_executed_once_and_alike_whichever_param_comes_fi
         tmp_path, "import torch\nprint('loaded')\nshift = torch.rand(())\ndef f(w): w.fill_(shift)"
     )
     spec = parse(text)
-    first, second = target((2,)), target((2,), path="1.weight")
+    first, second = drawn_param((2,)), drawn_param((2,), path="1.weight")
     a, b = bytes(draw(spec, first)), bytes(draw(spec, second))
     other = parse(text)
     assert (bytes(draw(other, second)), bytes(draw(other, first))) == (b, a)
@@ -766,19 +766,19 @@ def test_a_function_s_module_is_executed_once_and_alike_whichever_param_comes_fi
 
 
 def test_a_function_may_take_the_path(tmp_path: Path) -> None:
-    assert drawn(user_file(tmp_path, "def f(w, path): w.fill_(len(path))"), target((1,))) == raw(
+    assert drawn(user_file(tmp_path, "def f(w, path): w.fill_(len(path))"), drawn_param((1,))) == raw(
         torch.tensor([8.0])
     )
-    assert drawn(user_file(tmp_path, "def f(w, gain=3.0): w.fill_(gain)"), target((1,))) == raw(
+    assert drawn(user_file(tmp_path, "def f(w, gain=3.0): w.fill_(gain)"), drawn_param((1,))) == raw(
         torch.tensor([3.0])
     )
 
 
 def test_a_function_starts_from_the_current_values_or_zeros(tmp_path: Path) -> None:
     text = user_file(tmp_path, "def f(w): w.add_(1)")
-    assert drawn(text, target((2,))) == raw(torch.tensor([1.0, 1.0]))
+    assert drawn(text, drawn_param((2,))) == raw(torch.tensor([1.0, 1.0]))
     current = raw(torch.tensor([3.0, 4.0]))
-    assert bytes(draw(parse(text), target((2,)), current)) == raw(torch.tensor([4.0, 5.0]))
+    assert bytes(draw(parse(text), drawn_param((2,)), current)) == raw(torch.tensor([4.0, 5.0]))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn", "int64", "bool", "complex64"])
@@ -787,7 +787,7 @@ def test_a_function_s_result_is_cast(dtype: str, tmp_path: Path) -> None:
     assert (
         values(text, (2, 2), dtype).tolist() == [[1, 1], [1, 1]]
         if dtype != "complex64"
-        else drawn(text, target((1,), dtype)) == raw(torch.ones(1, dtype=torch.complex64))
+        else drawn(text, drawn_param((1,), dtype)) == raw(torch.ones(1, dtype=torch.complex64))
     )
 
 
@@ -797,12 +797,12 @@ def test_a_function_s_dataclasses_and_closures_work(tmp_path: Path) -> None:
         "@dataclass\nclass Fill:\n    value: float\n    def __call__(self, w): w.fill_(self.value)\n"
         "f = Fill(2.0)"
     )
-    assert drawn(user_file(tmp_path, source), target((1,))) == raw(torch.tensor([2.0]))
+    assert drawn(user_file(tmp_path, source), drawn_param((1,))) == raw(torch.tensor([2.0]))
 
 
 def test_a_file_s_name_may_hold_colons_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
     text = user_file(tmp_path, "def f(w): w.fill_(1)", name="a:b.py")
-    assert drawn(text, target((1,))) == raw(torch.tensor([1.0]))
+    assert drawn(text, drawn_param((1,))) == raw(torch.tensor([1.0]))
     assert [each.name for each in tmp_path.iterdir()] == ["a:b.py"]
     assert parse(text).text == text
 
@@ -810,13 +810,13 @@ def test_a_file_s_name_may_hold_colons_and_nothing_is_left_beside_it(tmp_path: P
 def test_what_a_function_prints_stays_out_of_the_pipe(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    drawn(user_file(tmp_path, "print('loading')\ndef f(w): print('drawing')"), target((1,)))
+    drawn(user_file(tmp_path, "print('loading')\ndef f(w): print('drawing')"), drawn_param((1,)))
     assert capsys.readouterr() == ("", "loading\ndrawing\n")
 
 
 def test_a_function_s_fractions_do_not_become_whole_numbers(tmp_path: Path) -> None:
     text = user_file(tmp_path, "def f(w): return w.double() + 0.5")
-    assert user_error(text, target((2,), "int64")) == (
+    assert user_error(text, drawn_param((2,), "int64")) == (
         f"{text} returned float64 values that int64 cannot hold for 0.weight; "
         "it must change the tensor in place or return one of shape (2)"
     )
@@ -828,7 +828,7 @@ def test_a_function_may_close_what_it_prints_to_and_go_elsewhere(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sub").mkdir()
     source = "import os, sys\ndef f(w):\n print('here')\n sys.stdout.close()\n os.chdir('sub')\n w.fill_(5)"
-    made = draw(parse(user_file(tmp_path, source)), target((2, 2)))
+    made = draw(parse(user_file(tmp_path, source)), drawn_param((2, 2)))
     assert np.frombuffer(made, "<f4").tolist() == [5, 5, 5, 5]
     assert Path.cwd() == tmp_path
     sys.stderr.write("still there\n")
@@ -878,13 +878,13 @@ def test_a_function_may_close_what_it_prints_to_and_go_elsewhere(
 )  # fmt: skip
 def test_what_a_function_does_wrong(source: str, message: str, tmp_path: Path) -> None:
     text = user_file(tmp_path, source)
-    assert user_error(text, target((8, 4))) == message.format(f=text, file=text.removesuffix(":f"))
+    assert user_error(text, drawn_param((8, 4))) == message.format(f=text, file=text.removesuffix(":f"))
 
 
 def test_ctrl_c_is_no_fault_of_a_function(tmp_path: Path) -> None:
     text = user_file(tmp_path, "def f(w): raise KeyboardInterrupt")
     with pytest.raises(KeyboardInterrupt):
-        draw(parse(text), target((2,)))
+        draw(parse(text), drawn_param((2,)))
 
 
 @pytest.mark.parametrize(
@@ -918,5 +918,5 @@ def test_a_function_gets_no_packed_elements(tmp_path: Path) -> None:
 
 def test_empty_tensors_draw_nothing(tmp_path: Path) -> None:
     text = user_file(tmp_path, "def f(w): 1 / 0")
-    assert drawn(text, target((0, 4))) == b""
-    assert drawn("xavier", target((0, 0))) == b""
+    assert drawn(text, drawn_param((0, 4))) == b""
+    assert drawn("xavier", drawn_param((0, 0))) == b""

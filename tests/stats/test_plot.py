@@ -14,15 +14,12 @@ from PIL import Image
 from paramctl.errors import UsageError
 from paramctl.files.targets import NewFile
 from paramctl.stats import plot
-from paramctl.stats.charts import MOST, Bars, Chart, Curve
+from paramctl.stats.charts import MAX_PARAMS, Bars, Chart, Curve
 from paramctl.stats.plot import picture, save
 
 HISTOGRAM = Chart("a file", "value", "number of values", (Bars("w", (1, 0, 2), (-1.0, 0.0, 1.0, 2.0)),))
 CURVES = Chart("norm", "step", "‖w‖", (Curve("x", (0.0, 10.0), (1.0, 2.0)), Curve("y", (0.0, 10.0), (None, 3.0))))
 NAMES = ["$x_1^{2}$", "\\frac{a", "a_b", "层.权重", "\U0001d518", "a" * 500, "%s {0} <b>&amp;", "\\x1b[2J"]
-
-
-# --- pictures ------------------------------------------------------------------------------------
 
 
 def size(data: bytes) -> tuple[int, int]:
@@ -76,8 +73,8 @@ def test_what_has_no_glyph_is_spelled_out_and_what_has_no_room_loses_its_middle(
     import matplotlib
 
     with matplotlib.rc_context():
-        assert plot._fitted("层 \U0001d518 $é_1$", 10, 9) == "\\u5c42 \\U0001d518 $é_1$"
-        cut = plot._fitted("layers.0.attention.weight" * 9, 2, 9)
+        assert plot._fit_text("层 \U0001d518 $é_1$", 10, 9) == "\\u5c42 \\U0001d518 $é_1$"
+        cut = plot._fit_text("layers.0.attention.weight" * 9, 2, 9)
     assert (cut[:10], cut[-10:]) == ("layers.0.a", "ion.weight")
     assert "…" in cut and 20 < len(cut) < 40
 
@@ -100,10 +97,7 @@ def test_odd_values_and_empty_panels_draw_without_a_word(log: bool, capsys: pyte
 
 
 def test_no_two_lines_look_alike() -> None:
-    assert len({(s["color"], s["linestyle"]) for s in map(plot._style, range(MOST))}) == MOST
-
-
-# --- files ---------------------------------------------------------------------------------------
+    assert len({(s["color"], s["linestyle"]) for s in map(plot._style, range(MAX_PARAMS))}) == MAX_PARAMS
 
 
 def test_a_picture_is_written_whole_and_replaces_nothing_unasked(tmp_path: Path) -> None:

@@ -30,9 +30,6 @@ pytestmark = [
 ]
 
 
-# --- what is compared ----------------------------------------------------------------------------
-
-
 def expected(values: Any) -> dict[str, Any]:
     """The figures as numpy has them: sums in numpy's longest float, around the mean."""
     flat = np.asarray(values, np.float64).reshape(-1)
@@ -112,8 +109,6 @@ def wide(tensor: torch.Tensor) -> Any:
         return plain.numpy().astype(np.float64)
     return plain.to(torch.float64).numpy()
 
-
-# --- dtypes --------------------------------------------------------------------------------------
 
 FLOATS = [
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2,
@@ -260,9 +255,6 @@ def test_bits_mean_nothing(tmp_path: Path, name: str) -> None:
     assert (told(row.summary.moments), row.summary.why) == (told(Moments()), f"a is {name}, which says nothing of what its bits mean")
 
 
-# --- views ---------------------------------------------------------------------------------------
-
-
 def views(base: torch.Tensor) -> dict[str, torch.Tensor]:
     """Views of one storage of 4 × 6 elements."""
     return {
@@ -327,9 +319,6 @@ def test_params_that_share_a_storage_are_read_a_bounded_number_of_times(tmp_path
     assert whys[-1] == "499 lies in a storage that was read 64 times over for others"
 
 
-# --- how a file holds them -----------------------------------------------------------------------
-
-
 def test_big_endian(tmp_path: Path) -> None:
     dtypes = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int16, torch.complex64, torch.bool]
     made = {str(dtype): torch.arange(-3, 9).to(dtype).reshape(3, 4) for dtype in dtypes}
@@ -361,8 +350,6 @@ def test_corrupt_values_are_never_summed_up(tmp_path: Path, part: slice) -> None
     message = "storage 0 is corrupt: its bytes do not match their CRC-32"
     assert refused(FormatError, list, stats(source)) == message
 
-
-# --- composite tensors ---------------------------------------------------------------------------
 
 DENSE = torch.tensor([[0.0, 1.0, 0.0, 2.0], [0.0, 0.0, 0.0, 0.0], [3.0, 0.0, 4.0, 0.0], [0.0, 5.0, 0.0, -6.0]])
 
@@ -426,8 +413,6 @@ def test_nested_and_meta_tensors(tmp_path: Path) -> None:
     assert told(found["m"].summary.moments) == told(Moments())
     assert found["m"].summary.why == "m is a meta tensor: no values are saved for it"
 
-
-# --- hard numbers --------------------------------------------------------------------------------
 
 RNG = np.random.default_rng(5)
 NORMAL = RNG.normal(size=300_000)  # several blocks
@@ -502,14 +487,11 @@ def test_one_tensor_costs_one(tmp_path: Path) -> None:
     assert found == [("a", 1.5), ("c", 1.0)]
 
 
-# --- ties and layers -----------------------------------------------------------------------------
-
-
 def test_tied_params_have_the_same_figures_and_are_read_once(tmp_path: Path) -> None:
     weight = torch.arange(6.0)
     heard: list[tuple[int, int | None]] = []
     source = saved(tmp_path, {"a": {"w": weight, "b": torch.ones(2)}, "c": weight})
-    found = list(stats(source, watch=lambda _, done, total: heard.append((done, total))))
+    found = list(stats(source, on_progress=lambda _, done, total: heard.append((done, total))))
     assert [(row.path, row.at, row.tensors) for row in found] == [("a.w", 0, 1), ("a.b", 1, 1), ("c", 2, 1)]
     assert found[0].summary is found[2].summary
     assert heard == [(24, 32), (32, 32)]

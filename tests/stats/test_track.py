@@ -55,9 +55,6 @@ def norm(*tensors: torch.Tensor) -> float:
     return float(torch.cat([tensor.double().flatten() for tensor in tensors]).norm())
 
 
-# --- figures -------------------------------------------------------------------------------------
-
-
 def test_a_training_run_is_what_torch_says_of_it() -> None:
     held = [torch.load(file) for file in SAMPLES]
     names = ["0.weight", "0.bias", "2.weight", "2.bias", "6.weight", "6.bias"]  # 4 is 2
@@ -156,9 +153,6 @@ def test_nan_in_gradients_is_said() -> None:
     assert remarks(files) == [("NaN or infinite in grad: 1",)]
 
 
-# --- what is followed ----------------------------------------------------------------------------
-
-
 def test_integers_are_left_out_beside_other_numbers_and_followed_alone() -> None:
     files = saved(a={**nn.BatchNorm1d(4).state_dict(), "num_batches_tracked": torch.tensor(1000)})
     assert steps(files)[0].norm == 2.0  # of four weights of 1; the running variances are no weights
@@ -171,7 +165,7 @@ def test_integers_that_are_named_in_full_are_followed_beside_other_numbers() -> 
     files = saved(a={"w": torch.tensor([3.0]), "n": torch.tensor(4), "m": torch.tensor(5)})
     assert [(step.path, step.norm) for step in steps(files, "*", "n", each=True)] == [("w", 3.0), ("n", 4.0)]
     assert steps(files, "w", "n")[0].norm == 5.0
-    assert [survey(files, named, open).spared for named in ([], ["*"], ["*", "n"], ["n", "m"])] == [
+    assert [survey(files, named, open).skipped for named in ([], ["*"], ["*", "n"], ["n", "m"])] == [
         (), ("n", "m"), ("m",), ()
     ]  # fmt: skip
 

@@ -61,8 +61,8 @@ def check(
     from paramctl.check.check import check
 
     try:
-        with progress.bar(quiet) as watch:
-            report = check(file, groups, watch)
+        with progress.bar(quiet) as on_progress:
+            report = check(file, groups, on_progress)
     except ParamctlError as error:
         error.file = error.file or called(file)
         raise

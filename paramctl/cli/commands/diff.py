@@ -16,7 +16,7 @@ from paramctl.errors import NoMatch, UsageError, some
 from paramctl.model.checkpoint import dims
 
 if TYPE_CHECKING:
-    from paramctl.compare.diff import Chosen, Difference, Noted
+    from paramctl.compare.diff import ChangedEntry, Chosen, Difference
     from paramctl.compare.distance import Distance
     from paramctl.compare.param_pairs import Changed
     from paramctl.model.checkpoint import Checkpoint, Param
@@ -87,10 +87,16 @@ def diff(
     renames, tolerance = [parse(text) for text in rename or ()], Tolerance(atol, rtol, exact)
     with opened(a, quiet) as one, opened(b, quiet) as other:
         selected = _chosen(one, other, layer, quiet)
-        with progress.bar(quiet) as watch:
+        with progress.bar(quiet) as on_progress:
             found = verb(
-                one, other, renames=renames, chosen=selected, tolerance=tolerance, only_params=params, watch=watch,
-            )  # fmt: skip
+                one,
+                other,
+                renames=renames,
+                chosen=selected,
+                tolerance=tolerance,
+                only_params=params,
+                on_progress=on_progress,
+            )
         if not quiet:
             unused = [each for each in renames if not any(map(each.pattern.search, one.labels))]
             _report(found, one, other, unused, as_json, color)
@@ -112,9 +118,9 @@ def _report(
         output.note(f"same: {counted(found.equal, 'tensor')}")
     elif not as_json and not output.stdout_is_terminal():
         output.note(_summary(found))
-    if found.unseen:
-        what = f"{counted(len(found.unseen), 'object')} compared by class only"
-        output.note(f"note: {what}: {sentence(some([path or '.' for path in found.unseen], 3))}")
+    if found.uncompared:
+        what = f"{counted(len(found.uncompared), 'object')} compared by class only"
+        output.note(f"note: {what}: {sentence(some([path or '.' for path in found.uncompared], 3))}")
     if far := [row.path or "." for row in found.changed if row.figures and row.figures.max_abs == inf]:
         output.note(f"note: distances that float64 cannot hold are infinite: {sentence(some(far, 3))}")
     for rename in unused:
@@ -181,7 +187,7 @@ def _document(found: Difference, a: Checkpoint, b: Checkpoint) -> dict[str, obje
         "untied": [tie._asdict() for tie in found.untied],
         "scalars": [_noted_object(row) for row in found.scalars],
         "metadata": [_noted_object(row) for row in found.metadata],
-        "uncompared": list(found.unseen),
+        "uncompared": list(found.uncompared),
         "hint": found.hint and {"rename": found.hint.text, "matches": found.hint.matches, "of": found.hint.of},
     }
 
@@ -196,9 +202,9 @@ def _changed_object(row: Changed) -> dict[str, object]:
     return {"path": row.path, "what": row.what, **unknown, **(asdict(figures) if figures else {}), **sides, **rounds}
 
 
-def _noted_object(row: Noted) -> dict[str, object]:
+def _noted_object(row: ChangedEntry) -> dict[str, object]:
     sides = (("from", row.before), ("to", row.after))
-    return {"path": row.path, **{name: held[0] for name, held in sides if held}}
+    return {"path": row.path, **{name: side[0] for name, side in sides if side}}
 
 
 # --- text in a pipe ----------------------------------------------------------------------------
@@ -221,8 +227,8 @@ def _cells(found: Difference) -> Iterator[tuple[str, ...]]:
     for word, ties in (("tied", found.tied), ("untied", found.untied)):
         for tie in ties:
             yield word, tie.path, tie.first
-    for word, noted in (("scalar", found.scalars), ("metadata", found.metadata)):
-        for entry in noted:
+    for word, entries in (("scalar", found.scalars), ("metadata", found.metadata)):
+        for entry in entries:
             yield word, entry.path, _value(entry.before), _value(entry.after)
 
 
@@ -232,13 +238,13 @@ def _in_full(figures: Distance) -> tuple[str, ...]:
     return tuple(map(repr, astuple(figures)))
 
 
-def _side(held: tuple[int, ...] | str, times: str) -> str:
-    return held if isinstance(held, str) else times.join(map(str, held))
+def _side(side: tuple[int, ...] | str, times: str) -> str:
+    return side if isinstance(side, str) else times.join(map(str, side))
 
 
-def _value(held: tuple[object, ...]) -> str:
+def _value(side: tuple[object, ...]) -> str:
     """A value as JSON; nothing where there is none."""
-    return json_text.json_text(held[0]) if held else ""
+    return json_text.json_text(side[0]) if side else ""
 
 
 # --- text on a terminal ------------------------------------------------------------------------
@@ -352,12 +358,12 @@ def _listed(params: Sequence[Param]) -> list[tuple[str, ...]]:
     return [(param.path, param.dtype.name, dims(param.shape)) for param in params]
 
 
-def _before_after(noted: Sequence[Noted]) -> list[tuple[str, ...]]:
-    return [(row.path, f"{_brief(row.before)} → {_brief(row.after)}") for row in noted]
+def _before_after(entries: Sequence[ChangedEntry]) -> list[tuple[str, ...]]:
+    return [(row.path, f"{_brief(row.before)} → {_brief(row.after)}") for row in entries]
 
 
-def _brief(held: tuple[object, ...]) -> str:
-    return elide(_value(held), SHORT) if held else "none"
+def _brief(side: tuple[object, ...]) -> str:
+    return elide(_value(side), SHORT) if side else "none"
 
 
 def _shown(path: str) -> str:

@@ -86,8 +86,8 @@ def plot(
         return
     from paramctl.stats.plot import save
 
-    with progress.bar() as watch:
-        written = save(chart, target, watch)
+    with progress.bar() as on_progress:
+        written = save(chart, target, on_progress)
     output.note(f"wrote {text.human_bytes(written)} to {text.escape(str(target.path))}")
 
 
@@ -111,17 +111,17 @@ def _histograms(file: str | None, selections: list[str], together: bool, log: bo
     from paramctl.stats.charts import Chart, histograms
     from paramctl.stats.picked_params import pick
 
-    with opened(file) as checkpoint, progress.bar() as watch:
+    with opened(file) as checkpoint, progress.bar() as on_progress:
         picked = pick(checkpoint, selections)
         if picked.under:
             output.note(f"selected inside '{text.escape(picked.under)}'")
-        _check_few(len(picked.once))
-        params = [checkpoint.params[i] for i in picked.once.values()]
+        _check_few(len(picked.unique))
+        params = [checkpoint.params[i] for i in picked.unique.values()]
         names = [
             f"{text.escape(path) or '.'}  ({text.counted(param.numel, 'value')})"
-            for path, param in zip(picked.once, params, strict=True)
+            for path, param in zip(picked.unique, params, strict=True)
         ]
-        parts = histograms(checkpoint, list(picked.once.values()), names, together=together, watch=watch)
+        parts = histograms(checkpoint, list(picked.unique.values()), names, together=together, on_progress=on_progress)
         title = text.escape(called(checkpoint.file))
     return Chart(title, "value", "number of values", parts, log, together)
 
@@ -140,11 +140,11 @@ def _curves(
     if each:
         _check_few(run.params)
     say(run)
-    with progress.bar() as watch:
-        tracked = list(told(track(run, selections, opening, each=each, watch=watch)))
+    with progress.bar() as on_progress:
+        tracked = list(told(track(run, selections, opening, each=each, on_progress=on_progress)))
     name = " ".join(map(text.escape, selections)) or "all parameters"
     parts = curves(run, tracked, of, lambda path: name if path is None else text.escape(path) or ".")
-    ends = dict.fromkeys(text.escape(called(stop.file)) for stop in (run.stops[0], run.stops[-1]))
+    ends = dict.fromkeys(text.escape(called(run_file.file)) for run_file in (run.run_files[0], run.run_files[-1]))
     what = f"{text.escape(of)} of {parts[0].name}" if len(parts) == 1 else text.escape(of)
     title = f"{what}: {' … '.join(ends)}"
     x = {"name": "checkpoint, in the order of names", "given": "checkpoint, as given"}.get(run.order, run.order)
@@ -153,10 +153,10 @@ def _curves(
 
 def _check_few(params: int) -> None:
     """Raise UsageError where there are more params than one can look at."""
-    from paramctl.stats.charts import MOST
+    from paramctl.stats.charts import MAX_PARAMS
 
-    if params > MOST:
+    if params > MAX_PARAMS:
         raise UsageError(
-            f"{params:,} parameters are too many to look at; {MOST} are the most",
+            f"{params:,} parameters are too many to look at; {MAX_PARAMS} are the most",
             hint="name fewer with --layer, such as --layer '**.0.weight' ('paramctl ls' lists them all)",
         )

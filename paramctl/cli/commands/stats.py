@@ -97,9 +97,13 @@ def stats(
         from paramctl.stats.stats import stats
 
         positions = chosen(checkpoint, layer)
-        with progress.bar() as watch:
+        with progress.bar() as on_progress:
             rows = stats(
-                checkpoint, positions, by_layer=by == "layer", histograms=histogram or for_people, watch=watch
+                checkpoint,
+                positions,
+                by_layer=by == "layer",
+                histograms=histogram or for_people,
+                on_progress=on_progress,
             )
             whys = Whys([], Counter())
             found: Iterable[Found] = (_found(checkpoint, row, spectral, whys) for row in rows)

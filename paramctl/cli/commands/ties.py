@@ -70,12 +70,12 @@ def ties(
 
 def _equal(checkpoint: Checkpoint) -> tuple[Candidate, ...]:
     """Layers and params of the model with equal values, those that save most first and constants last."""
-    from paramctl.compare.duplicates import equals
+    from paramctl.compare.duplicates import equal_params
     from paramctl.compare.tie_candidates import candidates
     from paramctl.model.selection import model_params
 
-    with progress.bar() as watch:
-        found = candidates(checkpoint, equals(checkpoint, model_params(checkpoint), watch))
+    with progress.bar() as on_progress:
+        found = candidates(checkpoint, equal_params(checkpoint, model_params(checkpoint), on_progress))
     return tuple(sorted(found, key=lambda one: (one.constant, -one.saved)))
 
 

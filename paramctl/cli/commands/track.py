@@ -74,8 +74,8 @@ def track(
     selections, opening = layer or [], Opening()
     run = survey(files, selections, opening, order)
     say(run)
-    with progress.bar() as watch:
-        tracked = told(verb(run, selections, opening, each=each, watch=watch))
+    with progress.bar() as on_progress:
+        tracked = told(verb(run, selections, opening, each=each, on_progress=on_progress))
         steps = (step for one in tracked for step in one.steps)
         if as_json_lines:
             output.json_lines(map(_object, steps))
@@ -115,10 +115,10 @@ def say(run: Run) -> None:
     """Say what decided the order of a run, where selections matched, and what of them is left out."""
     if run.under:
         output.note(f"selected inside '{text.escape(run.under)}'")
-    if len(run.stops) > 1 and run.order != "given":
+    if len(run.run_files) > 1 and run.order != "given":
         output.note("in the order of the files' names" if run.order == "name" else f"in the order of '{run.order}'")
-    if run.spared:
-        what, names = text.counted(len(run.spared), "tensor"), text.sentence(some(run.spared, NAMED))
+    if run.skipped:
+        what, names = text.counted(len(run.skipped), "tensor"), text.sentence(some(run.skipped, NAMED))
         why = "integers, flags and running statistics are followed beside weights only if named by their full paths"
         output.note(f"left out: {what} ({names}); {why}")
 

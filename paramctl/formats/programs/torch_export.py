@@ -43,7 +43,7 @@ from paramctl.formats.pytorch.archives import (
 from paramctl.model import shapes
 from paramctl.model.checkpoint import Checkpoint, Entry, Kind, Leaf, Loss, Param, Storage, View, span
 from paramctl.model.dtypes import BY_NAME
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 
 if TYPE_CHECKING:
     from paramctl.findings import Finding
@@ -135,7 +135,7 @@ def losses(checkpoint: Checkpoint) -> list[Loss]:
     return []
 
 
-def left(checkpoint: Checkpoint) -> list[str]:
+def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:
     """Nothing: all tensors of the model are listed."""
     return []
 
@@ -150,15 +150,15 @@ def verify(path: Path, meant: Checkpoint) -> None:
     """Nothing beyond reading it back: torch takes seconds to import and checks less than we do."""
 
 
-def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
+def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
     """What is wrong with the archive and those inside it, every byte of them read."""
     from paramctl.formats.containers import zip_audit
 
     document = checkpoint.document
     assert isinstance(document, Document)
-    yield from zip_audit.audit_for(checkpoint, document.archive, document.prefix, watch)
+    yield from zip_audit.audit_for(checkpoint, document.archive, document.prefix, on_progress)
     for name, checkpoint_inside in document.inner.items():
-        for finding in zip_file.audit(checkpoint_inside, watch):
+        for finding in zip_file.audit(checkpoint_inside, on_progress):
             yield finding._replace(path=None, what=f"{finding.what} (record {name})")
 
 

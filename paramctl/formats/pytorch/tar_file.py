@@ -35,7 +35,7 @@ from paramctl.formats.pytorch.tar_tables import NUMBERED, Numbered, Row, Table, 
 from paramctl.formats.pytorch.tensors import storage_id
 from paramctl.model import shapes
 from paramctl.model.checkpoint import Checkpoint, Entry, Loss, Param
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 
 if TYPE_CHECKING:
     from paramctl.findings import Finding
@@ -112,9 +112,9 @@ def _no_place(entry: Entry) -> str:
     return why
 
 
-def left(checkpoint: Checkpoint) -> list[str]:
+def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:
     """Where the pickle holds tensors that no path names any more, such as in an optimizer object."""
-    return checkpoint.document.editor.left(checkpoint) if isinstance(checkpoint.document, Document) else []
+    return checkpoint.document.editor.unlisted_tensors(checkpoint) if isinstance(checkpoint.document, Document) else []
 
 
 def layout(checkpoint: Checkpoint) -> Iterator[Segment]:
@@ -128,7 +128,7 @@ def verify(path: Path, meant: Checkpoint) -> None:
     """Nothing beyond reading it back: torch takes seconds to import and checks less than we do."""
 
 
-def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
+def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
     """What reading does not refuse: bytes that nothing means, and storages nobody uses."""
     from paramctl.findings import Finding
 

@@ -20,7 +20,7 @@ from paramctl.formats.protocol import Writes
 from paramctl.formats.sets.chunk_grid import Box, Held, concatenated, is_concatenation, made_once, taken, tile, woven
 from paramctl.model import shapes
 from paramctl.model.checkpoint import Checkpoint, Loss, Param, Storage, View, contiguous
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 
 if TYPE_CHECKING:
     from paramctl.findings import Finding
@@ -86,7 +86,7 @@ def losses(checkpoint: Checkpoint) -> list[Loss]:
     return []
 
 
-def left(checkpoint: Checkpoint) -> list[str]:
+def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:
     """Nowhere: a file of this format holds nothing but its params."""
     return []
 
@@ -118,19 +118,19 @@ def layout_set(checkpoint: Checkpoint, names: Mapping[str, str]) -> Sequence[Par
     ]
 
 
-def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
+def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
     """What is wrong with any of the files."""
     from paramctl.findings import Finding
 
     document = checkpoint.document
     assert isinstance(document, Document)
     for name, one in document.files.items():
-        yield from (finding._replace(file=name) for finding in safetensors.audit(one, watch))
+        yield from (finding._replace(file=name) for finding in safetensors.audit(one, on_progress))
     what = "no file says how many there are, or how large a tensor is: one that is missing shows only by a gap"
     yield Finding("note", "integrity", "no-index", None, what)
 
 
-def apart(source: Source, watch: Watch = nobody) -> Iterator[Finding]:
+def apart(source: Source, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
     """What is wrong with each file that can be read, and why others cannot."""
     from paramctl.findings import unreadable
 
@@ -141,7 +141,7 @@ def apart(source: Source, watch: Watch = nobody) -> Iterator[Finding]:
         except FileError as error:
             yield unreadable(error.what, name)
             continue
-        yield from (finding._replace(file=name) for finding in safetensors.audit(one, watch))
+        yield from (finding._replace(file=name) for finding in safetensors.audit(one, on_progress))
 
 
 def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:

@@ -23,7 +23,7 @@ from paramctl.formats.sets.shard_division import SAFETENSORS, STEMS, divided, di
 from paramctl.formats.sets.shard_index import Index
 from paramctl.model import shapes
 from paramctl.model.checkpoint import Checkpoint, Entry, Loss, Param, Storage, View
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 
 if TYPE_CHECKING:
     from paramctl.findings import Finding
@@ -245,11 +245,11 @@ def losses(checkpoint: Checkpoint) -> list[Loss]:
     return _format(division_of(checkpoint).form).losses(replace(checkpoint, document=None, keys={}))
 
 
-def left(checkpoint: Checkpoint) -> list[str]:
+def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:
     """Where the shards hold tensors that no path names any more."""
     if not isinstance(checkpoint.document, Document):
         return []
-    return [place for sub in checkpoint.derived(_apart).subs for place in _format(sub.format).left(sub)]
+    return [place for sub in checkpoint.derived(_apart).subs for place in _format(sub.format).unlisted_tensors(sub)]
 
 
 def layout_set(checkpoint: Checkpoint, names: Mapping[str, str]) -> Sequence[Part]:
@@ -272,15 +272,15 @@ def verify_part(path: Path, was: str, meant: Checkpoint) -> None:
     _format(sub.format).verify(path, sub)
 
 
-def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
+def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
     """What is wrong with the shards, each finding with the name of its file."""
     assert isinstance(checkpoint.document, Document)
     for name, shard in checkpoint.document.shards:
-        for finding in _format(shard.format).audit(shard, watch):
+        for finding in _format(shard.format).audit(shard, on_progress):
             yield finding._replace(file=name)
 
 
-def apart(source: Source, watch: Watch = nobody) -> Iterator[Finding]:
+def apart(source: Source, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
     """What is wrong with each shard that can be read, and why others cannot."""
     from paramctl.findings import unreadable
 
@@ -290,7 +290,7 @@ def apart(source: Source, watch: Watch = nobody) -> Iterator[Finding]:
         except ParamctlError as error:
             yield unreadable(error.what, name)
             continue
-        yield from (finding._replace(file=name) for finding in _format(shard.format).audit(shard, watch))
+        yield from (finding._replace(file=name) for finding in _format(shard.format).audit(shard, on_progress))
 
 
 def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:

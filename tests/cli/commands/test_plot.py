@@ -222,9 +222,9 @@ def test_curves_leave_out_what_is_whole_and_say_so(run: Run, here: Path) -> None
 
 
 def test_the_help_names_the_limit(run: Run) -> None:
-    from paramctl.stats.charts import MOST
+    from paramctl.stats.charts import MAX_PARAMS
 
-    assert f"At most {MOST} parameters are drawn" in " ".join(run("plot", "--help")[1].replace("│", " ").split())
+    assert f"At most {MAX_PARAMS} parameters are drawn" in " ".join(run("plot", "--help")[1].replace("│", " ").split())
 
 
 def test_folders_are_drawn_as_files_are(run: Run, here: Path) -> None:

@@ -591,8 +591,8 @@ def test_an_interrupted_patch_of_any_shard_is_rolled_back(made: Path, tmp_path: 
     path, before = folder / SECOND, (folder / SECOND).read_bytes()
     torn = before[:-8] + bytes(8)
     for name in (folder, folder / FIRST):
-        runs = [undo_journal.Run(len(torn) - 8, 8, zlib.crc32(before[-8:]), zlib.crc32(torn[-8:]))]
-        with path.open("rb") as file, temporary.beside(path) as (fd, hidden):
+        runs = [undo_journal.ChangedRange(len(torn) - 8, 8, zlib.crc32(before[-8:]), zlib.crc32(torn[-8:]))]
+        with path.open("rb") as file, temporary.file_beside(path) as (fd, hidden):
             undo_journal._write(fd, file.fileno(), path, runs)
             undo_journal._publish(hidden, temporary.journal_of(path))
         path.write_bytes(torn)
