@@ -32,25 +32,23 @@ def opened(file: str | None, quiet: bool = False) -> Iterator[Checkpoint]:
     from paramctl.formats import opening
 
     try:
-        recovered(file, quiet)
-        with progress.bar(quiet) as on_progress:
-            checkpoint = opening.open(file, on_progress)
+        undone: list[int] = []
+        try:
+            with progress.bar(quiet) as on_progress:
+                checkpoint = opening.open(file, on_progress, undone.append)
+        finally:
+            note_undone(file, sum(undone))
         yield checkpoint
     except ParamctlError as error:
         error.file = error.file or called(file)
         raise
 
 
-def recovered(file: str, quiet: bool = False) -> bool:
-    """Whether a change of FILE that was interrupted had to be undone, which is said."""
-    from paramctl.formats import opening
-
-    with progress.bar(quiet) as on_progress:
-        nbytes = opening.recover(file, on_progress)
+def note_undone(file: str, nbytes: int) -> None:
+    """Say that an interrupted change of FILE was undone, if any byte was."""
     if nbytes:
         what = f"a change in place was interrupted; undid it ({text.human_bytes(nbytes)})"
         output.note(f"{text.escape(file)}: {what}")
-    return nbytes > 0
 
 
 def chosen(checkpoint: Checkpoint, selections: list[str] | None) -> frozenset[int] | None:

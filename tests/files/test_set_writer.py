@@ -439,7 +439,7 @@ def test_a_shard_that_was_half_patched_is_put_right_first(tmp_path: Path) -> Non
             with hooked(fault, CHANGING):
                 saving.save(edited, InPlace(checkpoint.sources[0], True))
         except Killed:
-            undone += opening.recover(str(folder)) > 0
+            undone += opening.recover(opening.locate(str(folder))) > 0
         if fault.calls < nth:
             break
         assert values(folder) == old or undone
