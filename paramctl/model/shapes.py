@@ -7,6 +7,9 @@ import this one, which imports nothing but the errors.
 
 from __future__ import annotations
 
+from itertools import accumulate
+from math import prod
+from operator import mul
 from typing import TypeGuard
 
 from paramctl.errors import FormatError
@@ -40,17 +43,15 @@ def sizes(found: object, name: str, what: str = "shape") -> Sizes:
     for n in found:
         if type(n) is not int or not 0 <= n < MAX_INT:  # is_count, without the call
             raise FormatError(f"tensor '{name}' has a {what} that is not a list of sizes")
-    return tuple(found)
+    return found if type(found) is tuple else tuple(found)
 
 
 def shape(found: object, name: str) -> Sizes:
     """Return the shape of a tensor. Raise FormatError where it is none, or has more elements than torch can count."""
     dims = sizes(found, name)
-    numel = 1
-    for n in dims:  # in this order, as torch and safetensors do: behind a 0 anything goes
-        numel *= n
-        if numel >= MAX_INT:
-            raise FormatError(f"tensor '{name}' has a shape too large for any file")
+    if not 0 < prod(dims) < MAX_INT and max(accumulate(dims, mul), default=1) >= MAX_INT:
+        # Multiplied in this order, as torch and safetensors do: behind a 0 anything goes.
+        raise FormatError(f"tensor '{name}' has a shape too large for any file")
     return dims
 
 

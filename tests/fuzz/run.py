@@ -33,7 +33,7 @@ GROWTH, MARGIN = (
     2,
     8192,
 )  # an input is so many times as long as the longest seed, and so many bytes more: small ones are fast
-FIRST_SECONDS = 60  # in which all is imported, and the seeds are made
+FIRST_SECONDS = 600  # in which all is imported, and the seeds are made, however busy the machine is
 
 
 def main() -> int:

@@ -99,12 +99,16 @@ class Walk:
         self, path: str, named: bool, node: object, step: Step | None, position: int, kind: Kind, module: Step | None
     ) -> bool:
         """List a leaf, or open a container and say so."""
-        self.text.spend(len(path))
-        if id(node) in self.objects:
+        self.text.left -= len(path)  # without the call: most of a file are tensors
+        if self.text.left < 0:
+            self.text.spend(0)
+        if self.objects and id(node) in self.objects:
             self.budget.spend(1)
             self.entries.append(self.objects[id(node)]._replace(path=path))
             return False
-        self.budget.spend(_size(node))
+        self.budget.left -= _size(node)
+        if self.budget.left < 0:
+            self.budget.spend(0)
         if type(node) is Call and is_tensor(node):
             self.entries.append(read_tensor(Place(path, kind, node, step, position, module), self.storages))
             return False

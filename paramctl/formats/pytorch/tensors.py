@@ -164,7 +164,9 @@ def shape_of(node: object, path: str) -> Sizes:
 
 def view_of(size: object, stride: object, path: str) -> tuple[Sizes, Sizes]:
     """Return the shape and strides of a tensor. Raise FormatError where they are none, or not of one length."""
-    return shapes.view(without_size(size), without_size(stride), path)
+    if type(size) is not tuple or type(stride) is not tuple:
+        size, stride = without_size(size), without_size(stride)
+    return shapes.view(size, stride, path)
 
 
 def untagged(node: object) -> object:
