@@ -160,7 +160,7 @@ def _check_set(source: Source, only: Collection[Group], on_progress: ProgressCal
 
 def _unchanged(source: Source) -> None:
     try:
-        source.check_unchanged("what was found may not be true of it")
+        source.check_unchanged("the findings may be out of date")
     except FileError as error:
         error.file = error.file or source.name
         raise

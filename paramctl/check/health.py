@@ -53,14 +53,14 @@ def health(
             except FormatError as error:
                 yield Finding("error", "integrity", "checksum", part.path, error.what)
             except Unsupported as error:
-                yield Finding("warning", "health", "unread", part.path, f"was not looked into: {error.what}")
+                yield Finding("warning", "health", "unread", part.path, f"was not checked: {error.what}")
 
 
 def _scale(param: Param) -> Iterator[Finding]:
     """A quantised tensor whose one scale makes none of its integers a number."""
     scale = param.quantizer.scale if param.quantizer else None
     if scale is not None and not isfinite(scale):
-        what = f"has the scale {scale}, so that its values are no numbers"
+        what = f"has the scale {scale}, so its values are not numbers"
         yield Finding("warning", "health", "nan", param.path, what)
 
 
@@ -81,7 +81,7 @@ def _values(param: Param, found: Census, times: int, is_weight: bool) -> Iterato
     if found.nan:
         yield "warning", "nan", f"{_share(param, found.nan * times)} NaN"
     if found.inf and found.inf == found.count == 1:
-        yield "note", "infinite", "is infinite, as a best score is before the first"
+        yield "note", "infinite", "is infinite, like a best score before training"
     elif found.inf and found.is_mask and not is_weight:
         yield "note", "infinite", f"{_share(param, found.inf * times)} infinite, and all others are zero: a mask?"
     elif found.inf:
@@ -90,10 +90,10 @@ def _values(param: Param, found: Census, times: int, is_weight: bool) -> Iterato
 
 def _denormal(param: Param, found: Census, times: int) -> Iterator[Odd]:
     if found.denormal > DENORMAL * (found.count - found.zeros):
-        precision = f"too small for the whole precision of {param.dtype.name}"
+        precision = f"too small for the full precision of {param.dtype.name}"
         what = f"{_share(param, found.denormal * times)} denormal: {precision}"
         if _name(param) in STATISTICS:
-            yield "note", "denormal", f"{what}, as the statistics of channels that are always zero become"
+            yield "note", "denormal", f"{what}, as is usual for statistics of channels that are always zero"
         else:
             yield "warning", "denormal", what
 
@@ -117,11 +117,11 @@ def _weights(checkpoint: Checkpoint, scan: Scan, param: Param, found: Census) ->
     """What hardly any trained matrix is."""
     if found.zeros == found.count:
         fresh = FRESH in param.path
-        why = ", as those of a LoRA that was never trained" if fresh else ""
+        why = ", like those of an untrained LoRA" if fresh else ""
         yield "note" if fresh else "warning", "all-zero", f"all {found.count:,} weights are zero{why}"
     elif found.constant:
         if _is_ones(checkpoint, param):
-            yield "note", "constant", f"all {found.count:,} weights are 1, as a scale begins"
+            yield "note", "constant", f"all {found.count:,} weights are 1, the initial value of a scale"
             return
         is_matrix = sum(n > 1 for n in param.shape) > 1 or _name(param) == "weight"
         yield "warning" if is_matrix else "note", "constant", f"all {found.count:,} weights are the same"
@@ -143,7 +143,7 @@ def _judged(param: Param, dead: Sequence[int], is_embedding: bool) -> Odd:
     if is_embedding and (len(dead) == 1 or at_end):
         return "note", "dead-rows", f"{what}: padding?"
     if len(param.shape) > 2 and len(dead) < FILTERS * rows:
-        return "note", "dead-rows", f"{what}, as some are in fixed transforms"
+        return "note", "dead-rows", f"{what}, as is usual in fixed transforms"
     return "warning", "dead-rows", what
 
 

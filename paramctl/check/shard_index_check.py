@@ -64,13 +64,13 @@ def against(index: Index, shards: Sequence[Shard]) -> Iterator[Finding]:
     for shard in readable:
         for paths, what in (
             (named[shard.file] - shard.paths, "lacks {}, which the index says it holds"),
-            (shard.own - named[shard.file], "holds {}, which the index does not say"),
+            (shard.own - named[shard.file], "holds {}, which the index does not list"),
         ):
             if paths:
                 yield Finding("error", "integrity", "shard-index", None, what.format(some(sorted(paths))), shard.file)
     times = Counter(path for shard in readable for path in shard.paths)
     if twice := sorted(path for path, n in times.items() if n > 1):
-        what = f"several shards hold {some(twice)}: whoever edits by that name cannot tell them apart"
+        what = f"several shards hold {some(twice)}: an edit by that name is ambiguous"
         yield Finding("warning", "integrity", "alike", None, what)
     # Indexes made before transformers knew ties count a tied tensor under each of its names.
     sizes = [sum(shard.nbytes for shard in readable), sum(shard.all_nbytes for shard in readable)]
@@ -85,7 +85,7 @@ def unnamed(index: Index) -> Iterator[Finding]:
     calls = set(map(_without_numbers, named))
     for name in sorted(path.name for path in index.folder.iterdir()):
         if name not in named and _without_numbers(name) in calls:
-            what = "is called as a shard of the set, and its index does not name it: who loads the set leaves it out"
+            what = "is named like a shard of the set, but the index does not list it: loaders ignore it"
             yield Finding("note", "integrity", "shard-unnamed", None, what, name)
 
 

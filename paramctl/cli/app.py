@@ -187,9 +187,19 @@ def _say(what: str, hint: str = "", file: str = "", *, code: int) -> int:
 
 
 def _say_usage(error: Any) -> int:
-    message = " ".join(error.format_message().split()).rstrip(".")
+    message = _number_rule(error) or " ".join(error.format_message().split()).rstrip(".")
     command = error.ctx.command_path if error.ctx else "paramctl"
     return _say(message[:1].lower() + message[1:], f"see '{command} --help'", code=2)
+
+
+def _number_rule(error: Any) -> str:
+    """Return which numbers an option takes, if its value is none of them; else ""."""
+    option, kind = getattr(error, "param", None), getattr(getattr(error, "param", None), "type", None)
+    if option is None or type(error) is not typer.BadParameter or not hasattr(kind, "min"):
+        return ""
+    noun = "a whole number" if "int" in kind.name else "a number"
+    most = "" if kind.max is None else f" and at most {kind.max:g}"
+    return f"{max(option.opts, key=len)} must be {noun}, {kind.min:g} or more{most}"
 
 
 def _named(error: OSError) -> str:

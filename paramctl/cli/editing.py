@@ -25,7 +25,7 @@ KEPT = 20  # paths that a line of what was kept names
 ResetOptimizer = Annotated[
     bool,
     typer.Option(
-        "--reset-optimizer", help="Start anew what an optimizer in FILE remembers of the changed params, steps too."
+        "--reset-optimizer", help="Also reset the optimizer state of the changed params, its count of steps too."
     ),
 ]
 WIDEST = 48  # columns of a terminal that a path is padded to
@@ -49,7 +49,7 @@ def edit(file: str | None, asked: Asked, verb: Callable[[Checkpoint], Edit], for
     The place to write to is checked first, so that nobody waits for a draw that has nowhere to go.
     """
     if asked.patch and not asked.in_place:
-        raise UsageError("--patch changes a file where it lies", hint="add -i, or leave it out")
+        raise UsageError("--patch changes a file in place", hint="add -i, or leave it out")
     with opened(file, asked.quiet) as checkpoint:
         from paramctl.formats import saving
 
@@ -71,7 +71,7 @@ def target_of(checkpoint: Checkpoint, asked: Asked, form: AnyFormat | None) -> T
 
     own = form or registry.BY_NAME[checkpoint.format]
     if asked.output == "":
-        raise UsageError("-o names no file", hint="say -o FILE, or -o - for standard output")
+        raise UsageError("-o names no file", hint="give -o FILE, or -o - for standard output")
     if asked.output is not None and asked.in_place:
         raise UsageError("-o and -i contradict each other", hint="give one of them")
     if asked.in_place:
@@ -158,11 +158,13 @@ def _plan_object(plan: Plan) -> dict[str, object]:
 
 def _planned(plan: Plan) -> str:
     """What a write would do, in words."""
-    copied, made, read = map(text.human_bytes, (plan.copied, plan.made, plan.read))
+    made, read = map(text.human_bytes, (plan.made, plan.read))
     if plan.method == "patch":
-        return f"it would change up to {made} in place, and read {read}"
-    how = {"reflink": "by sharing blocks", "copy": "within the kernel", "stream": "to standard output"}[plan.method]
-    return f"it would make {made}, copy {copied} {how}, and read {read}"
+        return f"would change up to {made} in place and read {read}"
+    total = text.human_bytes(plan.copied + plan.made)
+    how = {"reflink": ", the rest shares blocks", "copy": "", "stream": ""}[plan.method]
+    where = " to standard output" if plan.method == "stream" else ""
+    return f"would write {total} ({made} new{how}){where} and read {read}"
 
 
 def _lines(made: Edit) -> Iterator[str]:

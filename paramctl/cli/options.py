@@ -159,7 +159,7 @@ JsonLines = Annotated[bool, typer.Option("--jsonl", help="Print one JSON object 
 Tsv = Annotated[bool, typer.Option("--tsv", help="Print tab-separated lines.")]
 Color = Annotated[
     Literal["auto", "always", "never"],
-    typer.Option("--color", help="Colour what is printed; NO_COLOR and FORCE_COLOR count too."),
+    typer.Option("--color", help="Colour the output; NO_COLOR and FORCE_COLOR are respected."),
 ]
 Output = Annotated[
     str | None,
@@ -180,10 +180,17 @@ Patch = Annotated[
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Let -o replace a file that exists.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Print the report and what it takes; write nothing.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", "-n", help="Print the report and the planned writes; write nothing.")
+]
 Seed = Annotated[
     int | None,
-    typer.Option("--seed", min=0, show_default=False, help="Draw what this seed drew before; printed if left out."),
+    typer.Option(
+        "--seed",
+        min=0,
+        show_default=False,
+        help="Repeat the draw of this seed; without it, a seed is drawn and printed.",
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no report and show no bar; errors still show.")]
 # Where other positional arguments follow, FILE cannot be left out: nothing would tell it from them.

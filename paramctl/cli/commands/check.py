@@ -42,7 +42,7 @@ def check(
     NaN, infinities, weights that are all zero or constant, dead rows, denormals. Safety: every class and
     function that a pickle names beyond plain tensors, and what torch.load(weights_only=True) says to it.
 
-    Exit 1 if an error or a warning is found, 3 if it is only that the file is of a kind that is not read. In
+    Exit 1 if an error or a warning is found, 3 if the only problem is an unsupported format. In
     a pipe the lines are tab-separated: level, group, rule, file (of a sharded set), path, what.
 
     \b

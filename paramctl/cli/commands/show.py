@@ -178,7 +178,7 @@ def _save(checkpoint: Checkpoint, named: list[Named], out: str | None, force: bo
     elif (dtype := npy.save(checkpoint, param, index, target)) != param.dtype.name:
         output.note(f"numpy has no {param.dtype.name}: written as {dtype}, which holds every value of it")
     if index and checkpoint.storages[str(param.storage)].crc32 is not None:
-        output.note("a part was read, so its checksum is unchecked")
+        output.note("partial read: checksum not verified")
 
 
 def _save_dequantized(checkpoint: Checkpoint, param: Param, index: Index, target: Target) -> None:
@@ -368,7 +368,7 @@ class _Page:
         if not shown.is_whole:
             words.append("edges only" if not self.full else "they repeat (stride 0): edges only")
         if shown.checked is False:
-            words.append("checksum unchecked")
+            words.append("partial read: checksum not verified")
         if not shown.is_whole and not self.full:
             words.append("--full for all")
         return ", ".join(words)

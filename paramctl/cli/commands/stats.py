@@ -62,9 +62,9 @@ def stats(
     ] = "tensor",
     sort: Annotated[
         Key | None,
-        typer.Option("--sort", show_default=False, help="Order by this, the largest first; paths as people count."),
+        typer.Option("--sort", show_default=False, help="Order by this, the largest first; 'path' sorts 2 before 10."),
     ] = None,
-    reverse: Annotated[bool, typer.Option("--reverse", help="Turn the order round.")] = False,
+    reverse: Annotated[bool, typer.Option("--reverse", help="Reverse the order.")] = False,
     histogram: Annotated[bool, typer.Option("--histogram", help="Histograms for --json and --jsonl too.")] = False,
     spectral: Annotated[
         bool,
@@ -78,7 +78,7 @@ def stats(
     """Say what the values of each tensor are like.
 
     Mean, std (sample), min, max and l2 are of the finite values; count is of all of them. Complex values
-    count by their magnitude, quantized ones by what they stand for. In a pipe the lines are
+    count by their magnitude, quantized ones by their dequantized value. In a pipe the lines are
     tab-separated: path, dtype, shape, count, mean, std, min, max, l2, zeros, nan, inf (with --by layer the
     number of tensors for dtype and shape; with --spectral two more: sigma, stable rank).
 
@@ -140,7 +140,7 @@ def _say(whys: Whys) -> None:
     for why in whys.figures[:REASONS]:
         output.note(f"no figures: {text.sentence(why)}")
     if len(whys.figures) > REASONS:
-        output.note(f"no figures of {len(whys.figures) - REASONS:,} more; --json says why of each")
+        output.note(f"no figures of {len(whys.figures) - REASONS:,} more; --json gives the reasons")
     if whys.spectra:
         reasons = [f"{why} ({text.counted(n, 'tensor')})" for why, n in whys.spectra.items()]
         output.note(f"no singular values: {', '.join(reasons)}")

@@ -31,8 +31,8 @@ def tie(
 ) -> None:
     """Tie layers or params: each of the others becomes the first.
 
-    In a torch file they share one storage afterwards; in safetensors the others become aliases. What
-    nobody uses any more is not written.
+    In a torch file they share one storage afterwards; in safetensors the others become aliases. Bytes
+    that are no longer used are not written.
 
     \b
     Examples:

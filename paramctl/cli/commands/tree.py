@@ -42,7 +42,7 @@ def tree(
     """Print a checkpoint as a nested tree.
 
     A tensor's line has its name, dtype, shape, number of values and bytes; a layer's has its class,
-    where the file says, and its totals. What is tied prints as '= path' of the first and counts once.
+    where the file says, and its totals. Tied tensors are marked '= path' of the first and count once.
     Repeated blocks fold: '0–31 ×32' stands for 32 blocks built alike.
 
     \b

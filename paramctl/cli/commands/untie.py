@@ -14,7 +14,7 @@ def untie(
     file: RequiredFile,
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="SELECTION...", autocompletion=complete_path, help="Params or layers to part."),
+        typer.Argument(metavar="SELECTION...", autocompletion=complete_path, help="Params or layers to untie."),
     ],
     output: Output = None,
     in_place: InPlaceFlag = False,
