@@ -44,12 +44,12 @@ class Commands(TyperGroup):
 
     def make_context(self, *args: Any, **settings: Any) -> Any:
         """Read the command line, which also prints the help."""
-        with _ends_said():
+        with _translate_interruptions():
             return super().make_context(*args, **settings)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
-        with _ends_said():
+        with _translate_interruptions():
             return super().invoke(ctx)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -61,12 +61,12 @@ class Commands(TyperGroup):
 
 
 @contextmanager
-def _ends_said() -> Iterator[None]:
+def _translate_interruptions() -> Iterator[None]:
     """Let main say why a command ended: Typer would end with a code of its own and say nothing."""
     try:
         yield
     except BrokenPipeError:
-        output.silence()
+        output.discard_output()
         raise output.ReaderGone from None
     except KeyboardInterrupt:
         raise Stopped(signal.SIGINT) from None
@@ -159,50 +159,51 @@ def _explain(error: BaseException) -> int:
         case ReaderLeft():
             return error.exit_code
         case ParamctlError():
-            return _say(error.what, error.hint, error.file, code=error.exit_code)
+            return _print_error(error.what, error.hint, error.file, code=error.exit_code)
         case SystemExit():
             return error.code if isinstance(error.code, int) else int(error.code is not None)
         case _ if isinstance(error, _UsageMistake):
-            return _say_usage(error)
+            return _print_usage_error(error)
         case Stopped():
-            return _say(_SIGNALS[signal.Signals(error.signum)], code=128 + error.signum)
+            return _print_error(_SIGNALS[signal.Signals(error.signum)], code=128 + error.signum)
         case KeyboardInterrupt():
-            return _say(_SIGNALS[signal.SIGINT], code=130)
+            return _print_error(_SIGNALS[signal.SIGINT], code=130)
         case MemoryError():
-            return _say("there is not enough memory", code=3)
+            return _print_error("there is not enough memory", code=3)
         case RecursionError():
-            return _say("the file is nested too deeply", code=3)
+            return _print_error("the file is nested too deeply", code=3)
         case OSError():
-            return _say(f"cannot read or write: {error.strerror or error}", file=_named(error), code=3)
+            return _print_error(f"cannot read or write: {error.strerror or error}", file=_file_of(error), code=3)
         case _:
             what = f"internal error: {type(error).__name__}: {error}"
-            return _say(what, "run it with --debug and report what it prints", code=3)
+            return _print_error(what, "run it with --debug and report what it prints", code=3)
 
 
-def _say(what: str, hint: str = "", file: str = "", *, code: int) -> int:
+def _print_error(what: str, hint: str = "", file: str = "", *, code: int) -> int:
     where = f"{text.escape(file)}: " if file else ""
     todo = f"; {text.sentence(hint)}" if hint else ""
     output.note(f"paramctl: {where}{text.sentence(what)}{todo}")
     return code
 
 
-def _say_usage(error: Any) -> int:
+def _print_usage_error(error: Any) -> int:
     message = _number_rule(error) or " ".join(error.format_message().split()).rstrip(".")
     command = error.ctx.command_path if error.ctx else "paramctl"
-    return _say(message[:1].lower() + message[1:], f"see '{command} --help'", code=2)
+    return _print_error(message[:1].lower() + message[1:], f"see '{command} --help'", code=2)
 
 
 def _number_rule(error: Any) -> str:
     """Return which numbers an option takes, if its value is none of them; else ""."""
-    option, kind = getattr(error, "param", None), getattr(getattr(error, "param", None), "type", None)
-    if option is None or type(error) is not typer.BadParameter or not hasattr(kind, "min"):
+    option: Any = getattr(error, "param", None)
+    kind: Any = getattr(option, "type", None)
+    if type(error) is not typer.BadParameter or not hasattr(kind, "min"):
         return ""
     noun = "a whole number" if "int" in kind.name else "a number"
     most = "" if kind.max is None else f" and at most {kind.max:g}"
     return f"{max(option.opts, key=len)} must be {noun}, {kind.min:g} or more{most}"
 
 
-def _named(error: OSError) -> str:
+def _file_of(error: OSError) -> str:
     return str(error.filename) if error.filename is not None else ""
 
 
@@ -220,14 +221,14 @@ def _signals() -> Iterator[None]:
         """End whatever is being done."""
         raise Stopped(signum)
 
-    def again(lost: sys.UnraisableHookArgs) -> None:
+    def resend(lost: sys.UnraisableHookArgs) -> None:
         """A finalizer cannot be stopped: ask once more, where somebody hears it."""
         if isinstance(lost.exc_value, Stopped):
             signal.raise_signal(lost.exc_value.signum)
         else:
             sys.__unraisablehook__(lost)
 
-    hook, sys.unraisablehook = sys.unraisablehook, again
+    hook, sys.unraisablehook = sys.unraisablehook, resend
     before = {s: signal.getsignal(s) for s in _SIGNALS}
     for signum, handler in before.items():
         if handler is not signal.SIG_IGN:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
 
 import typer
 
 from paramctl.cli import json_text, output, progress, text
-from paramctl.cli.options import STDIN, opened
+from paramctl.cli.options import STDIN, DryRun, Force, InPlaceFlag, Json, Output, Patch, Quiet, open_checkpoint
 from paramctl.errors import UsageError, some
 
 if TYPE_CHECKING:
@@ -31,54 +32,83 @@ ResetOptimizer = Annotated[
 WIDEST = 48  # columns of a terminal that a path is padded to
 
 
-class Asked(NamedTuple):
-    """The options all of them share."""
+class WriteOptions(NamedTuple):
+    """The options that all commands that write a checkpoint share."""
 
-    output: str | None
-    in_place: bool
-    force: bool
-    dry_run: bool
-    json: bool
-    quiet: bool
-    patch: bool = False
+    output: Output = None
+    in_place: InPlaceFlag = False
+    patch: Patch = False
+    force: Force = False
+    dry_run: DryRun = False
+    json: Json = False
+    quiet: Quiet = False
 
 
-def edit(file: str | None, asked: Asked, verb: Callable[[Checkpoint], Edit], form: AnyFormat | None = None) -> None:
+def writes(without: Sequence[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that adds the options of `WriteOptions` to a command; it gets them as `options`.
+
+    The options named in `without` are not offered.
+    """
+    hints = get_type_hints(WriteOptions, include_extras=True)
+    defaults = {name: value for name, value in WriteOptions()._asdict().items() if name not in without}
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    shared = [inspect.Parameter(name, kind, default=value, annotation=hints[name]) for name, value in defaults.items()]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        """Return the command with the shared options behind its own."""
+
+        def run(**given: Any) -> None:
+            """Collect the shared options and run the command."""
+            options = WriteOptions(**{name: given.pop(name) for name in defaults})
+            command(**given, options=options)
+
+        own = inspect.signature(command, eval_str=True).parameters.values()
+        signature = inspect.Signature([*(each for each in own if each.name != "options"), *shared])
+        run.__name__, run.__doc__, run.__annotations__ = command.__name__, command.__doc__, {}
+        run.__signature__ = signature  # type: ignore[attr-defined]
+        return run
+
+    return decorate
+
+
+def edit(
+    file: str | None, options: WriteOptions, verb: Callable[[Checkpoint], Edit], form: AnyFormat | None = None
+) -> None:
     """Open FILE, apply `verb`, write the result where it was asked for, and report.
 
     The place to write to is checked first, so that nobody waits for a draw that has nowhere to go.
     """
-    if asked.patch and not asked.in_place:
+    if options.patch and not options.in_place:
         raise UsageError("--patch changes a file in place", hint="add -i, or leave it out")
-    with opened(file, asked.quiet) as checkpoint:
+    with open_checkpoint(file, options.quiet) as checkpoint:
         from paramctl.formats import saving
 
-        nowhere = asked.dry_run and _streams(asked)
-        target = None if nowhere else target_of(checkpoint, asked, form)
+        nowhere = options.dry_run and _streams(options)
+        target = None if nowhere else target_of(checkpoint, options, form)
         made = verb(checkpoint)
-        if asked.dry_run:
-            report(made, asked, plan=saving.plan(made.checkpoint, target, form))
+        if options.dry_run:
+            report(made, options, plan=saving.plan(made.checkpoint, target, form))
         elif target is not None:
-            with progress.bar(asked.quiet) as on_progress:
+            with progress.bar(options.quiet) as on_progress:
                 written = saving.save(made.checkpoint, target, form, on_progress)
-            report(made, asked, written, _streams(asked))
+            report(made, options, written, _streams(options))
 
 
-def target_of(checkpoint: Checkpoint, asked: Asked, form: AnyFormat | None) -> Target:
+def target_of(checkpoint: Checkpoint, options: WriteOptions, form: AnyFormat | None) -> Target:
     """Where to write. Raises UsageError where nothing was said and a terminal would get it."""
     from paramctl.files import file_writer, targets
     from paramctl.formats import registry, saving
 
     own = form or registry.BY_NAME[checkpoint.format]
-    if asked.output == "":
+    if options.output == "":
         raise UsageError("-o names no file", hint="give -o FILE, or -o - for standard output")
-    if asked.output is not None and asked.in_place:
+    if options.output is not None and options.in_place:
         raise UsageError("-o and -i contradict each other", hint="give one of them")
-    if asked.in_place:
+    if options.in_place:
         if checkpoint.sources[0].path is None:
             raise UsageError("has no place to write back to", hint="give -o FILE in place of -i")
-        return _checked(targets.InPlace(checkpoint.sources[0], asked.patch), checkpoint, own)
-    if _streams(asked):
+        return _checked(targets.InPlace(checkpoint.sources[0], options.patch), checkpoint, own)
+    if _streams(options):
         if registry.as_set(own):
             saving.check_target(targets.Stream(1), checkpoint, own)
         if output.stdout_is_terminal():
@@ -88,15 +118,15 @@ def target_of(checkpoint: Checkpoint, asked: Asked, form: AnyFormat | None) -> T
         stream = targets.Stream(output.take_over())
         file_writer.check_stream(stream, checkpoint.sources)
         return stream
-    path = Path(asked.output or "")
+    path = Path(options.output or "")
     usual = registry.by_suffix(path, own.NAME)
     if usual is not None and usual is not own:
         hint = f"name it {path.stem}{own.SUFFIXES[0]}" if form else f"run 'paramctl convert' to make {path.name}"
         raise UsageError(f"'{path.suffix}' is a suffix of {usual.NAME} files, and this would be {own.NAME}", hint=hint)
-    if names_folder(asked.output) and not registry.as_set(own):
+    if names_folder(options.output) and not registry.as_set(own):
         hint = "name a file for -o, or run 'paramctl convert' to make a set of shards"
-        raise UsageError("is a directory, and this would be one file", hint=hint, file=asked.output or "")
-    return _checked(targets.NewFile(path, asked.force), checkpoint, own)
+        raise UsageError("is a directory, and this would be one file", hint=hint, file=options.output or "")
+    return _checked(targets.NewFile(path, options.force), checkpoint, own)
 
 
 def names_folder(output: str | None) -> bool:
@@ -111,16 +141,18 @@ def _checked(target: Target, checkpoint: Checkpoint, form: AnyFormat) -> Target:
     return target
 
 
-def _streams(asked: Asked) -> bool:
-    return not asked.in_place and asked.output in (None, STDIN, "/dev/stdout")
+def _streams(options: WriteOptions) -> bool:
+    return not options.in_place and options.output in (None, STDIN, "/dev/stdout")
 
 
-def report(made: Edit, asked: Asked, written: int = 0, streamed: bool = False, plan: Plan | None = None) -> None:
+def report(
+    made: Edit, options: WriteOptions, written: int = 0, streamed: bool = False, plan: Plan | None = None
+) -> None:
     """Say what changed: on standard error for people; `--json` on standard output, unless it is taken.
 
     Where nothing was written, `plan` says what would have been.
     """
-    if asked.json:
+    if options.json:
         document = {
             "schema": 1,
             "seed": made.seed,
@@ -133,17 +165,17 @@ def report(made: Edit, asked: Asked, written: int = 0, streamed: bool = False, p
             output.note(json_text.json_text(document))
         else:
             output.json(document)
-            for line in () if asked.quiet else _notes(made):
+            for line in () if options.quiet else _notes(made):
                 output.note(line)
         return
-    if asked.quiet:
+    if options.quiet:
         return
     for line in _lines(made):
         output.note(line)
     if plan:
         output.note(f"nothing was written (dry run); {_planned(plan)}")
         return
-    where = "standard output" if streamed else asked.output or "in place"
+    where = "standard output" if streamed else options.output or "in place"
     output.note(f"wrote {text.human_bytes(written)} {'' if where == 'in place' else 'to '}{text.escape(where)}")
 
 

@@ -60,7 +60,7 @@ def json_number(value: float) -> float | str:
     return value if abs(value) != float("inf") else "Infinity" if value > 0 else "-Infinity"
 
 
-def _json_lines(document: object) -> Iterator[str]:
+def json_document(document: object) -> Iterator[str]:
     """The document over lines that people can read: what holds nothing deep stays on one line."""
     stack: list[tuple[Iterator[tuple[str, object]], str]] = []
     indent, prefix, value = "", "", document

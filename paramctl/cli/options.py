@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from paramctl.cli import output, progress, text
+from paramctl.cli.completion import complete_path
 from paramctl.errors import ParamctlError, UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ STDIN = "-"
 
 
 @contextmanager
-def opened(file: str | None, quiet: bool = False) -> Iterator[Checkpoint]:
+def open_checkpoint(file: str | None, quiet: bool = False) -> Iterator[Checkpoint]:
     """The checkpoint that FILE names, or the one on standard input; an error inside says which it was.
 
     Raises UsageError where neither was given.
@@ -32,16 +32,16 @@ def opened(file: str | None, quiet: bool = False) -> Iterator[Checkpoint]:
     from paramctl.formats import opening
 
     try:
-        recovered(file, quiet)
+        undo_interrupted_change(file, quiet)
         with progress.bar(quiet) as on_progress:
             checkpoint = opening.open(file, on_progress)
         yield checkpoint
     except ParamctlError as error:
-        error.file = error.file or called(file)
+        error.file = error.file or display_name(file)
         raise
 
 
-def recovered(file: str, quiet: bool = False) -> bool:
+def undo_interrupted_change(file: str, quiet: bool = False) -> bool:
     """Whether a change of FILE that was interrupted had to be undone, which is said."""
     from paramctl.formats import opening
 
@@ -53,7 +53,7 @@ def recovered(file: str, quiet: bool = False) -> bool:
     return nbytes > 0
 
 
-def chosen(checkpoint: Checkpoint, selections: list[str] | None) -> frozenset[int] | None:
+def selected_positions(checkpoint: Checkpoint, selections: list[str] | None) -> frozenset[int] | None:
     """Positions of the params that `--layer` names, or None where it was not given."""
     if not selections:
         return None
@@ -70,67 +70,17 @@ def single_threaded() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
-def one_of(flags: Mapping[str, bool]) -> None:
+def check_exclusive(flags: Mapping[str, bool]) -> None:
     """Raise UsageError if several of the options were given that exclude one another."""
     given = [name for name, value in flags.items() if value]
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} exclude one another", hint="give one of them")
 
 
-def called(file: str) -> str:
+def display_name(file: str) -> str:
     """What people call the file."""
     return "standard input" if file == STDIN else file
 
-
-# --- shell completion --------------------------------------------------------------------------
-
-# Typer's scripts put candidates on the command line as they are (the one for zsh even evaluates
-# them), so a name is offered only if no shell reads anything into it.
-_HARMLESS = re.compile(r"[\w./:@%+=,-][\w ./:@%+=,-]*")
-
-
-def complete_path(ctx: typer.Context, incomplete: str) -> list[str]:
-    """The layers and params inside the file named on the line; none where anything is amiss."""
-    # An option that still lacks its value keeps Typer from reading the arguments: FILE is left over.
-    file = ctx.params.get("file") or next(iter(ctx.args), None)
-    if not isinstance(file, str) or file == STDIN:
-        return []
-    from paramctl.files.sources import open_source
-    from paramctl.formats import opening, registry
-
-    try:
-        # To undo an interrupted change is not for a TAB key.
-        checkpoint = registry.read(open_source(opening.locate(file)))
-    except (ParamctlError, OSError, ValueError, RecursionError, MemoryError):
-        return []
-    names = {name: None for param in checkpoint.params for name in _next_names(param.path, incomplete)}
-    return [_unsplit(name) for name in names if _HARMLESS.fullmatch(name)]
-
-
-def _next_names(path: str, incomplete: str) -> Iterator[str]:
-    """The layer that `incomplete` leads to next on its way to `path`, and the path itself."""
-    if path.startswith(incomplete):
-        dot = path.find(".", len(incomplete))
-        if dot >= 0:
-            yield path[:dot]
-        yield path
-
-
-def _unsplit(name: str) -> str:
-    """`name` such that bash takes it for one word; the other shells see to that themselves."""
-    words = os.environ.get("COMP_WORDS", "").rsplit("\n", 1)
-    quoted = words[-1][:1] in ("'", '"')
-    return name if not words[0] or quoted else name.replace(" ", "\\ ")
-
-
-def complete_scheme(incomplete: str) -> list[str]:
-    """The names of all schemes."""
-    from paramctl.schemes.scheme import SCHEMES
-
-    return [name for name in SCHEMES if name.startswith(incomplete)]
-
-
-# --- arguments and options ---------------------------------------------------------------------
 
 # No callback for FILE: where there is no candidate, every shell completes the names of files, and
 # quotes them as it should.

@@ -15,12 +15,11 @@ from collections.abc import Iterable
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from paramctl.cli.json_text import _json_lines, json_text
-from paramctl.cli.text import BARS, _spelled
+from paramctl.cli.json_text import json_document, json_text
+from paramctl.cli.text import BARS, escape_char
 from paramctl.errors import FileError
 
 if TYPE_CHECKING:
-
     pass
 
 When = Literal["auto", "always", "never"]
@@ -108,7 +107,7 @@ def _to_ascii(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     lost = error.object[error.start : error.end]
-    return "".join(_ASCII.get(c) or _spelled(c) for c in lost), error.end
+    return "".join(_ASCII.get(c) or escape_char(c) for c in lost), error.end
 
 
 codecs.register_error("paramctl", _to_ascii)
@@ -125,10 +124,10 @@ def write(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
-        silence()
+        discard_output()
         raise ReaderGone from None
     except OSError as error:
-        silence()
+        discard_output()
         raise FileError(f"cannot write: {error.strerror}", file="standard output") from None
 
 
@@ -146,7 +145,7 @@ def take_over() -> int:
     return fd
 
 
-def silence() -> None:
+def discard_output() -> None:
     """Send what is still buffered for standard output nowhere; else Python complains at its end."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
@@ -199,7 +198,7 @@ def colored(rows: Iterable[Line]) -> None:
 
 def json(document: object) -> None:
     """Write one JSON document. NaN and the infinities become strings."""
-    lines(_json_lines(document))
+    lines(json_document(document))
 
 
 def json_lines(documents: Iterable[object]) -> None:

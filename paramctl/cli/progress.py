@@ -27,7 +27,7 @@ def bar(quiet: bool = False) -> Iterator[ProgressCallback]:
         return
     shown = _Bar()
     try:
-        yield shown.tell
+        yield shown.update
     finally:
         shown.stop()
 
@@ -40,7 +40,7 @@ class _Bar:
         self._progress: Progress | None = None
         self._what = ""
 
-    def tell(self, what: str, done: int, total: int | None) -> None:
+    def update(self, what: str, done: int, total: int | None) -> None:
         """Show that `done` of `total` bytes are done."""
         now = time.monotonic()
         if self._progress is None:

@@ -10,7 +10,6 @@ from math import floor, log10
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-
     pass
 
 
@@ -29,7 +28,7 @@ def escape(text: str, limit: int | None = LIMIT) -> str:
         text = elide(text, limit)
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else _spelled(c) for c in text)
+    return "".join(c if c.isprintable() else escape_char(c) for c in text)
 
 
 def sentence(text: str) -> str:
@@ -53,7 +52,7 @@ def cut(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: max(width - 1, 0)]}…"
 
 
-def _spelled(c: str) -> str:
+def escape_char(c: str) -> str:
     named = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
     n = ord(c)
     return named.get(c) or (f"\\x{n:02x}" if n < 0x100 else f"\\u{n:04x}" if n < 0x10000 else f"\\U{n:08x}")

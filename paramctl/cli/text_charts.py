@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 HEIGHT = 8  # lines of a chart, of eight levels each
 WIDEST = 8  # columns of one bar
 LEAST = 10  # columns that a chart keeps, however narrow the terminal
-FILLED = BARS[-1]
 BELOW = log10(0.5)  # where a logarithmic scale of counts begins, so that 1 can be seen
 
 
@@ -41,7 +40,7 @@ def thinned(values: Sequence[float | None], most: int) -> list[float | None]:
     return [sum(part) / len(part) if part else None for part in parts]
 
 
-def shares(values: Sequence[float | None]) -> list[float | None]:
+def relative_heights(values: Sequence[float | None]) -> list[float | None]:
     """How far each value lies from the lowest, 0, to the highest, 1; halfway where they are all the same."""
     known = [value for value in values if value is not None]
     low, high = min(known, default=0.0), max(known, default=0.0)
@@ -51,7 +50,7 @@ def shares(values: Sequence[float | None]) -> list[float | None]:
 
 def sparkline(values: Sequence[float | None]) -> str:
     """Values as bars of eight heights, the lowest as the least of them; a gap where there is none."""
-    return "".join(" " if share is None else BARS[int(share * 7 + 0.5)] for share in shares(values))
+    return "".join(" " if share is None else BARS[int(share * 7 + 0.5)] for share in relative_heights(values))
 
 
 def _histogram(bars: Bars, width: int, log: bool) -> Iterator[Line]:
@@ -62,20 +61,20 @@ def _histogram(bars: Bars, width: int, log: bool) -> Iterator[Line]:
     if not bars.counts:
         return
     most = f"{max(bars.counts):,}"
-    counts, edges = _merged(bars, max(width - len(most) - 2, LEAST))
+    counts, edges = _merged_bins(bars, max(width - len(most) - 2, LEAST))
     most = f"{max(counts):,}"
-    levels = [_share(count, max(counts), log) for count in counts]
+    levels = [_height_of_count(count, max(counts), log) for count in counts]
     yield from _columns(levels, most, "0" if not log else "", edges[0], edges[-1], width)
 
 
-def _merged(bars: Bars, room: int) -> tuple[list[int], list[float]]:
+def _merged_bins(bars: Bars, room: int) -> tuple[list[int], list[float]]:
     """The counts and edges of as few bins joined into one as make them fit."""
     join = -(-len(bars.counts) // room)
     counts = [sum(bars.counts[i : i + join]) for i in range(0, len(bars.counts), join)]
     return counts, [*bars.edges[:-1:join], bars.edges[-1]]
 
 
-def _share(count: int, most: int, log: bool) -> float | None:
+def _height_of_count(count: int, most: int, log: bool) -> float | None:
     """How high a count stands, from 0 to 1; None where there is nothing."""
     if not count:
         return None
@@ -90,15 +89,15 @@ def _curve(curve: Curve, width: int, log: bool) -> Iterator[Line]:
     if not known:
         yield _caption("no values", width)
         return
-    low, high = _apart(*(10**end if log else end for end in (min(known), max(known))))
+    low, high = _distinct_texts(*(10**end if log else end for end in (min(known), max(known))))
     gutter = max(len(low), len(high))
-    drawn = shares(thinned(values, max(width - gutter - 2, LEAST)))
+    drawn = relative_heights(thinned(values, max(width - gutter - 2, LEAST)))
     levels = [None if share is None else (1 + share * (8 * HEIGHT - 1)) / (8 * HEIGHT) for share in drawn]
     bottom = low if high != low else ""
     yield from _columns(levels, high, bottom, curve.places[0], curve.places[-1], width)
 
 
-def _apart(low: float, high: float) -> tuple[str, str]:
+def _distinct_texts(low: float, high: float) -> tuple[str, str]:
     """Two numbers with as many digits as it takes to tell them apart."""
     texts = ((f"{low:.{digits}g}", f"{high:.{digits}g}") for digits in range(4, 17))
     return next((pair for pair in texts if pair[0] != pair[1]), (number(low), number(high)))
@@ -117,7 +116,7 @@ def _columns(
         yield Line((f"{label:>{gutter}} │", blocks), ("dim", "cyan"))
     room = each * len(levels)
     yield Line((f"{bottom:>{gutter}} └{'─' * room}",), ("dim",))
-    yield Line((" " * (gutter + 2) + _ends(first, last, room),), ("dim",))
+    yield Line((" " * (gutter + 2) + _scale_ends(first, last, room),), ("dim",))
 
 
 def _block(eighths: int) -> str:
@@ -125,7 +124,7 @@ def _block(eighths: int) -> str:
     return " " if eighths <= 0 else BARS[min(eighths, 8) - 1]
 
 
-def _ends(first: float, last: float, room: int) -> str:
+def _scale_ends(first: float, last: float, room: int) -> str:
     """The numbers that a scale begins and ends with, and zero where it lies between them."""
     low, high = number(first), number(last)
     if first == last:

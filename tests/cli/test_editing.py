@@ -430,7 +430,7 @@ LINES: list[tuple[list[str], int, str]] = [
     (["init", "net.pt", "-s", "none.py", *OUT], 2,
      "net.pt: none.py needs the name of a function in it; write none.py:FUNCTION"),
     (["init", "net.pt", "--seed", "-1", *OUT], 2,
-     "invalid value for '--seed': -1 is not in the range x>=0; see 'paramctl init --help'"),
+     "--seed must be a whole number, 0 or more; see 'paramctl init --help'"),
     (["init", "net.pt", "-i", *OUT], 2, "net.pt: -o and -i contradict each other; give one of them"),
     (["init", "net.pt", "-o", "net.pt"], 2, "net.pt: exists already; add -f to replace it"),
     (["init", "net.pt", "-o", "out.safetensors"], 2,

@@ -176,7 +176,7 @@ def test_a_file_that_is_to_be_replaced_is_recovered_too(run: ChangedRange, model
 
 
 def test_completion_undoes_nothing(model: Path) -> None:
-    from paramctl.cli.options import complete_path
+    from paramctl.cli.completion import complete_path
 
     interrupted(model, half_of_it)
     line = SimpleNamespace(params={"file": str(model)}, args=[])

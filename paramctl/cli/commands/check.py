@@ -10,7 +10,7 @@ import typer
 
 from paramctl import __version__
 from paramctl.cli import output, progress, tables
-from paramctl.cli.options import STDIN, Color, FileArgument, Json, Quiet, called, one_of, single_threaded
+from paramctl.cli.options import STDIN, Color, FileArgument, Json, Quiet, check_exclusive, display_name, single_threaded
 from paramctl.cli.output import Line
 from paramctl.cli.text import counted, escape, sentence
 from paramctl.errors import ParamctlError, UsageError
@@ -52,7 +52,7 @@ def check(
       paramctl check model.pt --only safety
       paramctl check model.pt --json | jq -r '.safety[].globals[].name'
     """
-    one_of({"--json": as_json, "--sarif": sarif})
+    check_exclusive({"--json": as_json, "--sarif": sarif})
     groups = _groups(only)
     if file is None and output.stdin_is_terminal():
         raise UsageError("no checkpoint was named", hint="name a FILE, or pipe one in and name '-' or nothing")
@@ -64,7 +64,7 @@ def check(
         with progress.bar(quiet) as on_progress:
             report = check(file, groups, on_progress)
     except ParamctlError as error:
-        error.file = error.file or called(file)
+        error.file = error.file or display_name(file)
         raise
     if as_json:
         output.json(_document(report))
@@ -75,7 +75,7 @@ def check(
     else:
         output.lines(_lines(report))
     if not quiet:
-        output.note(f"{escape(called(report.file))}: {_summary(report, groups)}")
+        output.note(f"{escape(display_name(report.file))}: {_summary(report, groups)}")
     raise typer.Exit(_exit_code(report, strict))
 
 

@@ -6,7 +6,17 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from paramctl.cli import json_text, output, tables, text
-from paramctl.cli.options import Color, FileArgument, Json, JsonLines, Layers, Tsv, chosen, one_of, opened
+from paramctl.cli.options import (
+    Color,
+    FileArgument,
+    Json,
+    JsonLines,
+    Layers,
+    Tsv,
+    check_exclusive,
+    open_checkpoint,
+    selected_positions,
+)
 from paramctl.cli.output import Line
 from paramctl.model.checkpoint import dims
 
@@ -34,9 +44,9 @@ def ls(
       paramctl ls model.pt | awk -F'\\t' '$3 == "float16"' | cut -f1
       paramctl ls model.pt --jsonl | jq -r 'select(.numel > 1e6).path'
     """
-    one_of({"--tsv": as_tsv, "--json": as_json, "--jsonl": as_json_lines})
-    with opened(file) as checkpoint:
-        positions = chosen(checkpoint, layer)
+    check_exclusive({"--tsv": as_tsv, "--json": as_json, "--jsonl": as_json_lines})
+    with open_checkpoint(file) as checkpoint:
+        positions = selected_positions(checkpoint, layer)
         listed = range(len(checkpoint.params)) if positions is None else sorted(positions)
         if as_json:
             output.json(_document(checkpoint, listed, positions))

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from paramctl.cli import output, text
-from paramctl.cli.options import STDIN, recovered
+from paramctl.cli.options import STDIN, undo_interrupted_change
 from paramctl.errors import ParamctlError, UsageError
 from paramctl.files.sources import open_source
 
@@ -28,7 +28,7 @@ def recover(
     from paramctl.formats import opening
 
     try:
-        undone = recovered(file)
+        undone = undo_interrupted_change(file)
         open_source(opening.locate(file))
     except ParamctlError as error:
         error.file = error.file or file

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from paramctl.cli import output, tables
-from paramctl.cli.options import Color, Json, complete_scheme
+from paramctl.cli.completion import complete_scheme
+from paramctl.cli.options import Color, Json
 from paramctl.cli.output import Line
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from paramctl.cli import output, progress, text
-from paramctl.cli.options import Color, FileArgument, Json, opened, single_threaded
+from paramctl.cli.options import Color, FileArgument, Json, open_checkpoint, single_threaded
 from paramctl.cli.output import Line
 from paramctl.compare.tie_candidates import command
 from paramctl.formats.registry import BY_NAME
@@ -49,7 +49,7 @@ def ties(
 
     if equal:
         single_threaded()
-    with opened(file) as checkpoint:
+    with open_checkpoint(file) as checkpoint:
         groups, overlapping = tuple(checkpoint.groups()), overlaps(checkpoint)
         alike = _equal(checkpoint) if equal else ()
         if as_json:
