@@ -1,4 +1,4 @@
-"""What a check can find in a checkpoint, and how much it matters."""
+"""Define the findings of a check, and how severe they are."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ NOT_READ = "not-read"  # the rule that says that a check says nothing
 
 
 class Finding(NamedTuple):
-    """One thing that was found: `rule` names its kind for programs, `path` the param it is about, if it is about one.
+    """One finding: `rule` names its kind for programs, `path` the param it is about, if any.
 
-    An `error` is damage or danger, a `warning` is hardly ever meant, a `note` is worth knowing and nothing
-    is wrong with it. `what` says it in words; `file` is told where a checkpoint has several.
+    An `error` is damage or danger, a `warning` is hardly ever intended, a `note` is worth knowing but nothing is
+    wrong. `what` describes it; `file` is given if a checkpoint has several files.
     """
 
     level: Level

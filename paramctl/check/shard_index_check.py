@@ -1,4 +1,4 @@
-"""What the index of a sharded set says of its shards that is not so."""
+"""Check that the index of a sharded set and its shards agree."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from paramctl.model.checkpoint import Checkpoint
 
 
 class Shard(NamedTuple):
-    """What is to be remembered of a shard: its paths, and those of them that are not tied to another in it.
+    """A summary of a shard: its paths, and its `own` paths, which are not tied to another in it.
 
-    `nbytes` counts the bytes of tied params once, `all_nbytes` as often as they are named. `is_sound` says that
-    its bytes are right as far as that can be seen.
+    `nbytes` counts the bytes of tied params once, `all_nbytes` under each name. `is_sound` tells that no damage was
+    found.
     """
 
     file: str
@@ -37,7 +37,7 @@ class Shard(NamedTuple):
 
     @staticmethod
     def of(file: str, checkpoint: Checkpoint | None, findings: Iterable[Finding]) -> Shard:
-        """The shard that a checkpoint is, or one that cannot be read."""
+        """Return the summary of a checkpoint, or of a shard that cannot be read."""
         if checkpoint is None:
             return Shard(file)
         own = [param for i, param in enumerate(checkpoint.params) if i not in checkpoint.tied_to]
@@ -54,7 +54,7 @@ class Shard(NamedTuple):
 
 
 def against(index: Index, shards: Sequence[Shard]) -> Iterator[Finding]:
-    """What an index says of shards, those of them that can be read, that is not so."""
+    """Report where the index and the readable shards disagree."""
     if not index.weight_map:
         yield Finding("error", "integrity", "shard-index", None, "the index names no tensors")
     named: dict[str, set[str]] = {}
@@ -80,7 +80,7 @@ def against(index: Index, shards: Sequence[Shard]) -> Iterator[Finding]:
 
 
 def unnamed(index: Index) -> Iterator[Finding]:
-    """Files beside an index that are called as its shards are, but for the numbers, and that it does not name."""
+    """Report files beside an index that are named like its shards, but for the numbers, and not listed."""
     named = set(index.shards)
     calls = set(map(_without_numbers, named))
     for name in sorted(path.name for path in index.folder.iterdir()):
@@ -90,6 +90,7 @@ def unnamed(index: Index) -> Iterator[Finding]:
 
 
 def _without_numbers(name: str) -> str:
+    """Return a file name with its numbers as zeros."""
     return _NUMBERS.sub("0", EDITION.sub("", name))
 
 
@@ -97,7 +98,7 @@ _NUMBERS = re.compile("[0-9]+")
 
 
 def copies(folder: Path, shards: Sequence[Shard]) -> Iterator[Finding]:
-    """Embeddings that the configuration beside a set says are one tensor, and that are two."""
+    """Report embeddings that the configuration beside a set declares to be one tensor, and that differ."""
     if not says_tied(folder):
         return
     holder = {path: shard for shard in shards for path in shard.paths}
@@ -107,6 +108,7 @@ def copies(folder: Path, shards: Sequence[Shard]) -> Iterator[Finding]:
 
 
 def _differing(folder: Path, file: str, path: str, other_file: str, other: str) -> Iterator[Finding]:
+    """Report the difference of two tensors of a set."""
     try:
         a = registry.read(open_source(str(folder / file)))
         b = a if file == other_file else registry.read(open_source(str(folder / other_file)))
@@ -117,4 +119,5 @@ def _differing(folder: Path, file: str, path: str, other_file: str, other: str) 
 
 
 def _position(checkpoint: Checkpoint, path: str) -> int:
+    """Return the position of the param of that path."""
     return next(i for i, param in enumerate(checkpoint.params) if param.path == path)

@@ -1,4 +1,4 @@
-"""The command line: its commands, and the one place where an error becomes an exit code."""
+"""Run the command line: its commands, and the one place where an error becomes an exit code."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _UsageMistake: type[Exception] = typer.BadParameter.__bases__[0]
 
 
 class Commands(TyperGroup):
-    """The table of commands, each built when it is asked for."""
+    """The table of commands, each built when it is needed."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.commands: Any = dict.fromkeys((*LOOK, *CHANGE))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command of that name, or None."""
+        """Return the command of that name, or None."""
         if cmd_name not in self.commands:
             return None
         if self.commands[cmd_name] is None:
@@ -62,7 +62,7 @@ class Commands(TyperGroup):
 
 @contextmanager
 def _translate_interruptions() -> Iterator[None]:
-    """Let main say why a command ended: Typer would end with a code of its own and say nothing."""
+    """Turn a closed pipe and Ctrl-C into our own exceptions, as Typer would hide the reason and the exit code."""
     try:
         yield
     except BrokenPipeError:
@@ -73,6 +73,7 @@ def _translate_interruptions() -> Iterator[None]:
 
 
 def _build(name: str) -> Any:
+    """Return the Typer command of that name."""
     one = typer.Typer(add_completion=False, rich_markup_mode=None)
     one.command(name)(getattr(import_module(f"paramctl.cli.commands.{name}"), name))
     return typer.main.get_command(one)
@@ -86,6 +87,7 @@ app = typer.Typer(
 
 
 def _print_version(wanted: bool) -> None:
+    """Print the version and end."""
     if wanted:
         output.write(f"paramctl {__version__}\n")
         raise typer.Exit
@@ -138,12 +140,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: list[str]) -> int:
+    """Run the command line and return its exit code."""
     code = typer.main.get_command(app).main(args, prog_name="paramctl", standalone_mode=False)
     return code if isinstance(code, int) else 0
 
 
 def _take_debug(args: list[str]) -> bool:
-    """Whether `--debug` was given, before the command or after it; it is removed."""
+    """Remove `--debug`, before or after the command, and return whether it was given."""
     end = args.index("--") if "--" in args else len(args)
     if "--debug" not in args[:end]:
         return False
@@ -152,7 +155,7 @@ def _take_debug(args: list[str]) -> bool:
 
 
 def _explain(error: BaseException) -> int:
-    """Say in one line what went wrong and return the exit code for it."""
+    """Print in one line what went wrong and return the exit code for it."""
     match error:
         case output.ReaderGone():
             return 0
@@ -180,6 +183,7 @@ def _explain(error: BaseException) -> int:
 
 
 def _print_error(what: str, hint: str = "", file: str = "", *, code: int) -> int:
+    """Print an error and return its exit code."""
     where = f"{text.escape(file)}: " if file else ""
     todo = f"; {text.sentence(hint)}" if hint else ""
     output.note(f"paramctl: {where}{text.sentence(what)}{todo}")
@@ -187,13 +191,14 @@ def _print_error(what: str, hint: str = "", file: str = "", *, code: int) -> int
 
 
 def _print_usage_error(error: Any) -> int:
+    """Print an error of Typer and return its exit code."""
     message = _number_rule(error) or " ".join(error.format_message().split()).rstrip(".")
     command = error.ctx.command_path if error.ctx else "paramctl"
     return _print_error(message[:1].lower() + message[1:], f"see '{command} --help'", code=2)
 
 
 def _number_rule(error: Any) -> str:
-    """Return which numbers an option takes, if its value is none of them; else ""."""
+    """Return the numbers that an option takes, in words, if its value is the error; else ""."""
     option: Any = getattr(error, "param", None)
     kind: Any = getattr(option, "type", None)
     if type(error) is not typer.BadParameter or not hasattr(kind, "min"):
@@ -204,6 +209,7 @@ def _number_rule(error: Any) -> str:
 
 
 def _file_of(error: OSError) -> str:
+    """Return the name of the file that an error is about, or ""."""
     return str(error.filename) if error.filename is not None else ""
 
 
@@ -214,15 +220,15 @@ _SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.S
 def _signals() -> Iterator[None]:
     """Turn the signals that end a command into an exception, so that it cleans up on its way out.
 
-    One that was ignored from the start stays so: that is how `nohup` works.
+    A signal that was ignored from the start stays ignored: that is how `nohup` works.
     """
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        """End whatever is being done."""
+        """Raise Stopped."""
         raise Stopped(signum)
 
     def resend(lost: sys.UnraisableHookArgs) -> None:
-        """A finalizer cannot be stopped: ask once more, where somebody hears it."""
+        """Send the signal again if it arrived in a finalizer, where an exception is lost."""
         if isinstance(lost.exc_value, Stopped):
             signal.raise_signal(lost.exc_value.signum)
         else:

@@ -16,7 +16,7 @@ _HARMLESS = re.compile(r"[\w./:@%+=,-][\w ./:@%+=,-]*")
 
 
 def complete_path(ctx: typer.Context, incomplete: str) -> list[str]:
-    """The layers and params inside the file named on the line; none where anything is amiss."""
+    """Return the layers and params inside the file named on the line; none if there is any error."""
     # An option that still lacks its value keeps Typer from reading the arguments: FILE is left over.
     file = ctx.params.get("file") or next(iter(ctx.args), None)
     from paramctl.files.sources import STDIN, open_source
@@ -35,7 +35,7 @@ def complete_path(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def _next_names(path: str, incomplete: str) -> Iterator[str]:
-    """The layer that `incomplete` leads to next on its way to `path`, and the path itself."""
+    """Yield the next layer from `incomplete` on the way to `path`, and the path itself."""
     if path.startswith(incomplete):
         dot = path.find(".", len(incomplete))
         if dot >= 0:
@@ -44,14 +44,14 @@ def _next_names(path: str, incomplete: str) -> Iterator[str]:
 
 
 def _unsplit(name: str) -> str:
-    """`name` such that bash takes it for one word; the other shells see to that themselves."""
+    """Return `name` so that bash takes it for one word; other shells do so themselves."""
     words = os.environ.get("COMP_WORDS", "").rsplit("\n", 1)
     quoted = words[-1][:1] in ("'", '"')
     return name if not words[0] or quoted else name.replace(" ", "\\ ")
 
 
 def complete_scheme(incomplete: str) -> list[str]:
-    """The names of all schemes."""
+    """Return the names of all schemes that begin so."""
     from paramctl.schemes.scheme import SCHEMES
 
     return [name for name in SCHEMES if name.startswith(incomplete)]

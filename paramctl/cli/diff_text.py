@@ -20,12 +20,13 @@ SHORT = 60  # characters of a scalar on a terminal
 
 
 def lines(found: Difference) -> Iterator[str]:
+    """Yield the tab-separated lines."""
     for row in _cells(found):
         yield "\t".join(escape(cell, None) for cell in row)
 
 
 def _cells(found: Difference) -> Iterator[tuple[str, ...]]:
-    """What each line says, the biggest change first."""
+    """Yield the cells of each line, the biggest change first."""
     for row in _by_size(found.changed):
         sides = () if row.what == "values" else (_side(row.before, "x"), _side(row.after, "x"))
         figures = _in_full(row.figures) if row.figures else ()
@@ -42,22 +43,24 @@ def _cells(found: Difference) -> Iterator[tuple[str, ...]]:
 
 
 def _in_full(figures: Distance) -> tuple[str, ...]:
+    """Return all figures with all digits."""
     from dataclasses import astuple
 
     return tuple(map(repr, astuple(figures)))
 
 
 def _side(side: tuple[int, ...] | str, times: str) -> str:
+    """Return a shape or dtype as text."""
     return side if isinstance(side, str) else times.join(map(str, side))
 
 
 def _value(side: tuple[object, ...]) -> str:
-    """A value as JSON; nothing where there is none."""
+    """Return a value as JSON; "" if there is none."""
     return json_text.json_text(side[0]) if side else ""
 
 
 def page(found: Difference) -> Iterator[Line]:
-    """The summary, and a table for each way in which things differ."""
+    """Yield the summary and a table for each kind of difference."""
     yield from (Line((part,), ("bold",)) for part in tables.wrapped(summary(found), 0))
     changed = _by_size(found.changed)
     values = [row for row in changed if row.what == "values"]
@@ -85,7 +88,7 @@ def page(found: Difference) -> Iterator[Line]:
 
 
 def _table(header: Sequence[str], rows: Iterable[tuple[str, ...]], align: str, styles: Sequence[str]) -> Iterator[Line]:
-    """An empty line, the header, and the rows, the first cell of each a path; nothing without rows."""
+    """Yield an empty line, the header and the rows, whose first cells are paths; nothing without rows."""
     shown = [(_shown(row[0]), *row[1:]) for row in rows]
     if not shown:
         return
@@ -94,7 +97,7 @@ def _table(header: Sequence[str], rows: Iterable[tuple[str, ...]], align: str, s
 
 
 def summary(found: Difference) -> str:
-    """What differs, in one sentence."""
+    """Return the differences in one sentence."""
     if not found.compared:
         return f"no tensor is in both files: {len(found.added):,} added, {len(found.removed):,} removed"
     parts = [f"{found.compared - found.equal:,} of {counted(found.compared, 'tensor')} changed"]
@@ -106,7 +109,7 @@ def summary(found: Difference) -> str:
 
 
 def _biggest(changed: Sequence[Changed]) -> str:
-    """Where values are furthest apart, if any are compared."""
+    """Return where values are furthest apart, in words, or ""."""
     for row in _by_size(changed):
         if row.figures and row.figures.count:
             size = "is not finite," if row.figures.nonfinite else _short(row.figures.max_abs)
@@ -115,12 +118,13 @@ def _biggest(changed: Sequence[Changed]) -> str:
 
 
 def _by_size(changed: Sequence[Changed]) -> list[Changed]:
-    """The biggest change first: what has no figures, then what is not finite, then by the largest distance.
+    """Return the changes, the biggest first: without figures, then not finite, then by the largest distance.
 
-    Whole numbers come behind other values, what an optimizer remembers behind all: counts of steps would come first.
+    Integers come after other values, and optimizer state after everything, or else counts of steps would come first.
     """
 
     def size(row: Changed) -> tuple[bool, bool, bool, bool, float]:
+        """Return the sort key of a change."""
         figures = row.figures
         spoiled = figures is not None and figures.nonfinite > 0
         return row.kind != "optimizer", not row.counts, figures is None, spoiled, figures.max_abs if figures else 0
@@ -129,7 +133,7 @@ def _by_size(changed: Sequence[Changed]) -> list[Changed]:
 
 
 def _figures(row: Changed) -> tuple[str, ...]:
-    """The largest distance, the mean, the relative one, and how many values differ."""
+    """Return the largest distance, the mean, the relative one, and how many values differ."""
     if row.figures is None:
         return ("",) * 4
     sizes = (row.figures.max_abs, row.figures.mean_abs, row.figures.max_rel)
@@ -137,15 +141,17 @@ def _figures(row: Changed) -> tuple[str, ...]:
 
 
 def _short(size: float) -> str:
+    """Return a number with few digits."""
     return f"{size:.4g}"
 
 
 def _nonfinite(row: Changed) -> str:
+    """Return how many values are not finite, in words, or ""."""
     return f"{row.figures.nonfinite:,} not finite" if row.figures and row.figures.nonfinite else ""
 
 
 def _rounding(row: Changed) -> str:
-    """What to know of values of two dtypes."""
+    """Return the remark on values of two dtypes."""
     if row.figures is None:
         return "not compared"
     if not row.figures.count:
@@ -154,21 +160,26 @@ def _rounding(row: Changed) -> str:
 
 
 def _arrow(row: Changed) -> str:
+    """Return `before → after`."""
     before, after = (side if isinstance(side, str) else dims(side) for side in (row.before, row.after))
     return f"{before} → {after}"
 
 
 def _listed(params: Sequence[Param]) -> list[tuple[str, ...]]:
+    """Return the cells of tensors that are in one file only."""
     return [(param.path, param.dtype.name, dims(param.shape)) for param in params]
 
 
 def _before_after(entries: Sequence[ChangedEntry]) -> list[tuple[str, ...]]:
+    """Return the cells of scalars or metadata."""
     return [(row.path, f"{_brief(row.before)} → {_brief(row.after)}") for row in entries]
 
 
 def _brief(side: tuple[object, ...]) -> str:
+    """Return a value as short JSON, or `none`."""
     return elide(_value(side), SHORT) if side else "none"
 
 
 def _shown(path: str) -> str:
+    """Return a path as it is printed."""
     return escape(path) or "."

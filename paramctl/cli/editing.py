@@ -1,4 +1,4 @@
-"""What every command that changes a checkpoint has in common: where it writes, and its report."""
+"""Run a command that writes a checkpoint: open it, edit it, write the result, and report."""
 
 from __future__ import annotations
 
@@ -74,9 +74,9 @@ def writes(without: Sequence[str] = ()) -> Callable[[Callable[..., None]], Calla
 def edit(
     file: str | None, options: WriteOptions, verb: Callable[[Checkpoint], Edit], form: AnyFormat | None = None
 ) -> None:
-    """Open FILE, apply `verb`, write the result where it was asked for, and report.
+    """Open FILE, apply `verb`, write the result to the target of `options`, and report.
 
-    The place to write to is checked first, so that nobody waits for a draw that has nowhere to go.
+    The target is checked first, so that no work is done for a result that cannot be written.
     """
     if options.patch and not options.in_place:
         raise UsageError("--patch changes a file in place", hint="add -i, or leave it out")
@@ -95,7 +95,7 @@ def edit(
 
 
 def target_of(checkpoint: Checkpoint, options: WriteOptions, form: AnyFormat | None) -> Target:
-    """Where to write. Raises UsageError where nothing was said and a terminal would get it."""
+    """Return where to write. Raises UsageError if no target was given and standard output is a terminal."""
     from paramctl.files import file_writer, targets
     from paramctl.formats import registry, saving
 
@@ -130,11 +130,12 @@ def target_of(checkpoint: Checkpoint, options: WriteOptions, form: AnyFormat | N
 
 
 def names_folder(output: str | None) -> bool:
-    """Whether what was said of the output names a directory, there or not."""
+    """Return whether the given output names a directory, existing or not."""
     return output is not None and output.endswith("/")
 
 
 def _checked(target: Target, checkpoint: Checkpoint, form: AnyFormat) -> Target:
+    """Return the target. Raises an error if it cannot be written."""
     from paramctl.formats import saving
 
     saving.check_target(target, checkpoint, form)
@@ -142,15 +143,16 @@ def _checked(target: Target, checkpoint: Checkpoint, form: AnyFormat) -> Target:
 
 
 def _streams(options: WriteOptions) -> bool:
+    """Return whether the result goes to standard output."""
     return not options.in_place and options.output in (None, STDIN, "/dev/stdout")
 
 
 def report(
     made: Edit, options: WriteOptions, written: int = 0, streamed: bool = False, plan: Plan | None = None
 ) -> None:
-    """Say what changed: on standard error for people; `--json` on standard output, unless it is taken.
+    """Print the changes: for people on standard error, with `--json` on standard output unless that is the result.
 
-    Where nothing was written, `plan` says what would have been.
+    `plan` is given if nothing was written.
     """
     if options.json:
         document = {
@@ -180,6 +182,7 @@ def report(
 
 
 def _plan_object(plan: Plan) -> dict[str, object]:
+    """Return the JSON object of a plan."""
     return {
         "method": plan.method,
         "bytes_read": plan.read,
@@ -189,7 +192,7 @@ def _plan_object(plan: Plan) -> dict[str, object]:
 
 
 def _planned(plan: Plan) -> str:
-    """What a write would do, in words."""
+    """Return the plan in words."""
     made, read = map(text.human_bytes, (plan.made, plan.read))
     if plan.method == "patch":
         return f"would change up to {made} in place and read {read}"
@@ -200,6 +203,7 @@ def _planned(plan: Plan) -> str:
 
 
 def _lines(made: Edit) -> Iterator[str]:
+    """Yield the lines of the report."""
     yield from _change_lines(made.changed[:REPORT_LINES])
     if len(made.changed) > REPORT_LINES:
         yield f"… and {len(made.changed) - REPORT_LINES:,} more; --json lists all"
@@ -215,11 +219,12 @@ def _lines(made: Edit) -> Iterator[str]:
 
 
 def _notes(made: Edit) -> Iterator[str]:
+    """Yield the notes of an edit."""
     return (f"note: {text.sentence(note)}" for note in made.notes)
 
 
 def _change_lines(changes: Sequence[Change]) -> Iterator[str]:
-    """One line a change: path and what was done to it in columns, then its fans and what is tied to it."""
+    """Yield a line for each change: path and change in columns, then fans and ties."""
     paths = [text.escape(change.path) or "." for change in changes]
     hows = [_LONG_NUMBER.sub(_shortened, text.escape(change.how)) for change in changes]
     columns = [min(max(map(text.cell_width, cells), default=0), WIDEST) for cells in (paths, hows)]
@@ -231,6 +236,7 @@ def _change_lines(changes: Sequence[Change]) -> Iterator[str]:
 
 
 def _names(paths: Sequence[str], most: int) -> str:
+    """Return paths in words, at most `most` of them."""
     return some([text.escape(path) or "." for path in paths], most)
 
 
@@ -238,4 +244,5 @@ _LONG_NUMBER = re.compile(r"\d+\.\d{6,}(?:e-?\d+)?")  # a drawn bound; --json ha
 
 
 def _shortened(number: re.Match[str]) -> str:
+    """Return a number with few digits."""
     return f"{float(number[0]):.5g}"

@@ -1,4 +1,4 @@
-"""The arguments and options that commands share, so that a signature reads like a sentence."""
+"""Define the arguments and options that commands share, and open the checkpoint that a command names."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ STDIN = "-"
 
 @contextmanager
 def open_checkpoint(file: str | None, quiet: bool = False) -> Iterator[Checkpoint]:
-    """The checkpoint that FILE names, or the one on standard input; an error inside says which it was.
+    """Open the checkpoint that FILE names, or the one on standard input; errors inside name the file.
 
-    Raises UsageError where neither was given.
+    Raises UsageError if neither is given.
     """
     if file is None:
         if output.stdin_is_terminal():
@@ -42,7 +42,7 @@ def open_checkpoint(file: str | None, quiet: bool = False) -> Iterator[Checkpoin
 
 
 def undo_interrupted_change(file: str, quiet: bool = False) -> bool:
-    """Whether a change of FILE that was interrupted had to be undone, which is said."""
+    """Undo an interrupted change of FILE, report it, and return whether there was one."""
     from paramctl.formats import opening
 
     with progress.bar(quiet) as on_progress:
@@ -54,7 +54,7 @@ def undo_interrupted_change(file: str, quiet: bool = False) -> bool:
 
 
 def selected_positions(checkpoint: Checkpoint, selections: list[str] | None) -> frozenset[int] | None:
-    """Positions of the params that `--layer` names, or None where it was not given."""
+    """Return the positions of the params that `--layer` names, or None if it was not given."""
     if not selections:
         return None
     from paramctl.model.selection import select
@@ -66,19 +66,19 @@ def selected_positions(checkpoint: Checkpoint, selections: list[str] | None) -> 
 
 
 def single_threaded() -> None:
-    """Keep numpy's BLAS from starting threads, which cost more than they gain on blocks; numpy is not imported yet."""
+    """Keep numpy's BLAS from starting threads, which cost more than they gain on blocks; call before numpy loads."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def check_exclusive(flags: Mapping[str, bool]) -> None:
-    """Raise UsageError if several of the options were given that exclude one another."""
+    """Raise UsageError if several options were given that exclude one another."""
     given = [name for name, value in flags.items() if value]
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} exclude one another", hint="give one of them")
 
 
 def display_name(file: str) -> str:
-    """What people call the file."""
+    """Return the name of the file for people."""
     return "standard input" if file == STDIN else file
 
 

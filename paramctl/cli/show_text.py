@@ -27,7 +27,7 @@ _RAW = {"quantized": "stored integers", "bits": "raw bits"}
 
 
 class Page:
-    """Says of each entry what is known, as lines."""
+    """The lines of the entries of one checkpoint."""
 
     def __init__(self, checkpoint: Checkpoint, full: bool, precision: int) -> None:
         self.checkpoint = checkpoint
@@ -37,7 +37,7 @@ class Page:
 
     @cached_property
     def about(self) -> Mapping[int, tuple[Observed, ...]]:
-        """The gradients and moments that are stored for each param."""
+        """The gradients and moments stored for each param."""
         from paramctl.model.optimizer_state import observed
 
         return observed(self.checkpoint)
@@ -48,7 +48,7 @@ class Page:
         return Counter(param.storage for param in self.checkpoint.params)
 
     def lines(self, named: list[Named]) -> Iterator[Line]:
-        """The entries one after the other, an empty line between them."""
+        """Yield the lines of the entries, with an empty line between entries."""
         for number, (entry, index) in enumerate(named):
             if number:
                 yield Line(("",), ("",))
@@ -58,14 +58,14 @@ class Page:
                 yield from self.scalar(entry)
 
     def scalar(self, leaf: Leaf) -> Iterator[Line]:
-        """The lines of an entry that is no tensor."""
+        """Yield the lines of an entry that is not a tensor."""
         yield Line((cli_text.escape(leaf.path) or ".",), ("bold",))
         kind = "object" if leaf.is_object else type(leaf.value).__name__
         yield _fact("kind", "none" if leaf.value is None else kind)
         yield _fact("value", cli_text.escape(json_text.json_text(leaf.value), None if self.full else cli_text.LIMIT))
 
     def param(self, at: int, index: Index) -> Iterator[Line]:
-        """The lines of a tensor: what is known of it, its values, and those of its components."""
+        """Yield the lines of a tensor: its facts, its values, and those of its components."""
         from paramctl.model.indexing import index_text
 
         param = self.checkpoint.params[at]
@@ -79,7 +79,7 @@ class Page:
             yield from self.values(part, ())
 
     def facts(self, at: int, param: Param) -> Iterator[tuple[str, str]]:
-        """What is known of a param besides its values."""
+        """Yield the facts of a param, with a label each."""
         yield "kind", param.kind
         yield "dtype", param.dtype.name
         yield "shape", f"{dims(param.shape)}  ({_size(param)})"
@@ -99,7 +99,7 @@ class Page:
         yield from self.sharing(at)
 
     def observations(self, at: int, param: Param) -> Iterator[tuple[str, str]]:
-        """What is stored for a param beside it: its gradient, and what an optimizer remembers."""
+        """Yield the gradient and the optimizer's moments of a param, with a label each."""
         if param.kind == "optimizer":
             return
         stored = stored_for(self.checkpoint, at, self.about)
@@ -110,7 +110,7 @@ class Page:
                 yield "optimizer", f"{cli_text.escape(one.name)} ({self.path(one.at)})"
 
     def sharing(self, at: int) -> Iterator[tuple[str, str]]:
-        """The params it is tied to, and those that merely share some of its bytes."""
+        """Yield the params it is tied to, and those that share some of its bytes."""
         from paramctl.model.sharing import group_of, overlapping
 
         if self.users[self.checkpoint.params[at].storage] < 2:
@@ -123,11 +123,11 @@ class Page:
             yield "overlaps", ", ".join(views)
 
     def path(self, at: int) -> str:
-        """A param's path as it is printed."""
+        """Return a param's path as it is printed."""
         return cli_text.escape(self.checkpoint.params[at].path) or "."
 
     def values(self, param: Param, index: Index) -> Iterator[Line]:
-        """The values, or why there are none to print."""
+        """Yield the lines of the values, or the reason why there are none."""
         from paramctl.values.preview import preview, text_lines
 
         if param.storage is None:
@@ -143,7 +143,7 @@ class Page:
             yield Line((f"  {line}",), ("",))
 
     def remark(self, param: Param, shown: Preview) -> str:
-        """What to know before reading the values."""
+        """Return the remark above the values."""
         words = [_RAW[param.dtype.category]] if param.dtype.category in _RAW and not param.quantizer else []
         if not shown.is_whole:
             words.append("edges only" if not self.full else "they repeat (stride 0): edges only")
@@ -155,7 +155,7 @@ class Page:
 
 
 def stored_for(checkpoint: Checkpoint, at: int, about: Mapping[int, tuple[Observed, ...]]) -> tuple[Observed, ...]:
-    """What is stored about a param; for a tied one, what it lacks may be kept with the first of its group."""
+    """Return the gradient and moments of a param; those it lacks may be stored for the first of its ties."""
     own = about.get(at, ())
     names = {one.name for one in own}
     leader = checkpoint.tied_to.get(at, at)
@@ -163,7 +163,7 @@ def stored_for(checkpoint: Checkpoint, at: int, about: Mapping[int, tuple[Observ
 
 
 def stored_elements(param: Param) -> tuple[int, str] | None:
-    """How many elements, rows or blocks a sparse tensor stores, as torch counts them, and in words; else None."""
+    """Return how many elements, rows or blocks a sparse tensor stores, as a number and in words; else None."""
     if not param.layout.startswith("sparse_") or not param.components:
         return None
     values = param.components[-1].shape
@@ -176,19 +176,22 @@ def stored_elements(param: Param) -> tuple[int, str] | None:
 
 
 def _fact(label: str, text: str) -> Line:
+    """Return the line of a fact."""
     return Line((f"  {label:<15}", text), ("dim", "dim" if label == "values" else ""))
 
 
 def _rule(quantizer: Quantizer) -> str:
-    """How stored integers become values, in a few words."""
+    """Return how stored integers become values, in a few words."""
     if quantizer.scale is None:
         return f"{quantizer.scheme}, axis {quantizer.axis}"
     return f"{quantizer.scheme}, scale {quantizer.scale!r}, zero point {quantizer.zero_point}"
 
 
 def _what(part: Param) -> str:
+    """Return dtype and shape, in words."""
     return f"{part.dtype.name}  {dims(part.shape)}"
 
 
 def _size(param: Param) -> str:
+    """Return the numbers of values and bytes, in words."""
     return f"{cli_text.counted(param.numel, 'value')}, {cli_text.human_bytes(param.nbytes)}"

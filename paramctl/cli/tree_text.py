@@ -31,7 +31,7 @@ _Row = tuple[str, str, tuple[str, ...], str, str]
 
 
 class Rows:
-    """Walks a tree and says its rows, without recursion."""
+    """The rows of a tree, made without recursion."""
 
     def __init__(self, folds: Folds | None, depth: int | None) -> None:
         self._folds = folds
@@ -42,7 +42,7 @@ class Rows:
         self._layers: dict[tuple[int, int], tuple[str, ...]] = {}
 
     def of(self, root: Node, checkpoint: Checkpoint) -> list[_Row]:
-        """The row of the file, and those of everything in it."""
+        """Return the row of the file, and those of everything in it."""
         what = f"{checkpoint.format}  {_class(root)}" if root.module else checkpoint.format
         rows: list[_Row] = [("", cli_text.escape(display_name(checkpoint.file)), ("", ""), what, "")]
         stack = [("", self._children(root, 0), 0)]
@@ -67,21 +67,24 @@ class Rows:
         return rows
 
     def _below(self, child: Child | Fold, level: int) -> Sequence[Child | Fold]:
+        """Return the children of a layer or of the first of folded blocks."""
         node = child.first if isinstance(child, Fold) else child
         return self._children(node, level) if isinstance(node, Node) else ()
 
     def _children(self, node: Node, level: int) -> Sequence[Child | Fold]:
+        """Return the children to print at that level."""
         if self._depth is not None and level >= self._depth:
             return ()
         return node.children if self._folds is None else self._folds.children(node)
 
     def _parts(self, tensor: Tensor) -> Sequence[Child | Fold]:
-        """What a composite tensor is made of, where everything is to be seen."""
+        """Return the components of a composite tensor, if nothing is folded."""
         if self._folds is not None:
             return ()
         return [trees.part(component) for component in tensor.param.components]
 
     def _tensor(self, guide: str, tensor: Tensor) -> _Row:
+        """Return the row of a tensor."""
         look = tensor.look
         shown = self._tensors.get(look)
         if shown is None:
@@ -91,6 +94,7 @@ class Rows:
         return guide, name, facts, "", remark
 
     def _other(self, guide: str, child: Node | Scalar | Fold) -> _Row:
+        """Return the row of a layer, a scalar or folded blocks."""
         if isinstance(child, Scalar):
             return guide, self._shown(child.name), (), _value(child.value), ""
         if isinstance(child, Fold):
@@ -105,12 +109,13 @@ class Rows:
         return guide, name, self._sums(child), _class(child), self._moments(child)
 
     def _moments(self, node: Node, more: str = "") -> str:
-        """Of which param an optimizer keeps its moments in a layer; empty where there are none."""
+        """Return the param whose optimizer moments a layer holds, in words, or ""."""
         if node.moments_of is None:
             return ""
         return f"moments of {cli_text.escape(node.moments_of, self._limit) or '.'}{more}"
 
     def _sums(self, node: Node) -> tuple[str, ...]:
+        """Return the numbers of values and bytes of a layer."""
         sums = self._layers.get((node.numel, node.nbytes))
         if sums is None:
             numbers = (f"{node.numel:,}", cli_text.human_bytes(node.nbytes)) if node.numel else ("", "")
@@ -118,10 +123,12 @@ class Rows:
         return sums
 
     def _shown(self, name: str) -> str:
+        """Return a name as it is printed."""
         shown = self._names[name] = cli_text.escape(name, self._limit) or '""'
         return shown
 
     def _remark(self, look: Look) -> str:
+        """Return the remark on a tensor: buffer, layout, tie."""
         words = ["buffer"] if look.kind == "buffer" else []
         if look.layout != "strided":
             words.append(look.layout)
@@ -131,14 +138,17 @@ class Rows:
 
 
 def _facts(look: Look) -> tuple[str, ...]:
+    """Return dtype, shape, values and bytes of a tensor."""
     return look.dtype, dims(look.shape), f"{look.numel:,}", cli_text.human_bytes(look.nbytes)
 
 
 def _class(node: Node) -> str:
+    """Return the class of a layer as it is printed."""
     return cli_text.escape(node.module.text) if node.module else ""
 
 
 def _value(value: object) -> str:
+    """Return a scalar as it is printed."""
     try:
         return cli_text.escape(str(value))
     except ValueError:  # an integer of thousands of digits
@@ -146,7 +156,7 @@ def _value(value: object) -> str:
 
 
 class Layout:
-    """Aligns rows. Off a terminal nothing is cut; on one, guides, then remarks, then names give way to what follows."""
+    """Align rows. Off a terminal nothing is cut; on a terminal guides, remarks, then names are cut to fit."""
 
     def __init__(self, rows: Sequence[_Row], terminal: int | None) -> None:
         facts = {row[2] for row in rows}
@@ -173,7 +183,7 @@ class Layout:
         self._joined = {fact: "".join(cells) for fact, cells in self._aligned.items()}
 
     def _wanted(self, rows: Sequence[_Row], middle: int) -> int:
-        """How wide the names are with their guides; a layer's, which has its class behind it, may reach to its sums."""
+        """Return the width of the names with their guides; a layer's class may reach up to its sums."""
         names = (len(self._guide(row[0])) + cli_text.cell_width(row[1]) for row in rows if len(row[2]) != 2)
         layers = (
             len(self._guide(row[0])) + cli_text.cell_width(row[1]) + (len(row[3]) and len(row[3]) + 2)
@@ -186,11 +196,11 @@ class Layout:
         )
 
     def _guide(self, guide: str) -> str:
-        """The lines before a name; on a narrow terminal half as wide, two columns a level."""
+        """Return the lines before a name; on a narrow terminal two columns a level instead of four."""
         return "".join(f"{guide[i]} " for i in range(0, len(guide), 4)) if self._narrow else guide
 
     def text(self, row: _Row) -> str:
-        """The row as a plain line."""
+        """Return the row as a plain line."""
         guide, name, facts, text, remark = row
         if self._terminal is not None or not (name.isascii() and text.isascii()):
             return "".join(self.line(row).cells).rstrip()
@@ -203,7 +213,7 @@ class Layout:
         return f"{start}{self._joined[facts]}{remark}".rstrip()
 
     def line(self, row: _Row) -> output.Line:
-        """The row as cells, each with its style."""
+        """Return the row as cells with styles."""
         if len(row[2]) == 2:
             return self._layer(row)
         guide, name, facts, text, remark = row
@@ -221,6 +231,7 @@ class Layout:
         return output.Line((guide, name, f"  {text}"), _SCALAR)
 
     def _layer(self, row: _Row) -> output.Line:
+        """Return the row of a layer as cells with styles."""
         guide, name, facts, text, remark = row
         guide = self._guide(guide)
         room = self._to_sums - len(guide)
@@ -236,11 +247,12 @@ class Layout:
 
 
 def _style(remark: str) -> str:
+    """Return the style of a remark."""
     return "magenta" if "=" in remark else "dim"
 
 
 def _aligned(facts: tuple[str, ...], widths: list[int]) -> tuple[str, ...]:
-    """Dtype, shape, values and bytes of a tensor, or values and bytes of a layer, padded."""
+    """Return the facts of a tensor or the sums of a layer, padded."""
     if not facts:
         return ()
     columns = zip(facts, "<<>>"[-len(facts) :], widths[-len(facts) :], strict=True)

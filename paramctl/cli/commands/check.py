@@ -1,4 +1,4 @@
-"""`paramctl check`: whether a checkpoint is sound, its values plausible, and loading it harmless."""
+"""`paramctl check`: check whether a checkpoint is sound, its values plausible, and loading it harmless."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def check(
 
 
 def _exit_code(report: Report, strict: bool) -> int:
-    """1 where something is wrong, 3 where nobody can tell, 0 else."""
+    """Return 1 if something is wrong, 3 if that cannot be known, else 0."""
     from paramctl.findings import NOT_READ
 
     failed = {finding.rule for finding in report.findings if strict or finding.level != "note"}
@@ -88,6 +88,7 @@ def _exit_code(report: Report, strict: bool) -> int:
 
 
 def _groups(only: list[str] | None) -> tuple[Group, ...]:
+    """Return the groups to check. Raises UsageError for a name that is not a group."""
     from paramctl.findings import GROUPS
 
     for name in only or ():
@@ -97,7 +98,7 @@ def _groups(only: list[str] | None) -> tuple[Group, ...]:
 
 
 def _summary(report: Report, groups: tuple[Group, ...]) -> str:
-    """How much was found, and in what."""
+    """Return the number of findings of each level, in one line."""
     counts = Counter(finding.level for finding in report.findings)
     found = [counted(counts[level], level) for level in LEVELS if counts[level]]
     where = counted(report.tensors, "tensor") + (f" in {report.files:,} files" if report.files > 1 else "")
@@ -106,11 +107,12 @@ def _summary(report: Report, groups: tuple[Group, ...]) -> str:
 
 
 def _sorted(report: Report) -> list[Finding]:
-    """Errors first, then warnings, then notes; each in the order in which they were found."""
+    """Return the findings: errors, warnings, then notes, each in the order in which they were found."""
     return sorted(report.findings, key=lambda finding: LEVELS.index(finding.level))
 
 
 def _listing(report: Report) -> Iterator[Line]:
+    """Yield the lines for a terminal."""
     styles = {"error": "bold red", "warning": "yellow", "note": "dim"}
     for finding in _sorted(report):
         where = [finding.file, finding.path if finding.path != "" else "."]
@@ -124,12 +126,14 @@ def _listing(report: Report) -> Iterator[Line]:
 
 
 def _lines(report: Report) -> Iterator[str]:
+    """Yield the tab-separated lines."""
     for finding in _sorted(report):
         words = (finding.level, finding.group, finding.rule, finding.file, finding.path or "", finding.what)
         yield "\t".join(escape(word, None) for word in words)
 
 
 def _document(report: Report) -> dict[str, object]:
+    """Return the JSON document."""
     return {
         "schema": 1,
         "file": report.file,
@@ -149,7 +153,10 @@ def _document(report: Report) -> dict[str, object]:
 
 
 def _sarif(report: Report) -> dict[str, Any]:
-    """Reference: https://docs.oasis-open.org/sarif/sarif/v2.1.0/."""
+    """Return the SARIF document.
+
+    Reference: https://docs.oasis-open.org/sarif/sarif/v2.1.0/.
+    """
     from paramctl.findings import RULES
 
     rules = [{"id": rule, "shortDescription": {"text": text}} for rule, text in RULES.items()]
@@ -163,6 +170,7 @@ def _sarif(report: Report) -> dict[str, Any]:
 
 
 def _result(file: str, finding: Finding) -> dict[str, Any]:
+    """Return one finding as SARIF has it."""
     from pathlib import Path
     from urllib.parse import quote
 

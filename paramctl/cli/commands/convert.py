@@ -1,4 +1,4 @@
-"""`paramctl convert`: carry a checkpoint into another format."""
+"""`paramctl convert`: write a checkpoint in another format."""
 
 from __future__ import annotations
 
@@ -85,6 +85,7 @@ def convert(
 
 
 def _form(output: str | None, to: str | None) -> AnyFormat:
+    """Return the format to write. Raises UsageError if neither --to nor the suffix tells it."""
     from paramctl.formats import registry
 
     if to is not None:

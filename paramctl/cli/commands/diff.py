@@ -1,4 +1,4 @@
-"""`paramctl diff`: what differs between two checkpoints."""
+"""`paramctl diff`: show the differences between two checkpoints."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def diff(
 def _report(
     found: Difference, a: Checkpoint, b: Checkpoint, unused: list[Rename], as_json: bool, color: output.When
 ) -> None:
-    """Print what was found: the rows, and remarks on it."""
+    """Print the differences and remarks on them."""
     if as_json:
         output.json(_document(found, a, b))
     elif found and output.stdout_is_terminal():
@@ -136,7 +136,7 @@ def _report(
 
 
 def _chosen(a: Checkpoint, b: Checkpoint, layers: list[str] | None, quiet: bool) -> Chosen | None:
-    """What `--layer` names in both; what one of them does not have counts as added or removed there."""
+    """Return the params that `--layer` names in both; those missing in one file count as added or removed."""
     from paramctl.compare.diff import Chosen
 
     if not layers:
@@ -151,7 +151,7 @@ def _chosen(a: Checkpoint, b: Checkpoint, layers: list[str] | None, quiet: bool)
 
 
 def _missing(checkpoint: Checkpoint, layer: str) -> NoMatch | None:
-    """Why a selection names nothing in a checkpoint; None if it names something."""
+    """Return the error if a selection names nothing in a checkpoint, else None."""
     from paramctl.model.selection import select
 
     try:
@@ -162,7 +162,7 @@ def _missing(checkpoint: Checkpoint, layer: str) -> NoMatch | None:
 
 
 def _named(checkpoint: Checkpoint, there: list[str], layers: list[str], quiet: bool) -> frozenset[int]:
-    """Positions of what those of `layers` that are `there` name together."""
+    """Return the positions that the selections in `there` name together; `layers` are all that were given."""
     adding = [layer for layer in layers if not layer.startswith("!")]
     if adding and not any(layer in there for layer in adding):
         return frozenset()
@@ -173,6 +173,7 @@ def _named(checkpoint: Checkpoint, there: list[str], layers: list[str], quiet: b
 
 
 def _document(found: Difference, a: Checkpoint, b: Checkpoint) -> dict[str, object]:
+    """Return the JSON document."""
     return {
         "schema": 1,
         "files": [a.file, b.file],
@@ -190,6 +191,7 @@ def _document(found: Difference, a: Checkpoint, b: Checkpoint) -> dict[str, obje
 
 
 def _changed_object(row: Changed) -> dict[str, object]:
+    """Return the JSON object of a changed tensor."""
     from dataclasses import asdict
 
     figures = row.figures
@@ -200,5 +202,6 @@ def _changed_object(row: Changed) -> dict[str, object]:
 
 
 def _noted_object(row: ChangedEntry) -> dict[str, object]:
+    """Return the JSON object of a changed scalar or line of metadata."""
     sides = (("from", row.before), ("to", row.after))
     return {"path": row.path, **{name: side[0] for name, side in sides if side}}

@@ -1,4 +1,4 @@
-"""`paramctl init`: draw chosen params anew."""
+"""`paramctl init`: draw layers anew."""
 
 from __future__ import annotations
 

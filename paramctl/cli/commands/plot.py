@@ -1,4 +1,4 @@
-"""`paramctl plot`: a histogram of values, or a curve of what `track` finds, as a picture or in the terminal."""
+"""`paramctl plot`: draw histograms of values, or curves of the figures of `track`, in a picture or the terminal."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def plot(
 
 
 def _target(out: str, force: bool, named: list[str]) -> NewFile:
-    """Where the picture goes. Raises before any work where it cannot be drawn, or not there."""
+    """Return the file for the picture. Raises an error, before any work, if it cannot be drawn or written."""
     from paramctl.files.file_writer import NewFile
     from paramctl.files.targets import destination
     from paramctl.stats.plot import check_matplotlib, form_of
@@ -108,6 +108,7 @@ def _target(out: str, force: bool, named: list[str]) -> NewFile:
 
 
 def _histograms(file: str | None, selections: list[str], together: bool, log: bool) -> Chart:
+    """Return the chart of histograms."""
     from paramctl.stats.charts import Chart, histograms
     from paramctl.stats.picked_params import pick
 
@@ -127,6 +128,7 @@ def _histograms(file: str | None, selections: list[str], together: bool, log: bo
 
 
 def _curves(files: list[str], selections: list[str], of: str, together: bool, log: bool, order: Order) -> Chart:
+    """Return the chart of curves over a run."""
     from paramctl.stats.charts import FIGURES, Chart, check_figure, curves
     from paramctl.stats.runs import survey
     from paramctl.stats.track import track
@@ -150,7 +152,7 @@ def _curves(files: list[str], selections: list[str], of: str, together: bool, lo
 
 
 def _check_few(params: int) -> None:
-    """Raise UsageError where there are more params than one can look at."""
+    """Raise UsageError if there are too many params for one chart."""
     from paramctl.stats.charts import MAX_PARAMS
 
     if params > MAX_PARAMS:

@@ -1,4 +1,4 @@
-"""`paramctl show`: one or a few params in full, with their values."""
+"""`paramctl show`: show params in full, with their values."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def show(
 
 
 def _named(checkpoint: Checkpoint, text: str) -> list[Named]:
-    """What a PATH[INDEX] names: params, or scalars where there are none."""
+    """Return what PATH[INDEX] names: params, or scalars if there are no params."""
     from paramctl.model.selection import readings, select
     from paramctl.model.suggestions import no_match
 
@@ -99,7 +99,7 @@ def _named(checkpoint: Checkpoint, text: str) -> list[Named]:
 
 
 def _exactly_named(checkpoint: Checkpoint, text: str) -> Named | None:
-    """The one entry whose name looks like something else, such as `@names[0]`, or is empty, as a bare tensor's is."""
+    """Return the entry whose name looks like a pattern, such as `@names[0]`, or is empty, as a bare tensor's is."""
     from paramctl.model.selection import find, find_part
 
     if not text:
@@ -116,7 +116,7 @@ def _exactly_named(checkpoint: Checkpoint, text: str) -> Named | None:
 
 
 def _scalars(checkpoint: Checkpoint, path: str) -> list[Leaf]:
-    """The scalar of that path or position, or those in that layer."""
+    """Return the scalar of that path or position, or those in that layer."""
     from paramctl.model.checkpoint import Leaf
     from paramctl.model.selection import find
 
@@ -144,6 +144,7 @@ def _check(checkpoint: Checkpoint, named: list[Named]) -> None:
 
 
 def _save(checkpoint: Checkpoint, named: list[Named], out: str | None, force: bool) -> None:
+    """Write one tensor as a .npy file."""
     from paramctl.files.file_writer import NewFile, Stream
     from paramctl.values import npy
 
@@ -171,6 +172,7 @@ def _save(checkpoint: Checkpoint, named: list[Named], out: str | None, force: bo
 
 
 def _save_dequantized(checkpoint: Checkpoint, param: Param, index: Index, target: Target) -> None:
+    """Write a quantised tensor as a .npy file of float32."""
     from paramctl.values import npy
     from paramctl.values.quantized import as_float32, narrowed
 
@@ -181,6 +183,7 @@ def _save_dequantized(checkpoint: Checkpoint, param: Param, index: Index, target
 
 
 def _document(checkpoint: Checkpoint, named: list[Named], full: bool) -> dict[str, object]:
+    """Return the JSON document."""
     from paramctl.model.optimizer_state import observed
 
     about = observed(checkpoint)
@@ -193,6 +196,7 @@ def _document(checkpoint: Checkpoint, named: list[Named], full: bool) -> dict[st
 def _object(
     checkpoint: Checkpoint, at: int, index: Index, full: bool, about: Mapping[int, tuple[Observed, ...]]
 ) -> dict[str, object]:
+    """Return the JSON object of a tensor."""
     from paramctl.model.indexing import index_text
 
     param = checkpoint.params[at]
@@ -219,6 +223,7 @@ def _object(
 
 
 def _json_values(checkpoint: Checkpoint, param: Param, index: Index, full: bool) -> dict[str, object]:
+    """Return the values of a tensor, or those at its edges, as JSON has them."""
     from paramctl.values.preview import nested, preview
 
     if param.storage is None:

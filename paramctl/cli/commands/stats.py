@@ -1,4 +1,4 @@
-"""`paramctl stats`: what the values of each tensor are like."""
+"""`paramctl stats`: summarise the values of each tensor."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SPARE = ("tied to", "count", "zeros", "l2", "histogram", "stable rank")  # dropp
 
 
 class StatsRow(NamedTuple):
-    """What is printed of a tensor or a layer: a figure is None where there is none."""
+    """The figures of one tensor or layer; a figure is None if there is none."""
 
     row: Row
     figures: dict[str, int | float | None]
@@ -48,7 +48,7 @@ class StatsRow(NamedTuple):
 
 
 class Reasons(NamedTuple):
-    """Why there are no figures of some tensors, and why how many have no spectrum."""
+    """Why some tensors have no figures, and for each reason how many have no spectrum."""
 
     figures: list[str]
     spectra: Counter[str]
@@ -129,13 +129,14 @@ def stats(
 
 
 def _show(checkpoint: Checkpoint, found: Sequence[StatsRow], spectral: bool, color: output.When) -> None:
+    """Print the table."""
     columns, dropped = tables.without_spare(_columns(checkpoint, found, spectral), SPARE, output.terminal_width())
     output.listing(_table(columns), color)
     tables.note_dropped(dropped)
 
 
 def _note_reasons(reasons: Reasons) -> None:
-    """Say why there are no figures of some tensors."""
+    """Print why some tensors have no figures."""
     for why in reasons.figures[:REASONS]:
         output.note(f"no figures: {text.sentence(why)}")
     if len(reasons.figures) > REASONS:
@@ -146,7 +147,7 @@ def _note_reasons(reasons: Reasons) -> None:
 
 
 def _stats_row(checkpoint: Checkpoint, row: Row, spectral: bool, reasons: Reasons) -> StatsRow:
-    """What is printed of a row; why there is nothing goes to `reasons`."""
+    """Return the figures of a row; record in `reasons` why some are missing."""
     if row.summary.why:
         reasons.figures.append(row.summary.why)
     figures = row.summary.figures._asdict()
@@ -162,7 +163,7 @@ def _stats_row(checkpoint: Checkpoint, row: Row, spectral: bool, reasons: Reason
 
 
 def _sorted(found: Iterable[StatsRow], key: Key | None, reverse: bool) -> list[StatsRow]:
-    """In the order of one figure, largest first, then those that have none; or in that of paths, or of the file."""
+    """Return the rows in the order of a figure, the largest first, or of paths; by default as in the file."""
     kept = list(found)
     if key is None:
         return kept[::-1]
@@ -179,6 +180,7 @@ def _sorted(found: Iterable[StatsRow], key: Key | None, reverse: bool) -> list[S
 
 
 def _object(checkpoint: Checkpoint, found: StatsRow, histogram: bool, spectral: bool) -> dict[str, object]:
+    """Return the JSON object of a row."""
     row = found.row
     if row.at is None:
         about: dict[str, object] = {"path": row.path, "tensors": row.tensors}
@@ -199,6 +201,7 @@ def _object(checkpoint: Checkpoint, found: StatsRow, histogram: bool, spectral: 
 
 
 def _line(checkpoint: Checkpoint, found: StatsRow, spectral: bool) -> str:
+    """Return the tab-separated line of a row."""
     row = found.row
     about = [str(row.tensors), ""]
     if row.at is not None:
@@ -249,11 +252,13 @@ _TITLES = {"nan": "NaN", "l2": "L2"}
 
 
 def _tie(checkpoint: Checkpoint, row: Row) -> str:
+    """Return the path that a tensor is tied to, as it is printed, or ""."""
     leader = None if row.at is None else checkpoint.tied_to.get(row.at)
     return "" if leader is None else f"= {text.escape(checkpoint.params[leader].path) or '.'}"
 
 
 def _bars(found: StatsRow) -> str:
+    """Return the histogram of a row, drawn with characters."""
     moments = found.row.summary.moments
     if not moments.finite:
         return ""

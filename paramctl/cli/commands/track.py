@@ -1,4 +1,4 @@
-"""`paramctl track`: how params move over the checkpoints of a training run."""
+"""`paramctl track`: follow params over the checkpoints of a training run."""
 
 from __future__ import annotations
 
@@ -106,13 +106,13 @@ def track(
 
 
 class CheckpointOpener:
-    """Opens a checkpoint each time it is asked for; the one on standard input, which comes once, is kept."""
+    """Open a checkpoint each time it is needed; the one on standard input is read once and kept."""
 
     def __init__(self) -> None:
         self._piped: Checkpoint | None = None
 
     def __call__(self, file: str) -> Checkpoint:
-        """The checkpoint that FILE names."""
+        """Return the checkpoint that FILE names."""
         if file == STDIN and self._piped is not None:
             return self._piped
         with open_checkpoint(file) as checkpoint:
@@ -121,7 +121,7 @@ class CheckpointOpener:
 
 
 def note_order(run: Run) -> None:
-    """Say what decided the order of a run, where selections matched, and what of them is left out."""
+    """Print how a run is ordered, where selections matched, and which params are left out."""
     if run.under:
         output.note(f"selected inside '{text.escape(run.under)}'")
     if len(run.run_files) > 1 and run.order != "given":
@@ -133,7 +133,7 @@ def note_order(run: Run) -> None:
 
 
 def note_remarks(tracked: Iterator[Tracked]) -> Iterator[Tracked]:
-    """Each checkpoint of a run; what has to be said about it is said."""
+    """Yield each checkpoint of a run, and print the remarks on it."""
     for one in tracked:
         for remark in one.remarks:
             output.note(f"{text.escape(display_name(one.steps[0].file))}: {text.sentence(remark)}")
@@ -144,6 +144,7 @@ def note_remarks(tracked: Iterator[Tracked]) -> Iterator[Tracked]:
 
 
 def _object(step: Step) -> dict[str, object]:
+    """Return the JSON object of a step."""
     return {
         "file": step.file,
         "step": step.step,
@@ -161,6 +162,7 @@ def _object(step: Step) -> dict[str, object]:
 
 
 def _line(step: Step) -> str:
+    """Return the tab-separated line of a step."""
     figures = [getattr(step, name) for name in FIGURES]
     numbers = ["" if number is None else repr(number) for number in (step.step, *figures, *step.moments.values())]
     names = [text.escape(name, None) for name in (step.file, step.path or "")]
@@ -212,7 +214,7 @@ _STYLES = {"file": "bold", "path": "magenta", "step": "dim", "NaN": "red", "infi
 
 
 def _curve(column: Column, at: Sequence[int]) -> str:
-    """How a figure went over the steps, from its lowest to its highest; of names only the path stays."""
+    """Return the curve of a figure over the steps, drawn with characters; for names, the path or ""."""
     if not column.numbers or column.title in UNDRAWN:
         return column.cells[at[0]] if column.title == "path" else ""
     return sparkline(thinned([column.numbers[i] for i in at], max(column.width, POINTS)))

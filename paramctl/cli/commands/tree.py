@@ -1,4 +1,4 @@
-"""`paramctl tree`: what is in a checkpoint, nested as the model is."""
+"""`paramctl tree`: show a checkpoint as a nested tree."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def tree(
 
 
 def _selected(checkpoint: Checkpoint, layers: list[str] | None) -> tuple[frozenset[int] | None, frozenset[str]]:
-    """Positions of the params that `--layer` names, and the paths of scalars and of layers that hold nothing."""
+    """Return the positions of the params that `--layer` names, and the paths of scalars and empty layers."""
     if not layers:
         return None, frozenset()
     at = {id(param): i for i, param in enumerate(checkpoint.params)}
@@ -83,13 +83,14 @@ def _selected(checkpoint: Checkpoint, layers: list[str] | None) -> tuple[frozens
 
 
 def _with_stand_ins(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint with a param within each scalar and each layer that holds nothing, for selections to find."""
+    """Return the checkpoint with a param inside each scalar and empty layer, for selections to find."""
     from dataclasses import replace
 
     from paramctl.model.checkpoint import Param
     from paramctl.model.dtypes import BY_NAME
 
     def entries() -> Iterator[Param]:
+        """Yield the params and the stand-ins."""
         waiting = [("", child) for child in reversed(trees.build(checkpoint).children)]
         while waiting:
             above, child = waiting.pop()
@@ -110,6 +111,7 @@ _WITHIN = f".{'_' * 300}"
 
 
 def _document(checkpoint: Checkpoint, root: Node, totals: Totals) -> dict[str, object]:
+    """Return the JSON document."""
     return {
         "schema": 1,
         "file": checkpoint.file,
@@ -120,7 +122,7 @@ def _document(checkpoint: Checkpoint, root: Node, totals: Totals) -> dict[str, o
 
 
 def _nested(root: Node) -> dict[str, object]:
-    """The tree as JSON has it. Nothing folds, and nothing recurses."""
+    """Return the tree as JSON has it, without folding and without recursion."""
     document, children = _layer_object(root)
     waiting = [(root, children)]
     while waiting:
@@ -136,6 +138,7 @@ def _nested(root: Node) -> dict[str, object]:
 
 
 def _layer_object(node: Node) -> tuple[dict[str, object], list[object]]:
+    """Return the JSON object of a layer, and its list of children."""
     children: list[object] = []
     found: dict[str, object] = {
         "name": node.name,
@@ -148,6 +151,7 @@ def _layer_object(node: Node) -> tuple[dict[str, object], list[object]]:
 
 
 def _leaf_object(leaf: Tensor | Scalar) -> dict[str, object]:
+    """Return the JSON object of a tensor or scalar."""
     if isinstance(leaf, Tensor):
         return {"name": leaf.name, **json_text.tensor_object(leaf.param, leaf.look.tied_to)}
     return {"name": leaf.name, "value": leaf.value}
