@@ -269,7 +269,7 @@ def test_a_call_that_fails_leaves_the_old_file_or_the_new_one_and_nothing_beside
 
 def test_calls_that_fail_from_some_moment_on_leave_nothing_that_the_next_command_cannot_mend(scene: Scene) -> None:
     for what, fault, error in each_failure(scene, later=True):
-        half = error is not None and "is half changed, and could not be put back" in str(error)
+        half = error is not None and "is half changed, and its old bytes could not be restored" in str(error)
         journals = [name for name in scene.left() if name.endswith("-journal")]
         assert scene.is_old_or_new() or (half and journals), what
         assert not (half and fault.name == "pwrite" and scene.found() == scene.old), what

@@ -1,4 +1,4 @@
-"""Whether a checkpoint is sound (integrity), its values plausible (health), and loading it harmless (safety)."""
+"""Check whether a checkpoint is sound (integrity), its values plausible (health), and loading it harmless (safety)."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from paramctl.progress import ProgressCallback, ignore
 
 
 class Report(NamedTuple):
-    """What was found in a checkpoint, and in how much.
+    """The findings of a checkpoint, and how much was checked.
 
-    `file` is the one that was opened, of a folder its index; `safety` is told of each pickle, by file and record.
+    `file` is the file that was opened, or the index of a folder; `safety` has an entry for each pickle, by file and
+    record.
     """
 
     file: str
@@ -34,7 +35,7 @@ class Report(NamedTuple):
 
 
 class _Checked(NamedTuple):
-    """What was found in one file, and what it holds, if it can be read."""
+    """The findings of one file, and its checkpoint, if it can be read."""
 
     findings: list[Finding]
     safety: list[tuple[str, Safety]]
@@ -44,8 +45,8 @@ class _Checked(NamedTuple):
 def check(name: str, only: Collection[Group] = GROUPS, on_progress: ProgressCallback = ignore) -> Report:
     """Check the file `name` (`-`: standard input), the index of a sharded set, or a folder with one.
 
-    Every byte is read. What cannot be read, because it contradicts its format, or is of a kind that is not
-    read, is a finding like others, whatever `only` says. Raises FileError where there is no file.
+    Every byte is read. A file that contradicts its format, or has an unsupported one, is a finding too, whatever `only`
+    says. Raises FileError if there is no file.
     """
     name = opening.locate(name)
     opening.recover(name, on_progress)
@@ -53,7 +54,7 @@ def check(name: str, only: Collection[Group] = GROUPS, on_progress: ProgressCall
 
 
 def check_source(source: Source, only: Collection[Group] = GROUPS, on_progress: ProgressCallback = ignore) -> Report:
-    """Check a file that is open, or the index of a set. Raises as `check` does."""
+    """Check an open file, or the index of a set. Raises the same errors as `check`."""
     form = registry.of(source)
     if form and form.NAME == sharded.NAME:
         report = _check_set(source, only, on_progress)
@@ -69,7 +70,7 @@ def check_source(source: Source, only: Collection[Group] = GROUPS, on_progress: 
 def _check_one(
     source: Source, only: Collection[Group], on_progress: ProgressCallback, *, is_shard: bool = False
 ) -> _Checked:
-    """What is found in one file; a shard is none that stands for others."""
+    """Return the findings of one file; a shard is read alone, not as its set."""
     form = (registry.single if is_shard else registry.of)(source) if source.size else None
     loading = looked_into(source, form) if "safety" in only else nothing()
     try:
@@ -82,7 +83,7 @@ def _check_one(
 
 
 def _read(source: Source, only: Collection[Group], on_progress: ProgressCallback, is_shard: bool) -> _Checked:
-    """What is found in a file by reading it. Raises FormatError where its listing cannot be read."""
+    """Return the findings that come from reading a file. Raises FormatError if it cannot be listed."""
     checkpoint = (registry.read_single if is_shard else registry.read)(source)
     findings: list[Finding] = []
     try:
@@ -94,7 +95,7 @@ def _read(source: Source, only: Collection[Group], on_progress: ProgressCallback
 
 
 def _about(loading: Loading, found: _Checked, only: Collection[Group]) -> Iterator[Finding]:
-    """What there is to say of a file's pickles, but for what reading the file has said of them already."""
+    """Yield the findings about a file's pickles, unless reading the file reported the same."""
     if found.checkpoint is not None:
         if all(finding.rule != "checksum" for finding in found.findings):  # which says why a pickle is damaged
             yield from loading.damaged
@@ -106,7 +107,7 @@ def _about(loading: Loading, found: _Checked, only: Collection[Group]) -> Iterat
 def _sound(
     checkpoint: Checkpoint, only: Collection[Group], on_progress: ProgressCallback, is_shard: bool
 ) -> Iterator[Finding]:
-    """What is wrong with the bytes and the values of a file that can be read."""
+    """Yield the findings about the bytes and values of a file that can be read."""
     damaged: set[str] = set()
     if "integrity" in only:
         for finding in registry.BY_NAME[checkpoint.format].audit(checkpoint, on_progress):
@@ -120,13 +121,14 @@ def _sound(
 
 
 def _storages(checkpoint: Checkpoint, path: str | None) -> Iterator[str]:
+    """Yield the keys of the storages of the param of that path."""
     for param in checkpoint.params:
         if path is not None and param.path == path:
             yield from (str(part.storage) for part in (param, *param.components))
 
 
 def _check_set(source: Source, only: Collection[Group], on_progress: ProgressCallback) -> Report:
-    """The report on an index and all its shards."""
+    """Return the report on an index and all its shards."""
     try:
         index = shard_index.read(source)
     except FormatError as error:
@@ -165,8 +167,9 @@ def _lost(error: Exception) -> Finding:
 
 
 def _unchanged(source: Source) -> None:
+    """Raise FileError if the file changed while it was checked."""
     try:
-        source.check_unchanged("what was found may not be true of it")
+        source.check_unchanged("the findings may be out of date")
     except FileError as error:
         error.file = error.file or source.name
         raise

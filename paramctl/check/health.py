@@ -1,4 +1,4 @@
-"""Whether values are what a trained model may hold: NaN, infinities, weights that are all zero or all alike."""
+"""Check that values are plausible in a trained model: NaN, infinities, weights that are all zero or all equal."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def health(
     damaged: Collection[str] = (),
     trust: bool = False,
 ) -> Iterator[Finding]:
-    """What is odd about the values of a checkpoint's params, tied ones read once.
+    """Yield findings about the values of a checkpoint's params; tied ones are read once.
 
-    Storages that are `damaged` are left out; with `trust` the others are known not to be.
+    Storages in `damaged` are skipped; with `trust` the others are known to be sound.
     """
     leaders = [i for i in range(len(checkpoint.params)) if i not in checkpoint.tied_to]
     gradients = gradient_owners(checkpoint)
@@ -53,19 +53,19 @@ def health(
             except FormatError as error:
                 yield Finding("error", "integrity", "checksum", part.path, error.what)
             except Unsupported as error:
-                yield Finding("warning", "health", "unread", part.path, f"was not looked into: {error.what}")
+                yield Finding("warning", "health", "unread", part.path, f"was not checked: {error.what}")
 
 
 def _scale(param: Param) -> Iterator[Finding]:
-    """A quantised tensor whose one scale makes none of its integers a number."""
+    """Yield a finding for a quantised tensor whose scale is not a finite number."""
     scale = param.quantizer.scale if param.quantizer else None
     if scale is not None and not isfinite(scale):
-        what = f"has the scale {scale}, so that its values are no numbers"
+        what = f"has the scale {scale}, so its values are not numbers"
         yield Finding("warning", "health", "nan", param.path, what)
 
 
 def _odd(checkpoint: Checkpoint, scan: Scan, param: Param, learnt: bool) -> Iterator[Odd]:
-    """What is odd about a param. Of what is not `learnt`, such as moments, less is asked."""
+    """Yield findings about a param; fewer rules apply if it is not `learnt`, such as moments."""
     view, times = distinct(param)
     found = census(scan, view)
     is_weight = learnt and _is_weight(param)
@@ -77,11 +77,11 @@ def _odd(checkpoint: Checkpoint, scan: Scan, param: Param, learnt: bool) -> Iter
 
 
 def _values(param: Param, found: Census, times: int, is_weight: bool) -> Iterator[Odd]:
-    """What no tensor should hold."""
+    """Report NaN and infinities, which no tensor should hold."""
     if found.nan:
         yield "warning", "nan", f"{_share(param, found.nan * times)} NaN"
     if found.inf and found.inf == found.count == 1:
-        yield "note", "infinite", "is infinite, as a best score is before the first"
+        yield "note", "infinite", "is infinite, like a best score before training"
     elif found.inf and found.is_mask and not is_weight:
         yield "note", "infinite", f"{_share(param, found.inf * times)} infinite, and all others are zero: a mask?"
     elif found.inf:
@@ -89,24 +89,25 @@ def _values(param: Param, found: Census, times: int, is_weight: bool) -> Iterato
 
 
 def _denormal(param: Param, found: Census, times: int) -> Iterator[Odd]:
+    """Report many denormal values."""
     if found.denormal > DENORMAL * (found.count - found.zeros):
-        precision = f"too small for the whole precision of {param.dtype.name}"
+        precision = f"too small for the full precision of {param.dtype.name}"
         what = f"{_share(param, found.denormal * times)} denormal: {precision}"
         if _name(param) in STATISTICS:
-            yield "note", "denormal", f"{what}, as the statistics of channels that are always zero become"
+            yield "note", "denormal", f"{what}, as is usual for statistics of channels that are always zero"
         else:
             yield "warning", "denormal", what
 
 
 def _share(param: Param, count: int) -> str:
-    """`3 of 100 values are`."""
+    """Return `3 of 100 values are`."""
     if param.numel == 1:
         return "is"
     return f"{count:,} of {param.numel:,} values {'is' if count == 1 else 'are'}"
 
 
 def _is_weight(param: Param) -> bool:
-    """Whether a param is a matrix or kernel that somebody trains; where the file does not say, its name does."""
+    """Return whether a param is a trained matrix or kernel; if the file does not say, its name decides."""
     name = _name(param)
     learnt = param.kind == "parameter" or (param.kind == "tensor" and any(word in name for word in WEIGHTS))
     learnt = learnt and not any(word in name for word in BIASES)
@@ -114,14 +115,14 @@ def _is_weight(param: Param) -> bool:
 
 
 def _weights(checkpoint: Checkpoint, scan: Scan, param: Param, found: Census) -> Iterator[Odd]:
-    """What hardly any trained matrix is."""
+    """Report weights that are zero, constant or have zero rows."""
     if found.zeros == found.count:
         fresh = FRESH in param.path
-        why = ", as those of a LoRA that was never trained" if fresh else ""
+        why = ", like those of an untrained LoRA" if fresh else ""
         yield "note" if fresh else "warning", "all-zero", f"all {found.count:,} weights are zero{why}"
     elif found.constant:
         if _is_ones(checkpoint, param):
-            yield "note", "constant", f"all {found.count:,} weights are 1, as a scale begins"
+            yield "note", "constant", f"all {found.count:,} weights are 1, the initial value of a scale"
             return
         is_matrix = sum(n > 1 for n in param.shape) > 1 or _name(param) == "weight"
         yield "warning" if is_matrix else "note", "constant", f"all {found.count:,} weights are the same"
@@ -130,12 +131,12 @@ def _weights(checkpoint: Checkpoint, scan: Scan, param: Param, found: Census) ->
 
 
 def _is_ones(checkpoint: Checkpoint, param: Param) -> bool:
-    """Whether the first value is one, as where the scale of a normalisation begins."""
+    """Return whether the first value is one, the initial scale of a normalisation."""
     return bool(read_index(checkpoint, param, (0,) * len(param.shape)) == 1)
 
 
 def _judged(param: Param, dead: Sequence[int], is_embedding: bool) -> Odd:
-    """How odd it is that these rows of a weight are all zero."""
+    """Return the finding about rows of a weight that are all zero."""
     rows = param.shape[0]
     numbers = ", ".join(map(str, dead[:ROWS])) + (", …" if len(dead) > ROWS else "")
     what = f"{len(dead):,} of {rows:,} rows {'are' if len(dead) > 1 else 'is'} all zero ({numbers})"
@@ -143,14 +144,14 @@ def _judged(param: Param, dead: Sequence[int], is_embedding: bool) -> Odd:
     if is_embedding and (len(dead) == 1 or at_end):
         return "note", "dead-rows", f"{what}: padding?"
     if len(param.shape) > 2 and len(dead) < FILTERS * rows:
-        return "note", "dead-rows", f"{what}, as some are in fixed transforms"
+        return "note", "dead-rows", f"{what}, as is usual in fixed transforms"
     return "warning", "dead-rows", what
 
 
 def _is_embedding(checkpoint: Checkpoint, param: Param) -> bool:
-    """Whether a weight may have rows that stand for padding, as an embedding has: its class says so, or its name.
+    """Return whether a weight may have rows for padding, like an embedding: its class or its name tells.
 
-    Where neither says anything, as in a state_dict of a Sequential, one without a bias may be.
+    If neither tells, as in a state_dict of a Sequential, a weight without a bias may be one.
     """
     layer = param.path.rpartition(".")[0]
     module = checkpoint.modules.get(layer)
@@ -165,11 +166,12 @@ def _is_embedding(checkpoint: Checkpoint, param: Param) -> bool:
 
 
 def _name(param: Param) -> str:
+    """Return the last name of a param's path, in lower case."""
     return param.path.rpartition(".")[2].lower()
 
 
 def _dead_rows(scan: Scan, param: Param, found: Census) -> list[int]:
-    """The rows of a weight, along its first axis, that are all zero; its values are read again if there may be one."""
+    """Return the rows of a weight that are all zero; its values are read again if there may be one."""
     import numpy as np
 
     rows, length = param.shape[0], prod(param.shape[1:])

@@ -1,4 +1,4 @@
-"""What loading a file would run, as findings: every name its pickles use beyond plain tensors, all at once."""
+"""Report what loading a file would run: every name its pickles use beyond plain tensors."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ BEGIN_AS_PICKLES = ("torch-legacy", "dcp")  # formats of which the first byte is
 
 
 class Loading(NamedTuple):
-    """What is known of each pickle in a file, by the part it is in, and what there is to say of them.
+    """The verdict on each pickle of a file, by the part it is in, and the findings about them.
 
-    `damaged` are those that are no whole pickles, `unread` those whose bytes could not even be had.
+    `damaged` are findings about pickles that are not whole, `unread` about those whose bytes could not be read.
     """
 
     pickles: list[tuple[str, Safety]]
@@ -29,12 +29,12 @@ class Loading(NamedTuple):
 
 
 def nothing() -> Loading:
-    """What is known of a file whose pickles nobody asked about."""
+    """Return an empty result."""
     return Loading([], [], [], [])
 
 
 def looked_into(source: Source, form: AnyFormat | None) -> Loading:
-    """Judge every pickle in a file; where its format is unknown, those that it begins with.
+    """Judge every pickle in a file; in a file of unknown format, those at its beginning.
 
     A text may look like a pickle of old, so that what bears no mark of one counts only where it does harm. So do the
     bytes that a file of another format begins with: whoever unpickles it begins there.
@@ -60,7 +60,7 @@ def _is_dangerous(found: Loading) -> bool:
 
 
 def _refused_whole(found: Loading, why: str) -> Loading:
-    """The same, where torch refuses the file before it looks at any pickle, and why."""
+    """Return the same verdicts, for a file that torch refuses before it reads any pickle."""
     pickles = [(part, safety._replace(refusal=why)) for part, safety in found.pickles]
     others = [finding for finding in found.findings if finding.rule != "weights-only"]
     return found._replace(pickles=pickles, findings=[*others, _refusal(why)])
@@ -76,6 +76,7 @@ def _judge_all(found: Loading, pickles: Iterator[tuple[str, Callable[[], bytes]]
 
 
 def _judge(found: Loading, part: str, read: Callable[[], bytes]) -> None:
+    """Add the verdict on one pickle."""
     try:
         data = read()
     except Exception as error:  # noqa: BLE001 - the others are judged all the same
@@ -114,7 +115,7 @@ def told(error: Exception) -> str:
 
 
 def findings(safety: Safety) -> Iterator[Finding]:
-    """What to know before a pickle is loaded; what does the same is said once, with every name."""
+    """Yield the findings about a pickle; names with the same effect share one finding."""
     alike: dict[tuple[Level, str, str], list[str]] = {}
     for use in safety.uses:
         alike.setdefault((*_weighed(use), use.does), []).append(use.name)
@@ -126,11 +127,12 @@ def findings(safety: Safety) -> Iterator[Finding]:
 
 
 def _refusal(why: str) -> Finding:
+    """Return the finding that torch refuses a pickle."""
     return Finding("note", "safety", "weights-only", None, f"torch.load(weights_only=True) refuses it: {why}")
 
 
 def _weighed(use: Use) -> tuple[Level, str]:
-    """How much it matters what a pickle names, and the rule it falls under."""
+    """Return the level and the rule of a name that a pickle uses."""
     if use.danger == "dangerous":
         return "error", "dangerous"
     is_class = use.name.rpartition(".")[2][:1].isupper()

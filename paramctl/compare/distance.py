@@ -33,7 +33,7 @@ class Tolerance:
     def __post_init__(self) -> None:
         for name, value in (("atol", self.atol), ("rtol", self.rtol)):
             if not (isfinite(value) and value >= 0):
-                raise UsageError(f"{name} is {value}, which is no tolerance", hint="give a number from 0 on")
+                raise UsageError(f"{name} is {value}, not a tolerance", hint="give a number, 0 or more")
 
 
 @dataclass(frozen=True, slots=True)

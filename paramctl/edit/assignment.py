@@ -61,11 +61,13 @@ def parse(checkpoint: Checkpoint, text: str) -> Assignment:
         target = narrow(checkpoint.params[index], part)
         _check_shape(target, value, right)
         if target.dtype.name == PAIRS and (value.param is None or op != "="):
-            what = f"{target.path or '.'} holds pairs of 4-bit floats, and no number is one"
+            what = f"{target.path or '.'} holds pairs of 4-bit floats, and a single number is not a pair"
             raise UsageError(what, hint="'paramctl convert' it to .safetensors first, where each float is a value")
         how = f"{f'[{index_text(part)}] ' if part else ''}{op} {right}"
         return Assignment(text.strip(), index, part, target, op, value, how)
-    raise failure or UsageError(f"'{text}' is no assignment", hint="say PATH[INDEX] = VALUE, or with +=, -=, *=, /=")
+    raise failure or UsageError(
+        f"'{text}' is not an assignment", hint="say PATH[INDEX] = VALUE, or with +=, -=, *=, /="
+    )
 
 
 def _left_side(checkpoint: Checkpoint, left: str) -> tuple[int, Index]:
@@ -80,7 +82,7 @@ def _find_target(checkpoint: Checkpoint, text: str) -> tuple[int, Index]:
     """Return a param and an index; brackets that are part of a name, or a position, are tried first."""
     found, part = find_part(checkpoint, text)
     if isinstance(found, Leaf):
-        raise UsageError(f"{found.path} is no tensor, and set knows tensors only")
+        raise UsageError(f"{found.path} is not a tensor, and set changes tensors only")
     param = checkpoint.params[found]
     check_index(part, param.shape, param.path)
     return found, part
@@ -89,7 +91,7 @@ def _find_target(checkpoint: Checkpoint, text: str) -> tuple[int, Index]:
 def _value(checkpoint: Checkpoint, text: str) -> Value:
     """Return the right side of a statement."""
     if not text:
-        raise UsageError("nothing stands right of the operator", hint="give a number, @file.npy or a PATH")
+        raise UsageError("there is no value right of the operator", hint="give a number, @file.npy or a PATH")
     number = _number(text)
     if number is not None:
         return Value((), number=number)

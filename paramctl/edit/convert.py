@@ -60,7 +60,7 @@ def _too_large_note(kept: Checkpoint, division: Division | None) -> Iterator[str
     """Yield a note if a single tensor is larger than a shard may be."""
     large = [param.path or "." for param in kept.params if division and param.nbytes > division.limit]
     if large:
-        yield f"{some(large)} {'are' if len(large) > 1 else 'is'} larger than that, and no tensor is parted"
+        yield f"{some(large)} {'are' if len(large) > 1 else 'is'} larger than that: tensors are never split"
 
 
 def _written_as(kept: Checkpoint, form: AnyFormat, division: Division | None) -> str:

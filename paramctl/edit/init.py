@@ -65,7 +65,7 @@ def init(
     if seed is None:
         seed = secrets.randbelow(MAX_SEED)
     if type(seed) is not int:
-        raise UsageError(f"the seed {seed!r} is no whole number")
+        raise UsageError(f"the seed {seed!r} is not a whole number")
     bias = _checked_bias(bias)
     model = model_params(checkpoint)
     chosen: dict[int, _Choice] = {}
@@ -176,7 +176,7 @@ def _by_role(spec: Spec, role: str, param: Param, bias: str | None) -> tuple[Spe
     if role == "bias":
         choice = bias or ("" if spec.is_default else "zeros")
         if choice == "keep":
-            return None, "bias kept, as asked"
+            return None, "bias kept as requested"
         if choice == "default":
             return parse("torch-default"), ""
         return (parse(choice), "") if choice else (spec, "")
@@ -193,10 +193,12 @@ def _has_default(param: Param) -> bool:
 def _why_kept(param: Param) -> str:
     """Return the reason why a param is kept."""
     if not param.dtype.is_float and param.dtype.category != "complex":
-        return f"{param.dtype.name} values are no weights"
+        return f"{param.dtype.name} values are not weights"
     if param.kind == "buffer":
         return "a buffer is not learnt"
-    return "neither weight nor bias by name and shape"
+    if param.path.rsplit(".", 1)[-1] in defaults.RUNNING:
+        return "running statistics are kept"
+    return "neither a weight nor a bias, by its name and shape"
 
 
 def _spec_of(text: str, checkpoint: Checkpoint) -> Spec:

@@ -46,10 +46,10 @@ def update_optimizers(before: Checkpoint, edited: Checkpoint, changed: Iterable[
     if found.objects:
         return OptimizerUpdate(edited, (), (STALE,))
     if found.uncertain:
-        return OptimizerUpdate(edited, (), (f"{STALE}; which of it is that of {names} is not certain",))
+        return OptimizerUpdate(edited, (), (f"{STALE}; it is not certain which part belongs to {names}",))
     if found.stale:
         names = _labels(before, {one.owner for one in found.stale if one.owner is not None})
-        return OptimizerUpdate(edited, (), (f"{STALE} of {names}; --reset-optimizer starts it anew",))
+        return OptimizerUpdate(edited, (), (f"{STALE} of {names}; --reset-optimizer resets it",))
     return OptimizerUpdate(edited)
 
 
@@ -113,18 +113,18 @@ def _reset(before: Checkpoint, edited: Checkpoint, found: _Remembered) -> Optimi
     """Return the checkpoint with all stale moments at their start."""
     if found.objects:
         where = some(found.objects, NAMED)
-        what = f"--reset-optimizer cannot reach into {where}: an optimizer that was saved whole, as an object"
+        what = f"--reset-optimizer cannot change {where}: this optimizer was saved whole, as an object"
         raise UsageError(what, hint="leave the option out, or save optimizer.state_dict() from your program")
     if found.uncertain:
         what = (
-            f"which of {some(found.uncertain, NAMED)} is remembered of {_labels(before, found.values)} is not certain"
+            f"it is not certain which of {some(found.uncertain, NAMED)} belongs to {_labels(before, found.values)}"
         )
         raise UsageError(
             f"--reset-optimizer: {what}",
-            hint=f"leave it out, or set what you mean yourself: '{found.uncertain[0]}.exp_avg = 0'",
+            hint=f"leave it out, or set the values yourself: '{found.uncertain[0]}.exp_avg = 0'",
         )
     if not found.stale:
-        return OptimizerUpdate(edited, (), ("no optimizer in this file remembers anything of what changed",))
+        return OptimizerUpdate(edited, (), ("no optimizer in this file has state of the changed params",))
     _check_resettable(before, found.stale)
     numbers = {entry.path: entry.value for entry in before.entries if isinstance(entry, Leaf)}
     storages: dict[str, list[NewValues]] = {}
@@ -149,9 +149,9 @@ def _check_resettable(checkpoint: Checkpoint, stale: tuple[Moment, ...]) -> None
         others = [checkpoint.labels[i] for i in group_of(checkpoint, one.at) if i not in ours]
         if others:
             what = f"--reset-optimizer: {param.path} is one with {some(others, NAMED)}, of params that did not change"
-            raise UsageError(what, hint="part them first with 'paramctl untie'")
+            raise UsageError(what, hint="untie them first with 'paramctl untie'")
         if param.dtype.category not in ("float", "complex") and param.shape not in SCALARS:
-            codes = f"{param.path} holds {param.dtype.name} codes, and which of them is 0 is not known"
+            codes = f"{param.path} holds {param.dtype.name} codes, and the code of 0 is not known"
             raise UsageError(f"--reset-optimizer: {codes}", hint="leave the option out")
 
 
@@ -182,4 +182,4 @@ def _steps_kept(stale: tuple[Moment, ...], numbers: Mapping[str, object]) -> tup
     """Return a note if steps are counted by plain numbers, as torch before 1.12 did: those are kept."""
     layers = dict.fromkeys(one.layer for one in stale)
     kept = [f"{layer}.step" for layer in layers if numbers.get(f"{layer}.step")]
-    return (f"{some(kept, NAMED)} stays as it is: a number, and no tensor",) if kept else ()
+    return (f"{some(kept, NAMED)} is kept: it is a plain number, not a tensor",) if kept else ()

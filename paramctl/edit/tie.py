@@ -72,7 +72,7 @@ def untie(checkpoint: Checkpoint, *paths: str) -> Edit:
         byteorder = checkpoint.storages[str(param.storage)].byteorder
         params[index], storages[key] = contiguous_copy(checkpoint, param, key, byteorder)
         changes.append(Change(checkpoint.labels[index], f"untied from {_other_labels(checkpoint, index, group)}"))
-    notes = () if changes or kept else ("nothing there shares its bytes with anything else",)
+    notes = () if changes or kept else ("nothing selected shares its bytes with other params",)
     edited = checkpoint.with_params(params).with_storages(storages)
     return Edit(edited, tuple(changes), tuple(kept), notes=(*notes, *_unlisted_note(edited)))
 
@@ -117,7 +117,7 @@ def _pointing_to(param: Param, leader: Param) -> Param:
 def _unlisted_note(checkpoint: Checkpoint) -> tuple[str, ...]:
     """Return a note if the file still holds tensors that no path names."""
     places = BY_NAME[checkpoint.format].unlisted_tensors(checkpoint)
-    return (f"tensors that no path names any more are still held at {some(places)}",) if places else ()
+    return (f"the file still holds tensors that no path names, at {some(places)}",) if places else ()
 
 
 def _sharing_groups(checkpoint: Checkpoint) -> list[tuple[int, ...]]:

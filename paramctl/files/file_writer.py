@@ -60,7 +60,7 @@ def write(
         with _explain_failure("standard output"):
             written = _emit(segments, target.fd, on_progress)
         for source in sources:
-            source.check_unchanged("what went to standard output is of no use")
+            source.check_unchanged("what was written to standard output is unusable")
         return written
     path, previous = destination(target)
     with _explain_failure(str(path)):

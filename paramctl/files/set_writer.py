@@ -207,7 +207,7 @@ def _is_whole_file(segments: Sequence[Segment], source: Source) -> bool:
 def _check_not_patched(target: InPlace, changed: Sequence[Part]) -> None:
     """Raise UsageError if the target asks for a patch: several files of the set change."""
     if target.patch:
-        what = f"--patch does not apply: {len(changed)} files of the set change, and one can be changed where it lies"
+        what = f"--patch does not apply: {len(changed)} files of the set change, and only one file can be patched"
         raise UsageError(what, hint="leave out --patch: -i alone writes them anew")
 
 

@@ -85,7 +85,7 @@ def _check_unshared(named: Path, real: Path, info: os.stat_result | None, *, hin
         what = f"is a link into a model cache ({real}), which other links share"
         raise UsageError(what, hint=hint, file=str(named))
     if info is not None and stat.S_ISREG(info.st_mode) and info.st_nlink > 1:
-        what = f"has {info.st_nlink} names (hard links), and replacing it would part them"
+        what = f"has {info.st_nlink} names (hard links), and replacing it would separate them"
         raise UsageError(what, hint=hint, file=str(named))
 
 

@@ -119,7 +119,10 @@ def _write(journal: int, fd: int, file: Path, runs: Sequence[ChangedRange]) -> N
     }
     text = json.dumps(description).encode()
     if len(text) > _LONGEST:
-        raise FileError(f"--patch does not apply: {len(runs):,} runs would change", hint="leave it out: -i alone")
+        raise FileError(
+            f"--patch does not apply: {len(runs):,} separate ranges would change",
+            hint="leave out --patch: -i alone writes the file anew",
+        )
     write_all(journal, text + _TRAILER.pack(_MAGIC, _VERSION, len(text), _digest(text)))
     temporary.copy_owner_and_mode(journal, info)  # who may change the file may undo what was changed
     os.fsync(journal)
@@ -185,7 +188,7 @@ def _read_checked(journal: int, fd: int, file: Path, path: Path) -> list[Changed
             raise ValueError("what it held")
     except (ValueError, TypeError, KeyError, struct.error, RecursionError):
         hint = f"restore the file from a copy, or delete {path} if the file is as it should be"
-        raise FileError("was being changed when it was interrupted, and its journal is damaged", hint=hint) from None
+        raise FileError("has an interrupted change, and its journal is damaged", hint=hint) from None
     info = os.fstat(fd)
     if (inode, size) != (info.st_ino, info.st_size):
         raise FileError("was replaced since its change was interrupted; nothing was undone", hint=_delete_hint(path))
@@ -282,7 +285,7 @@ def _explain_half_changed(file: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise FileError(
-            f"is half changed, and could not be put back: {error.strerror}",
+            f"is half changed, and its old bytes could not be restored: {error.strerror}",
             hint=f"its old bytes are safe in {temporary.journal_of(file)}: run 'paramctl recover {file.name}'",
         ) from error
 
@@ -294,11 +297,13 @@ def _explain_failure(file: Path, path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         if path.exists():
-            raise FileError("is gone, and the journal of a change of it is left", hint=_delete_hint(path)) from None
+            raise FileError(
+                "does not exist, but the journal of an interrupted change does", hint=_delete_hint(path)
+            ) from None
     except OSError as error:
         raise FileError(
-            f"was being changed when it was interrupted, and this cannot be undone: {error.strerror}",
-            hint=f"run 'paramctl recover {file.name}' as somebody who may write it",
+            f"has an interrupted change, which cannot be undone: {error.strerror}",
+            hint=f"run 'paramctl recover {file.name}' as a user who may write it",
         ) from None
     except FileError as error:
         error.file = error.file or str(file)

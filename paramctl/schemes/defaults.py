@@ -18,16 +18,15 @@ TORCH_LAYER = re.compile(
     r"Linear|NonDynamicallyQuantizableLinear|Bilinear|Conv(Transpose)?\dd|Embedding(Bag)?|(LSTM|GRU|RNN)(Cell)?"
     r"|MultiheadAttention|PReLU|\w*Norm(\dd)?"
 )
-STATE = {  # by the last name of a path: statistics, and what normalisation layers learn
+RUNNING = {  # running statistics, by the last name of a path
     "running_mean": "zeros",
     "running_var": "ones",
     "num_batches_tracked": "zeros",
     "moving_mean": "zeros",
     "moving_var": "ones",
     "moving_variance": "ones",
-    "gamma": "ones",
-    "beta": "zeros",
 }
+STATE = {**RUNNING, "gamma": "ones", "beta": "zeros"}  # and what normalisation layers learn
 
 
 class Resolution(NamedTuple):

@@ -149,7 +149,7 @@ def curves(run: Run, tracked: Sequence[Tracked], of: str, called: Callable[[str 
     if len(paths) > 1:
         paths.pop(None, None)  # stands for a checkpoint in which nothing matched
     if all(value is None for row in rows for value in row.values()):
-        raise UsageError(f"no checkpoint holds a {of} of what was selected", hint="draw another figure with --of")
+        raise UsageError(f"no checkpoint holds a {of} of the selected params", hint="draw another figure with --of")
     by_step = run.order not in ("name", "given")
     places = tuple(float((run_file.step or 0) if by_step else i) for i, run_file in enumerate(run.run_files, 1))
     return tuple(Curve(called(path), places, tuple(row.get(path) for row in rows)) for path in paths)

@@ -58,7 +58,7 @@ def form_of(path: Path) -> str:
     """Return the kind of picture for a file name. Raises UsageError if its suffix is not one of a picture."""
     form = SUFFIXES.get(path.suffix.lower())
     if form is None:
-        raise UsageError("is no name for a picture", hint="end it in .png, .svg or .pdf", file=str(path))
+        raise UsageError("is not the name of a picture", hint="end it in .png, .svg or .pdf", file=str(path))
     return form
 
 

@@ -139,9 +139,9 @@ class Summaries:
         """Return the summary of a param. Raises Unsupported if its values have no meaning as numbers."""
         held = _value_tensor(param)
         if held.dtype.category == "bits" and held.dtype.name != PAIRS:
-            raise Unsupported(f"{param.path or '.'} is {held.dtype.name}, which says nothing of what its bits mean")
+            raise Unsupported(f"{param.path or '.'} is {held.dtype.name}, whose bits have no defined meaning")
         if held.dtype.category == "quantized" and held.quantizer is None:
-            raise Unsupported(f"{param.path or '.'} is {held.dtype.name} of a kind that is not known")
+            raise Unsupported(f"{param.path or '.'} is {held.dtype.name} with an unknown quantizer")
         view, times = distinct(held)
         moments, histogram = self._moments(view)
         if times > 1:

@@ -237,7 +237,7 @@ class _Pair:
             apart = {"new": new, "missing": gone, "of another shape": self._reshaped}
             for what, paths in apart.items():
                 if paths:
-                    yield f"{what}: {some(paths)}; the update is of the others"
+                    yield f"{what}: {some(paths)}; the update covers the others"
         for name, why in islice(self._unread.items(), MAX_REASONS):
             yield f"left out: {name} ({why})"
         if len(self._unread) > MAX_REASONS:

@@ -220,7 +220,7 @@ def test_a_file_that_changes_meanwhile(net: Path, change: Callable[[IO[bytes]], 
         with net.open("ab") as file:
             change(file)
 
-    what = "changed while it was being read; what was found may not be true of it; run it again"
+    what = "changed while it was being read; the findings may be out of date; run it again"
     assert refused(FileError, check, str(net), GROUPS, on_progress) == f"{net}: {what}"
 
 

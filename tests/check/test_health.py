@@ -96,7 +96,7 @@ def test_a_causal_mask_is_worth_a_note(found: Found) -> None:
 
 
 def test_a_best_score_before_the_first(found: Found) -> None:
-    what = "is infinite, as a best score is before the first"
+    what = "is infinite, like a best score before training"
     assert found({"best": torch.tensor(INF)}) == [odd("infinite", "best", what, "note")]
     assert found({"best": torch.tensor(NAN)}) == [odd("nan", "best", "is NaN")]
 
@@ -140,7 +140,7 @@ def test_another_byte_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_many_denormals(found: Found, dtype: torch.dtype) -> None:
     small = torch.finfo(dtype).tiny / 2
-    what = f"3 of 20 values are denormal: too small for the whole precision of {str(dtype)[6:]}"
+    what = f"3 of 20 values are denormal: too small for the full precision of {str(dtype)[6:]}"
     for value in through_views(spread(5, 4).to(dtype)):
         value[0, :2] = small
         assert found({"weight": value}) == []
@@ -150,14 +150,14 @@ def test_many_denormals(found: Found, dtype: torch.dtype) -> None:
 
 def test_a_bias_in_float16_may_be_that_small(found: Found) -> None:
     assert found({"bias": torch.full((9,), 1e-6).half()}) == []
-    what = "9 of 9 values are denormal: too small for the whole precision of bfloat16"
+    what = "9 of 9 values are denormal: too small for the full precision of bfloat16"
     assert found({"bias": torch.full((9,), 1e-39).bfloat16()}) == [odd("denormal", "bias", what)]
 
 
 @pytest.mark.parametrize("name", ["running_mean", "running_var"])
 def test_statistics_of_dead_channels_fade(found: Found, name: str) -> None:
     what = (
-        "1 of 4 values is denormal: too small for the whole precision of float32, "
+        "1 of 4 values is denormal: too small for the full precision of float32, "
         "as the statistics of channels that are always zero become"
     )
     value = torch.tensor([1e-41, 1, 2, 3])
@@ -200,7 +200,7 @@ def test_dead_rows_of_a_large_weight(found: Found) -> None:
 def test_dead_filters(found: Found) -> None:
     kernel = spread(200, 2, 3)
     kernel[7] = 0
-    what = "1 of 200 rows is all zero (7), as some are in fixed transforms"
+    what = "1 of 200 rows is all zero (7), as is usual in fixed transforms"
     assert found({"conv.weight": kernel}) == [odd("dead-rows", "conv.weight", what, "note")]
     kernel[:50] = 0
     what = "50 of 200 rows are all zero (0, 1, 2, …)"
@@ -272,7 +272,7 @@ def test_healthy(found: Found, obj: object) -> None:
 
 def test_a_lora_that_was_never_trained(found: Found) -> None:
     state = {"q_proj.lora_A.weight": spread(2, 8), "q_proj.lora_B.weight": torch.zeros(8, 2)}
-    what = "all 16 weights are zero, as those of a LoRA that was never trained"
+    what = "all 16 weights are zero, like those of an untrained LoRA"
     assert found(state) == [odd("all-zero", "q_proj.lora_B.weight", what, "note")]
 
 
@@ -299,7 +299,7 @@ def test_scales_that_are_no_numbers(found: Found) -> None:
     odd_one = torch._make_per_tensor_quantized_tensor(whole.int_repr(), INF, 0)
     odd_ones = torch._make_per_channel_quantized_tensor(channels.int_repr(), scales, torch.zeros(3, dtype=torch.int64), 0)
     assert found({"a": odd_one, "b": odd_ones}) == [
-        odd("nan", "a", "has the scale inf, so that its values are no numbers"),
+        odd("nan", "a", "has the scale inf, so its values are not numbers"),
         odd("nan", "b.scales", "1 of 3 values is NaN"),
     ]
 
@@ -367,6 +367,6 @@ def test_a_wrong_checksum_is_found_while_reading(tmp_path: Path) -> None:
 def test_a_storage_that_is_read_too_often(found: Found) -> None:
     line = spread(1 << 17)
     findings = found({f"{i}.weight": line[i : i + (1 << 16)] for i in range(600)})
-    what = "was not looked into: {} lies in a storage that was read 64 times over for others"
+    what = "was not checked: {} lies in a storage that was read 64 times over for others"
     assert findings[0] == odd("unread", findings[0].path or "", what.format(findings[0].path))
     assert {finding.rule for finding in findings} == {"unread"}

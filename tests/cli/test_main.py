@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from paramctl import __version__, errors
-from paramctl.cli import app, options
+from paramctl.cli import app, completion
 from paramctl.cli.app import CHANGE, LOOK
 from paramctl.formats import opening
 from paramctl.progress import ProgressCallback
@@ -54,7 +54,7 @@ def long(tmp_path: Path) -> Path:
         (["tree", "--dep", "1"], "no such option: --dep (Possible options: --depth, --debug, --help)"),
         (
             ["tree", "-L", "0"],
-            "invalid value for '--depth' / '-L': 0 is not in the range x>=1; see 'paramctl tree --help'",
+            "--depth must be a whole number, 1 or more; see 'paramctl tree --help'",
         ),
         (["tree", "--\x1b[31m"], "no such option: --\\x1b[31m; see 'paramctl tree --help'"),
     ],
@@ -395,10 +395,10 @@ def test_nothing_is_offered_where_anything_is_amiss(spawn: Spawn, tmp_path: Path
 
 
 def test_next_names() -> None:
-    assert list(options._next_names("a.b.c", "")) == ["a", "a.b.c"]
-    assert list(options._next_names("a.b.c", "a.")) == ["a.b", "a.b.c"]
-    assert list(options._next_names("a.b.c", "a.b.c")) == ["a.b.c"]
-    assert list(options._next_names("x", "a")) == []
+    assert list(completion._next_names("a.b.c", "")) == ["a", "a.b.c"]
+    assert list(completion._next_names("a.b.c", "a.")) == ["a.b", "a.b.c"]
+    assert list(completion._next_names("a.b.c", "a.b.c")) == ["a.b.c"]
+    assert list(completion._next_names("x", "a")) == []
 
 
 def test_the_table_names_only_commands_there_are() -> None:

@@ -106,7 +106,7 @@ json_values = st.recursive(
 
 @given(json_values)
 def test_json_says_what_it_was_given(value: object) -> None:
-    text = "\n".join(json_text._json_lines(value))
+    text = "\n".join(json_text.json_document(value))
     assert text.isascii()
     assert json.loads(text) == value
 

@@ -127,12 +127,12 @@ def test_what_would_move_bytes_is_refused_before_anything_is_made(run: ChangedRa
 
 
 def test_a_patch_wants_a_file_to_lie_somewhere(run: ChangedRange, model: Path) -> None:
-    message = "paramctl: --patch changes a file where it lies; add -i, or leave it out\n"
+    message = "paramctl: --patch changes a file in place; add -i, or leave it out\n"
     assert run("set", model, "0.weight = 1", "--patch", "-o", "x.pt") == (2, "", message)
     os.link(model, model.with_name("other"))
     assert run("set", model, "0.weight = 1", "-i", "--patch")[::2] == (
         2,
-        f"paramctl: {model}: has 2 names (hard links), and replacing it would part them; write a copy with -o FILE\n",
+        f"paramctl: {model}: has 2 names (hard links), and replacing it would separate them; write a copy with -o FILE\n",
     )
 
 
@@ -176,7 +176,7 @@ def test_a_file_that_is_to_be_replaced_is_recovered_too(run: ChangedRange, model
 
 
 def test_completion_undoes_nothing(model: Path) -> None:
-    from paramctl.cli.options import complete_path
+    from paramctl.cli.completion import complete_path
 
     interrupted(model, half_of_it)
     line = SimpleNamespace(params={"file": str(model)}, args=[])
@@ -209,9 +209,9 @@ def plain(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["-i"], "it would make 1.0 MiB, copy 3.0 MiB within the kernel, and read 0 B"),
-        (["-i", "--patch"], "it would change up to 1.0 MiB in place, and read 1.0 MiB"),
-        ([], "it would make 1.0 MiB, copy 3.0 MiB to standard output, and read 0 B"),
+        (["-i"], "would write 4.0 MiB (1.0 MiB new) and read 0 B"),
+        (["-i", "--patch"], "would change up to 1.0 MiB in place and read 1.0 MiB"),
+        ([], "would write 4.0 MiB (1.0 MiB new) to standard output and read 0 B"),
     ],
 )
 def test_a_dry_run_says_what_it_would_take(run: ChangedRange, plain: Path, options: list[str], expected: str) -> None:

@@ -241,9 +241,9 @@ def test_distances_and_sums_that_float64_cannot_hold(tmp_path: Path, a: Any, b: 
 @pytest.mark.parametrize(
     ("atol", "rtol", "message"),
     [
-        (NAN, 0, "atol is nan, which is no tolerance; give a number from 0 on"),
-        (0, INF, "rtol is inf, which is no tolerance; give a number from 0 on"),
-        (-1.5, 0, "atol is -1.5, which is no tolerance; give a number from 0 on"),
+        (NAN, 0, "atol is nan, not a tolerance; give a number, 0 or more"),
+        (0, INF, "rtol is inf, not a tolerance; give a number, 0 or more"),
+        (-1.5, 0, "atol is -1.5, not a tolerance; give a number, 0 or more"),
     ],
 )
 def test_what_is_no_tolerance(atol: float, rtol: float, message: str) -> None:

@@ -271,4 +271,4 @@ def test_views_that_overlap_part_and_that_is_said(tmp_path: Path) -> None:
 def test_a_tensor_that_is_larger_than_a_shard_may_be(tmp_path: Path) -> None:
     torch.save({"small": torch.ones(2), "large": torch.ones(9)}, tmp_path / "x.pt")
     edit = convert(opening.open(str(tmp_path / "x.pt")), registry.named("sharded"), division=division_for("d/", None, "10B"))
-    assert edit.notes == ("2 tensors in 2 safetensors files and an index", "large is larger than that, and no tensor is parted")
+    assert edit.notes == ("2 tensors in 2 safetensors files and an index", "large is larger than that: tensors are never split")

@@ -52,9 +52,9 @@ def test_a_layer_gets_the_scheme_by_role(tmp_path: Path) -> None:
         Change("3.bias", "zeros", "bias"),
     )
     assert edit.kept == (
-        Kept("2.running_mean", "neither weight nor bias by name and shape"),
-        Kept("2.running_var", "neither weight nor bias by name and shape"),
-        Kept("2.num_batches_tracked", "int64 values are no weights"),
+        Kept("2.running_mean", "running statistics are kept"),
+        Kept("2.running_var", "running statistics are kept"),
+        Kept("2.num_batches_tracked", "int64 values are not weights"),
     )
     assert edit.notes == ()
     after = written(tmp_path, edit)
@@ -131,7 +131,7 @@ def test_a_default_leaves_buffers_it_does_not_know(tmp_path: Path) -> None:
 def test_what_biases_become(tmp_path: Path, bias: str | None, how: Report) -> None:
     edit = init(opened(tmp_path, mlp().state_dict()), ["0"], ["ones"], seed=1, bias=bias)
     assert report(edit) == how
-    assert edit.kept == ((Kept("0.bias", "bias kept, as asked"),) if bias == "keep" else ())
+    assert edit.kept == ((Kept("0.bias", "bias kept as requested"),) if bias == "keep" else ())
 
 
 def test_bias_overrules_what_a_default_says_of_biases(tmp_path: Path) -> None:
@@ -329,7 +329,7 @@ def test_overlapping_params_are_refused_unless_all_are_named(tmp_path: Path) -> 
 def test_what_is_kept_by_its_role_but_shares_bytes_is_said(tmp_path: Path) -> None:
     whole = torch.ones(4, 4)
     edit = init(opened(tmp_path, {"whole": whole, "row": whole[0]}), (), ["zeros"])
-    assert edit.kept == (Kept("row", "neither weight nor bias by name and shape"),)
+    assert edit.kept == (Kept("row", "neither a weight nor a bias, by its name and shape"),)
     assert edit.notes == ("row may change too: bytes shared with whole",)
 
 
@@ -401,7 +401,7 @@ def run_of_training(tmp_path: Path) -> Path:
 
 def stale(names: str) -> str:
     start = "the optimizer state in this file still belongs to the old values of"
-    return f"{start} {names}; --reset-optimizer starts it anew"
+    return f"{start} {names}; --reset-optimizer resets it"
 
 
 ALL = "model.0.weight, model.0.bias, model.2.weight, model.2.bias, model.3.weight and 1 more"

@@ -96,15 +96,15 @@ def test_a_value_may_be_another_path(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("statement", "kind", "message"),
     [
-        ("w", UsageError, "'w' is no assignment; say PATH[INDEX] = VALUE, or with +=, -=, *=, /="),
-        ("", UsageError, "'' is no assignment; say PATH[INDEX] = VALUE, or with +=, -=, *=, /="),
-        ("w = ", UsageError, "nothing stands right of the operator; give a number, @file.npy or a PATH"),
+        ("w", UsageError, "'w' is not an assignment; say PATH[INDEX] = VALUE, or with +=, -=, *=, /="),
+        ("", UsageError, "'' is not an assignment; say PATH[INDEX] = VALUE, or with +=, -=, *=, /="),
+        ("w = ", UsageError, "there is no value right of the operator; give a number, @file.npy or a PATH"),
         ("w = @", UsageError, "'@' names no file; say @FILE.npy"),
         ("v = 1", NoMatch, "no parameter or layer matches 'v'; 'paramctl ls' lists them all"),
         ("w = v", NoMatch, "no parameter or layer matches 'v'; 'paramctl ls' lists them all"),
         ("w = j", NoMatch, "no parameter or layer matches 'j'; 'paramctl ls' lists them all"),
         ("layer = 1", UsageError, "'layer' is a layer, not a single parameter; name one, such as layer.b"),
-        ("epoch = 1", UsageError, "epoch is no tensor, and set knows tensors only"),
+        ("epoch = 1", UsageError, "epoch is not a tensor, and set changes tensors only"),
         ("w[3] = 1", UsageError, "index 3 is out of range for axis 0 of w (3 × 4)"),
         ("w[0,0,0] = 1", UsageError, "w (3 × 4) has 2 axes, and the index [0, 0, 0] has 3"),
         ("w[a] = 1", UsageError,
@@ -247,7 +247,7 @@ def test_stale_moments_are_said(tmp_path: Path) -> None:
     optimizer.step()
     checkpoint = opened(tmp_path, {"model": net.state_dict(), "optimizer": optimizer.state_dict()})
     assert set(checkpoint, "0.bias = 1").notes == (
-        "the optimizer state in this file still belongs to the old values of model.0.bias; --reset-optimizer starts it anew",
+        "the optimizer state in this file still belongs to the old values of model.0.bias; --reset-optimizer resets it",
     )
     assert set(checkpoint, "optimizer.state.0.exp_avg = 0").notes == ()
 
@@ -284,7 +284,7 @@ def test_a_gradient_says_nothing_of_the_optimizer(tmp_path: Path) -> None:
     checkpoint = opened(tmp_path, made)
     assert set(checkpoint, "grads.weight = 0").notes == ()
     assert set(checkpoint, "grads.weight = 0", "bias = 0").notes == (
-        "the optimizer state in this file still belongs to the old values of model.bias; --reset-optimizer starts it anew",
+        "the optimizer state in this file still belongs to the old values of model.bias; --reset-optimizer resets it",
     )
 
 
@@ -472,6 +472,6 @@ def test_slices_of_a_large_storage_are_checked_together(tmp_path: Path) -> None:
 def test_pairs_of_small_floats_take_no_numbers(tmp_path: Path) -> None:
     pairs = torch.arange(4, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
     made = {"w": pairs, "v": pairs.clone()}
-    what = "w holds pairs of 4-bit floats, and no number is one; 'paramctl convert' it to .safetensors first"
+    what = "w holds pairs of 4-bit floats, and a single number is not a pair; 'paramctl convert' it to .safetensors first"
     assert refused(UsageError, opened(tmp_path, made), "w = 1").startswith(what)
     assert set(opened(tmp_path, made), "w[0] = v[1]").checkpoint.edited

@@ -319,7 +319,7 @@ def test_what_merely_overlaps_is_parted_too_and_what_only_lies_beside_is_not(tmp
     assert same(after["row"], base[1])
     slices = {"top": base[:2], "bottom": base[2:]}
     edit = untie(opened(tmp_path, slices), "**")
-    assert (edit.changed, edit.notes) == ((), ("nothing there shares its bytes with anything else",))
+    assert (edit.changed, edit.notes) == ((), ("nothing selected shares its bytes with other params",))
 
 
 def test_untie_what_does_not_exist(tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def test_in_place_through_a_link(tmp_path: Path, old: Path) -> None:
 
 def test_files_of_several_names(tmp_path: Path, old: Path) -> None:
     (tmp_path / "second.pt").hardlink_to(old)
-    what = f"{old}: has 2 names (hard links), and replacing it would part them"
+    what = f"{old}: has 2 names (hard links), and replacing it would separate them"
     assert refused(UsageError, write, InPlace(open_source(str(old)))) == f"{what}; write a copy with -o FILE"
     for force in (True, False):
         message = f"{what}; name another file, or remove this one first"
@@ -396,7 +396,7 @@ def test_a_stream_whose_source_changed_is_of_no_use(tmp_path: Path, old: Path) -
     fd = os.open(tmp_path / "out", os.O_WRONLY | os.O_CREAT)
     os.utime(old, (1, 1))
     assert refused(FileError, lambda: write(Stream(fd), Extent(source, 0, 9), sources=[source])) == (
-        "changed while it was being read; what went to standard output is of no use; run it again"
+        "changed while it was being read; what was written to standard output is unusable; run it again"
     )
     os.close(fd)
 

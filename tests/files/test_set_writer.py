@@ -233,7 +233,7 @@ def test_a_patch_of_one_file(tmp_path: Path) -> None:
     assert write(unchanged(*sources, b=b"3"), InPlace(sources[0], True)) == 1
     assert held(tmp_path / "set") == {"a.x": b"1", "b.x": b"3", "i.json": b"a.x,b.x"}
     sources = tuple(open_source(source.name) for source in sources)
-    what = "--patch does not apply: 2 files of the set change, and one can be changed where it lies"
+    what = "--patch does not apply: 2 files of the set change, and only one file can be patched"
     message = refused(UsageError, write, unchanged(*sources, a=b"3", b=b"4"), InPlace(sources[0], True))
     assert message == f"{what}; leave out --patch: -i alone writes them anew"
 

@@ -133,10 +133,10 @@ def test_after_a_power_cut_what_was_changing_may_hold_anything(scene: Scene, mon
 
 def test_a_file_that_is_gone(scene: Scene) -> None:
     scene.file.unlink()
-    assert scene.refusal() == f"is gone, and the journal of a change of it is left; {scene.hint()}"
+    assert scene.refusal() == f"does not exist, but the journal of an interrupted change does; {scene.hint()}"
 
 
-DAMAGED = "was being changed when it was interrupted, and its journal is damaged; restore the file from a copy, or "
+DAMAGED = "has an interrupted change, and its journal is damaged; restore the file from a copy, or "
 
 
 def test_a_journal_that_is_cut_off_anywhere(scene: Scene) -> None:
@@ -210,8 +210,8 @@ def test_a_link_is_no_journal(scene: Scene, tmp_path: Path) -> None:
     scene.journal.rename(tmp_path / "elsewhere")
     scene.journal.symlink_to(tmp_path / "elsewhere")
     assert scene.refusal() == (
-        "was being changed when it was interrupted, and this cannot be undone: Too many levels of symbolic links; "
-        "run 'paramctl recover net.pt' as somebody who may write it"
+        "has an interrupted change, which cannot be undone: Too many levels of symbolic links; "
+        "run 'paramctl recover net.pt' as a user who may write it"
     )
 
 

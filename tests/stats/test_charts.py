@@ -119,7 +119,7 @@ def test_without_steps_places_are_counted() -> None:
 def test_a_figure_that_is_nowhere_known() -> None:
     run, tracked = run_of((Step("a", 0, norm=1.0),))
     assert refused(UsageError, curves, run, tracked, "grad", called) == (
-        "no checkpoint holds a grad of what was selected; draw another figure with --of"
+        "no checkpoint holds a grad of the selected params; draw another figure with --of"
     )
     assert refused(UsageError, charts.check_figure, run, "momentum") == (
         "there is no 'momentum' to draw; name one of norm, update, ratio, grad, mean, std, exp_avg"

@@ -115,7 +115,7 @@ def test_the_suffix_says_what_a_picture_is(tmp_path: Path) -> None:
     save(HISTOGRAM, NewFile(tmp_path / "x.SVG"))
     assert (tmp_path / "x.SVG").read_bytes().startswith(b"<?xml")
     assert refused(UsageError, save, HISTOGRAM, NewFile(tmp_path / "x.gif")) == (
-        f"{tmp_path}/x.gif: is no name for a picture; end it in .png, .svg or .pdf"
+        f"{tmp_path}/x.gif: is not the name of a picture; end it in .png, .svg or .pdf"
     )
 
 

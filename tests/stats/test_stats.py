@@ -252,7 +252,7 @@ def test_six_bits_a_value(tmp_path: Path, dtype: str, exponent: int, mantissa: i
 def test_bits_mean_nothing(tmp_path: Path, name: str) -> None:
     made = torch.arange(4, dtype=torch.uint8).view(getattr(torch, name))
     (row,) = stats(saved(tmp_path, {"a": made}))
-    assert (told(row.summary.moments), row.summary.why) == (told(Moments()), f"a is {name}, which says nothing of what its bits mean")
+    assert (told(row.summary.moments), row.summary.why) == (told(Moments()), f"a is {name}, whose bits have no defined meaning")
 
 
 def views(base: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -403,7 +403,7 @@ def test_two_quantized_values_in_a_byte(tmp_path: Path) -> None:
 def test_integers_of_which_nobody_says_what_they_stand_for() -> None:
     made = param("qint8", (3,))
     (row,) = stats(checkpoint(made, storage(bytes(3))))
-    assert (row.summary.moments.count, row.summary.why) == (0, "w is qint8 of a kind that is not known")
+    assert (row.summary.moments.count, row.summary.why) == (0, "w is qint8 with an unknown quantizer")
 
 
 def test_nested_and_meta_tensors(tmp_path: Path) -> None:

@@ -212,9 +212,9 @@ def test_what_is_not_in_both_is_said_and_the_rest_compared() -> None:
     assert remarks(files) == [
         (),
         (
-            "new: new; the update is of the others",
-            "missing: old; the update is of the others",
-            "of another shape: y; the update is of the others",
+            "new: new; the update covers the others",
+            "missing: old; the update covers the others",
+            "of another shape: y; the update covers the others",
         ),
     ]
 

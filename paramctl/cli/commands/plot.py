@@ -1,4 +1,4 @@
-"""`paramctl plot`: a histogram of values, or a curve of what `track` finds, as a picture or in the terminal."""
+"""`paramctl plot`: draw histograms of values, or curves of the figures of `track`, in a picture or the terminal."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from paramctl.cli import output, progress, text
-from paramctl.cli.commands.track import Opening, OrderOption, say, told
-from paramctl.cli.options import STDIN, Color, Force, Layers, called, opened, single_threaded
+from paramctl.cli.commands.track import CheckpointOpener, OrderOption, note_order, note_remarks
+from paramctl.cli.options import STDIN, Color, Force, Layers, display_name, open_checkpoint, single_threaded
 from paramctl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def plot(
 
 
 def _target(out: str, force: bool, named: list[str]) -> NewFile:
-    """Where the picture goes. Raises before any work where it cannot be drawn, or not there."""
+    """Return the file for the picture. Raises an error, before any work, if it cannot be drawn or written."""
     from paramctl.files.file_writer import NewFile
     from paramctl.files.targets import destination
     from paramctl.stats.plot import check_matplotlib, form_of
@@ -108,10 +108,11 @@ def _target(out: str, force: bool, named: list[str]) -> NewFile:
 
 
 def _histograms(file: str | None, selections: list[str], together: bool, log: bool) -> Chart:
+    """Return the chart of histograms."""
     from paramctl.stats.charts import Chart, histograms
     from paramctl.stats.picked_params import pick
 
-    with opened(file) as checkpoint, progress.bar() as on_progress:
+    with open_checkpoint(file) as checkpoint, progress.bar() as on_progress:
         picked = pick(checkpoint, selections)
         if picked.under:
             output.note(f"selected inside '{text.escape(picked.under)}'")
@@ -122,29 +123,28 @@ def _histograms(file: str | None, selections: list[str], together: bool, log: bo
             for path, param in zip(picked.unique, params, strict=True)
         ]
         parts = histograms(checkpoint, list(picked.unique.values()), names, together=together, on_progress=on_progress)
-        title = text.escape(called(checkpoint.file))
+        title = text.escape(display_name(checkpoint.file))
     return Chart(title, "value", "number of values", parts, log, together)
 
 
-def _curves(
-    files: list[str], selections: list[str], of: str, together: bool, log: bool, order: Order
-) -> Chart:
+def _curves(files: list[str], selections: list[str], of: str, together: bool, log: bool, order: Order) -> Chart:
+    """Return the chart of curves over a run."""
     from paramctl.stats.charts import FIGURES, Chart, check_figure, curves
     from paramctl.stats.runs import survey
     from paramctl.stats.track import track
 
-    opening = Opening()
+    opening = CheckpointOpener()
     run = survey(files, selections, opening, order)
     check_figure(run, of)
     each = bool(selections) and not together
     if each:
         _check_few(run.params)
-    say(run)
+    note_order(run)
     with progress.bar() as on_progress:
-        tracked = list(told(track(run, selections, opening, each=each, on_progress=on_progress)))
+        tracked = list(note_remarks(track(run, selections, opening, each=each, on_progress=on_progress)))
     name = " ".join(map(text.escape, selections)) or "all parameters"
     parts = curves(run, tracked, of, lambda path: name if path is None else text.escape(path) or ".")
-    ends = dict.fromkeys(text.escape(called(run_file.file)) for run_file in (run.run_files[0], run.run_files[-1]))
+    ends = dict.fromkeys(text.escape(display_name(run_file.file)) for run_file in (run.run_files[0], run.run_files[-1]))
     what = f"{text.escape(of)} of {parts[0].name}" if len(parts) == 1 else text.escape(of)
     title = f"{what}: {' … '.join(ends)}"
     x = {"name": "checkpoint, in the order of names", "given": "checkpoint, as given"}.get(run.order, run.order)
@@ -152,7 +152,7 @@ def _curves(
 
 
 def _check_few(params: int) -> None:
-    """Raise UsageError where there are more params than one can look at."""
+    """Raise UsageError if there are too many params for one chart."""
     from paramctl.stats.charts import MAX_PARAMS
 
     if params > MAX_PARAMS:

@@ -1,4 +1,4 @@
-"""`paramctl recover`: undo a change in place that was interrupted."""
+"""`paramctl recover`: undo an interrupted change in place."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ LINES = (
     "warning\thealth\tnan\t\tfc.weight\t1 of 6 values is NaN\n"
     "warning\thealth\tall-zero\t\tzero.weight\tall 6 weights are zero\n"
     "warning\thealth\tnan\t\tx\\x1b[31m\\n\tis NaN\n"
-    "note\thealth\tconstant\t\tnorm.weight\tall 4 weights are 1, as a scale begins\n"
+    "note\thealth\tconstant\t\tnorm.weight\tall 4 weights are 1, the initial value of a scale\n"
     "note\tsafety\tweights-only\t\t\ttorch.load(weights_only=True) refuses it: 1 global: subprocess.getoutput\n"
 )
 
@@ -101,7 +101,7 @@ def test_on_a_narrow_terminal(here: Path) -> None:
         warning  health     fc.weight: 1 of 6 values is NaN
         warning  health     zero.weight: all 6 weights are zero
         warning  health     x\\x1b[31m\\n: is NaN
-        note     health     norm.weight: all 4 weights are 1, as a scale begins
+        note     health     norm.weight: all 4 weights are 1, the initial value of a scale
         note     safety     torch.load(weights_only=True) refuses it: 1 global:
                             subprocess.getoutput
         sick.pt: 1 error, 3 warnings, 2 notes (4 tensors; integrity, health, safety)
@@ -284,7 +284,7 @@ def test_two_documents_at_once(run: Run, here: Path) -> None:
 
 def test_strict_counts_notes(run: Run, here: Path) -> None:
     torch.save({"norm.weight": torch.ones(2, 2)}, "note.pt")
-    line = "note\thealth\tconstant\t\tnorm.weight\tall 4 weights are 1, as a scale begins\n"
+    line = "note\thealth\tconstant\t\tnorm.weight\tall 4 weights are 1, the initial value of a scale\n"
     summary = "note.pt: nothing wrong, 1 note (1 tensor; integrity, health, safety)\n"
     assert run("check", "note.pt") == (0, line, summary)
     assert run("check", "note.pt", "--strict") == (1, line, summary)

@@ -110,7 +110,7 @@ def test_a_list_of_paths_on_standard_input(spawn: Spawn, model: Path) -> None:
 def test_the_bias_of_layers(run: Run, model: Path) -> None:
     assert without_plan(run("init", model, "-l", "0", "-s", "ones", "--bias", "keep", "--seed", "1", "-n")[2]) == (
         "0.weight  ones  fan 4 → 8\n"
-        "kept 0.bias: bias kept, as asked\n"
+        "kept 0.bias: bias kept as requested\n"
         "seed 1\n"
         "nothing was written (dry run); …\n"
     )

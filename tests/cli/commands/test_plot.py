@@ -315,10 +315,10 @@ def test_what_is_refused(run: Run, samples: None, tmp_path: Path) -> None:
         2, "", "paramctl: there is no 'nrom' to draw; name one of norm, update, ratio, grad, mean, std, exp_avg, exp_avg_sq\n"
     )  # fmt: skip
     assert run("plot", "mlp.pt", "--of", "grad") == (
-        2, "", "paramctl: no checkpoint holds a grad of what was selected; draw another figure with --of\n"
+        2, "", "paramctl: no checkpoint holds a grad of the selected params; draw another figure with --of\n"
     )  # fmt: skip
     assert run("plot", "mlp.pt", "-o", "x.gif") == (
-        2, "", "paramctl: x.gif: is no name for a picture; end it in .png, .svg or .pdf\n"
+        2, "", "paramctl: x.gif: is not the name of a picture; end it in .png, .svg or .pdf\n"
     )  # fmt: skip
     assert run("plot", "mlp.pt", "--layer", "nope") == (
         1, "", "paramctl: mlp.pt: no parameter or layer matches 'nope'; 'paramctl ls' lists them all\n"

@@ -81,10 +81,10 @@ def test_an_index_shows_a_part_unchecked(run: Run, net: str) -> None:
     assert (code, err) == (0, "")
     assert [line for line in out.splitlines() if not line.startswith("  ") or "unchecked" in line] == [
         "0.weight[1, ::2]",
-        "  values         checksum unchecked",
+        "  values         partial read: checksum not verified",
         "",
         "0.bias[1]",
-        "  values         checksum unchecked",
+        "  values         partial read: checksum not verified",
     ]
     assert "  [1. , 1.5]\n" in out and out.endswith("  -1.5\n")
 
@@ -227,7 +227,7 @@ def test_tensors_of_every_kind(run: Run, tmp_path: Path, monkeypatch: pytest.Mon
         "bool": ["\n  [ True, False]\n"],
         "scalar": ["\n  7\n"],
         "empty": ["\n  []\n"],
-        "expanded": ["         edges only, checksum unchecked, --full for all\n  [1., 1., 1., ..., 1., 1., 1.]\n"],
+        "expanded": ["         edges only, partial read: checksum not verified, --full for all\n  [1., 1., 1., ..., 1., 1., 1.]\n"],
         "quantized": [
             "\n  [[1., 1.],\n   [1., 1.]]\n  quantized.scales  float64  2\n",
             "\n  [0.5 , 0.25]\n  quantized.zero_points  int64  2\n",
@@ -325,7 +325,7 @@ def test_npy_of_a_quantized_tensor(run: Run, quantized: str) -> None:
     written = np.load("w.npy")
     assert written.dtype == np.float32
     np.testing.assert_allclose(written, expected, rtol=1e-6)
-    unchecked = note + "a part was read, so its checksum is unchecked\n"
+    unchecked = note + "partial read: checksum not verified\n"
     assert run("show", quantized, "w[1, ::-1]", "--npy", "-fo", "w.npy") == (0, "", unchecked)
     np.testing.assert_allclose(np.load("w.npy"), expected[1, ::-1], rtol=1e-6)
 

@@ -120,7 +120,7 @@ def test_curves_of_each_parameter_stand_below_the_table(samples: None) -> None:
 def test_what_is_odd_gets_columns_and_remarks(odd: list[str]) -> None:
     assert on_terminal(100, "track", *odd) == dedent("""\
         in the order of the files' names
-        run10.pt: new: b; the update is of the others
+        run10.pt: new: b; the update covers the others
         file       norm  update  ratio  mean     std  NaN
         run2.pt       2                    1       0    0
         run10.pt  4.123       2      1   1.8  0.4472    1

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from paramctl.cli.commands.tree import _Layout, _Rows
+from paramctl.cli.tree_text import Layout, Rows
 from paramctl.model.tree import Folds, build
 
 Run = Callable[..., tuple[int, str, str]]
@@ -271,8 +271,8 @@ def test_sixty_thousand_lines_are_the_same_as_a_few(here: Path) -> None:
     save_file({**BLOCKS, "重": torch.zeros(1), "a.b": torch.zeros(2, 3)}, "x.safetensors")
     checkpoint = opening.open("x.safetensors")
     root = build(checkpoint)
-    rows = _Rows(Folds(root), None).of(root, checkpoint)
-    layout = _Layout(rows, None)
+    rows = Rows(Folds(root), None).of(root, checkpoint)
+    layout = Layout(rows, None)
     assert [layout.text(row) for row in rows] == ["".join(layout.line(row).cells).rstrip() for row in rows]
 
 
