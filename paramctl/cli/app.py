@@ -20,8 +20,27 @@ from paramctl.errors import ParamctlError, ReaderLeft, Stopped
 
 # Each command is the function of that name in the file of that name. A file is imported when its
 # command runs or its help is shown: start-up pays for one command, not for all.
-LOOK = ("tree", "ls", "show", "diff", "stats", "track", "plot", "ties", "check", "schemes")
-CHANGE = ("init", "set", "tie", "untie", "convert", "recover")
+LOOK = (
+    "tree",
+    "ls",
+    "show",
+    "diff",
+    "stats",
+    "track",
+    "plot",
+    "ties",
+    "check",
+    "schemes",
+    "help",
+)
+CHANGE = (
+    "init",
+    "set",
+    "tie",
+    "untie",
+    "convert",
+    "recover",
+)
 
 # Typer 0.26 has no public name for the class of all usage errors; BadParameter is one of them.
 _UsageMistake: type[Exception] = typer.BadParameter.__bases__[0]
@@ -108,6 +127,7 @@ def paramctl(
       paramctl ls model.safetensors --layer '**.bias'
       cat model.pt | paramctl init --layer 0 --scheme xavier > new.pt
       paramctl tree --help
+      paramctl help
     """
     if ctx.invoked_subcommand is None:
         output.write(f"{ctx.get_help()}\n")
