@@ -89,7 +89,7 @@ def test_the_version_is_that_of_the_package_installed_or_not(spawn: Spawn) -> No
 def test_nothing_says_to_install_the_project_that_has_our_name_on_pypi() -> None:
     """Nor an extra of it: a message names the library that is missing."""
     root = Path(__file__).parents[2]
-    named = re.compile(r"""\b(?:pip|pipx|uv tool) install [^\n]*\bparamctl(?!-cli|/)\b""")
+    named = re.compile(r"""\b(?:pip|pipx|uv tool) install [^\n&;]*\bparamctl(?!-cli|/)\b""")
     texts = {path: path.read_text() for path in [root / "README.md", *app_files()]}
     assert {path.name: found[0] for path, text in texts.items() if (found := named.search(text))} == {}
     assert any("pip install matplotlib" in text for text in texts.values())
