@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 
-from paramctl.cli.output import Line
+from paramctl.cli.output import Line, terminal_width
 from paramctl.cli.tables import wrapped
 from paramctl.cli.text import cell_width
 
 FOLDER = Path(__file__).with_name("help")
 CODE_INDENT = 4
-_BLOCK = re.compile(r"```[^\n]*\n(?P<code>.*?)^```$|(?P<text>(?:^(?!```)[^\n]*\S[^\n]*\n?)+)", re.M | re.S)
+GAP = 2  # columns of the terminal between two of a table
+NARROWEST = 12  # what a column of a table keeps
+_BLOCK = re.compile(
+    r"```\w* ?(?P<file>[^\n]*)\n(?P<code>.*?)^```$|(?P<text>(?:^(?!```)[^\n]*\S[^\n]*\n?)+)", re.M | re.S
+)
 _ITEM = re.compile(r"(- |\d+\. )(.*)", re.S)
 
 
@@ -37,6 +42,8 @@ def laid_out(markdown: str) -> Iterator[Line]:
         if number:
             yield Line(("",), ("",))
         if block["code"] is not None:
+            if block["file"]:
+                yield Line((f"In {block['file']}:",), ("bold",))
             for row in block["code"].splitlines():
                 yield Line((" " * CODE_INDENT + row,), ("cyan",))
         elif block["text"].startswith("#"):
@@ -56,11 +63,22 @@ def _paragraph(text: str) -> Iterator[Line]:
 
 
 def _table(text: str) -> Iterator[Line]:
-    """Yield the rows of a table: the last column is wrapped, the others are as wide as they need to be."""
-    rows = [[cell.strip() for cell in row.strip("| ").split(" | ")] for row in text.splitlines()]
+    """Yield the rows of a table, whose widest columns are wrapped until it fits the terminal."""
+    from textwrap import wrap
+
+    rows = [[cell.strip() for cell in row.strip()[1:-1].split("|")] for row in text.splitlines()]
     del rows[1]  # the dashes
-    widths = [max(map(cell_width, column)) + 2 for column in zip(*(row[:-1] for row in rows), strict=True)]
-    for number, (*cells, last) in enumerate(rows):
-        first = "".join(cell + " " * (n - cell_width(cell)) for cell, n in zip(cells, widths, strict=True))
-        for i, part in enumerate(wrapped(last, sum(widths)) or [""]):
-            yield Line((" " * sum(widths) if i else first, part), ("", "") if number else ("bold", "bold"))
+    widths = _fitted([max(map(cell_width, column)) for column in zip(*rows, strict=True)])
+    for number, row in enumerate(rows):
+        parts = (wrap(cell, width, break_long_words=False) for cell, width in zip(row, widths, strict=True))
+        for cells in zip_longest(*parts, fillvalue=""):
+            padded = (cell + " " * (n + GAP - cell_width(cell)) for cell, n in zip(cells, widths, strict=True))
+            yield Line(("".join(padded),), ("" if number else "bold",))
+
+
+def _fitted(widths: list[int]) -> list[int]:
+    """Return the widths of columns, the widest of them made narrower until all fit the terminal."""
+    room = (terminal_width() or sum(widths) + GAP * len(widths)) - GAP * (len(widths) - 1)
+    while sum(widths) > room and max(widths) > NARROWEST:
+        widths[widths.index(max(widths))] -= 1
+    return widths

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -83,6 +84,20 @@ def test_the_version_is_that_of_the_package_installed_or_not(spawn: Spawn) -> No
     assert (done.returncode, done.stdout, done.stderr) == (0, f"paramctl {__version__}\n".encode(), b"")
     changelog = Path(__file__).parents[2] / "CHANGELOG.md"
     assert f"## {__version__}\n" in changelog.read_text()
+
+
+def test_nothing_says_to_install_the_project_that_has_our_name_on_pypi() -> None:
+    """Nor an extra of it: a message names the library that is missing."""
+    root = Path(__file__).parents[2]
+    named = re.compile(r"""\b(?:pip|pipx|uv tool) install [^\n&;]*\bparamctl(?!-cli|/)\b""")
+    texts = {path: path.read_text() for path in [root / "README.md", *app_files()]}
+    assert {path.name: found[0] for path, text in texts.items() if (found := named.search(text))} == {}
+    assert any("pip install matplotlib" in text for text in texts.values())
+
+
+def app_files() -> list[Path]:
+    package = Path(app.__file__).parents[1]
+    return [*package.rglob("*.py"), *package.rglob("*.md")]
 
 
 @pytest.mark.parametrize("name", [*LOOK, *CHANGE])
