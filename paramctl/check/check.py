@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from paramctl.check import integrity
 from paramctl.check.health import health
-from paramctl.check.safety import Loading, looked_into, nothing
-from paramctl.check.shard_index_check import Shard, against, copies, unnamed
+from paramctl.check.safety import PickleVerdicts, judge_pickles, no_pickles
+from paramctl.check.shard_index_check import ShardSummary, index_mismatches, unlisted_shards, untied_embeddings
 from paramctl.errors import FileError, FormatError, ParamctlError, Unsupported
 from paramctl.files.sources import Source, open_source
 from paramctl.findings import GROUPS, NOT_READ, Finding, Group
@@ -71,14 +71,14 @@ def _check_one(
 ) -> _Checked:
     """Return the findings of one file; a shard is read alone, not as its set."""
     form = (registry.single if is_shard else registry.of)(source) if source.size else None
-    loading = looked_into(source, form) if "safety" in only else nothing()
+    loading = judge_pickles(source, form) if "safety" in only else no_pickles()
     try:
         found = _read(source, only, on_progress, is_shard)
     except FormatError as error:
-        found = _Checked([Finding("error", "integrity", "unreadable", None, _whole(error))], [], None)
+        found = _Checked([Finding("error", "integrity", "unreadable", None, _with_hint(error))], [], None)
     except Unsupported as error:
-        found = _Checked([Finding("warning", "integrity", NOT_READ, None, _whole(error))], [], None)
-    return _Checked([*found.findings, *_about(loading, found, only)], loading.pickles, found.checkpoint)
+        found = _Checked([Finding("warning", "integrity", NOT_READ, None, _with_hint(error))], [], None)
+    return _Checked([*found.findings, *_pickle_findings(loading, found, only)], loading.pickles, found.checkpoint)
 
 
 def _read(source: Source, only: Collection[Group], on_progress: ProgressCallback, is_shard: bool) -> _Checked:
@@ -86,14 +86,14 @@ def _read(source: Source, only: Collection[Group], on_progress: ProgressCallback
     checkpoint = (registry.read_single if is_shard else registry.read)(source)
     findings: list[Finding] = []
     try:
-        for finding in _sound(checkpoint, only, on_progress, is_shard):
+        for finding in _content_findings(checkpoint, only, on_progress, is_shard):
             findings.append(finding)  # one by one: what comes before an error was found all the same
     except FormatError as error:
-        findings.append(Finding("error", "integrity", "unreadable", None, _whole(error)))
+        findings.append(Finding("error", "integrity", "unreadable", None, _with_hint(error)))
     return _Checked(findings, [], checkpoint)
 
 
-def _about(loading: Loading, found: _Checked, only: Collection[Group]) -> Iterator[Finding]:
+def _pickle_findings(loading: PickleVerdicts, found: _Checked, only: Collection[Group]) -> Iterator[Finding]:
     """Yield the findings about a file's pickles, unless reading the file reported the same."""
     if found.checkpoint is not None:
         yield from loading.damaged
@@ -102,7 +102,7 @@ def _about(loading: Loading, found: _Checked, only: Collection[Group]) -> Iterat
     yield from loading.findings
 
 
-def _sound(
+def _content_findings(
     checkpoint: Checkpoint, only: Collection[Group], on_progress: ProgressCallback, is_shard: bool
 ) -> Iterator[Finding]:
     """Yield the findings about the bytes and values of a file that can be read."""
@@ -112,8 +112,8 @@ def _sound(
             if finding.level == "error" or finding.rule == "bomb":
                 damaged.update(_storages(checkpoint, finding.path))
             yield finding
-        yield from integrity.alike(checkpoint)
-        yield from integrity.copies(checkpoint, damaged, is_shard=is_shard)
+        yield from integrity.duplicate_paths(checkpoint)
+        yield from integrity.untied_copies(checkpoint, damaged, is_shard=is_shard)
     if "health" in only:
         yield from health(checkpoint, on_progress, damaged=damaged, trust="integrity" in only)
 
@@ -133,7 +133,7 @@ def _check_set(source: Source, only: Collection[Group], on_progress: ProgressCal
         return Report(source.name, (Finding("error", "integrity", "unreadable", None, error.what),), (), 0, 1)
     findings: list[Finding] = []
     safety: list[tuple[str, Safety]] = []
-    shards: list[Shard] = []
+    shards: list[ShardSummary] = []
     for name in index.shards:
         if why := shard_index.why_unsafe(name):
             findings.append(Finding("error", "integrity", "shard-name", None, f"shard {name!r} {why}"))
@@ -151,11 +151,11 @@ def _check_set(source: Source, only: Collection[Group], on_progress: ProgressCal
         _unchanged(shard)
         findings += (finding._replace(file=name) for finding in found.findings)
         safety += ((f"{name}: {part}", pickle) for part, pickle in found.safety)
-        shards.append(Shard.of(name, found.checkpoint, found.findings))
+        shards.append(ShardSummary.of(name, found.checkpoint, found.findings))
     if "integrity" in only:
-        findings += against(index, shards)
-        findings += unnamed(index)
-        findings += copies(index.folder, shards)
+        findings += index_mismatches(index, shards)
+        findings += unlisted_shards(index)
+        findings += untied_embeddings(index.folder, shards)
     tensors = sum(shard.tensors for shard in shards) + len(index.aliases)
     return Report(source.name, tuple(findings), tuple(safety), tensors, len(shards))
 
@@ -169,6 +169,6 @@ def _unchanged(source: Source) -> None:
         raise
 
 
-def _whole(error: ParamctlError) -> str:
+def _with_hint(error: ParamctlError) -> str:
     """Return an error with its hint."""
     return f"{error.what}; {error.hint}" if error.hint else error.what
