@@ -83,7 +83,7 @@ class Parameter:
     def torch(self) -> torch.Tensor:
         """Return the values, a new tensor of the saved kind: sparse, nested, quantized, expanded.
 
-        If torch cannot make that kind (quantized in less than a byte), it is float32. Raises as `numpy` does.
+        If torch cannot make that kind (quantized in less than a byte), it is float32. Raises FormatError like `numpy`.
         """
         from paramctl.values.torch_tensors import tensor
 

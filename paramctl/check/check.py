@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from paramctl.check import integrity
 from paramctl.check.health import health
-from paramctl.check.safety import DANGEROUS, Loading, looked_into, nothing, told
-from paramctl.check.shard_index_check import Shard, against, copies, unnamed
+from paramctl.check.safety import DANGEROUS, PickleVerdicts, judge_pickles, no_pickles, told
+from paramctl.check.shard_index_check import ShardSummary, index_mismatches, unlisted_shards, untied_embeddings
 from paramctl.errors import FileError, FormatError, TwoReadings, Unsupported
 from paramctl.files.sources import Source, open_source
 from paramctl.findings import GROUPS, NOT_READ, Finding, Group
@@ -72,14 +72,14 @@ def _check_one(
 ) -> _Checked:
     """Return the findings of one file; a shard is read alone, not as its set."""
     form = (registry.single if is_shard else registry.of)(source) if source.size else None
-    loading = looked_into(source, form) if "safety" in only else nothing()
+    loading = judge_pickles(source, form) if "safety" in only else no_pickles()
     try:
         found = _read(source, only, on_progress, is_shard)
     except Exception as error:  # noqa: BLE001 - whatever the listing raises, the verdict on the pickles is given
         why = _unreadable(error)
         apart = [*_apart(source, form, on_progress)]  # which may say of one file what was said of them all
         found = _Checked(apart if why.what in {one.what for one in apart} else [why, *apart], [], None)
-    return _Checked([*found.findings, *_about(loading, found, only)], loading.pickles, found.checkpoint)
+    return _Checked([*found.findings, *_pickle_findings(loading, found, only)], loading.pickles, found.checkpoint)
 
 
 def _read(source: Source, only: Collection[Group], on_progress: ProgressCallback, is_shard: bool) -> _Checked:
@@ -87,14 +87,14 @@ def _read(source: Source, only: Collection[Group], on_progress: ProgressCallback
     checkpoint = (registry.read_single if is_shard else registry.read)(source)
     findings: list[Finding] = []
     try:
-        for finding in _sound(checkpoint, only, on_progress, is_shard):
+        for finding in _content_findings(checkpoint, only, on_progress, is_shard):
             findings.append(finding)  # one by one: what comes before an error was found all the same
     except Exception as error:  # noqa: BLE001 - as above
         findings.append(_unreadable(error))
     return _Checked(findings, [], checkpoint)
 
 
-def _about(loading: Loading, found: _Checked, only: Collection[Group]) -> Iterator[Finding]:
+def _pickle_findings(loading: PickleVerdicts, found: _Checked, only: Collection[Group]) -> Iterator[Finding]:
     """Yield the findings about a file's pickles, unless reading the file reported the same."""
     if found.checkpoint is not None:
         if all(finding.rule != "checksum" for finding in found.findings):  # which says why a pickle is damaged
@@ -104,7 +104,7 @@ def _about(loading: Loading, found: _Checked, only: Collection[Group]) -> Iterat
     yield from loading.findings
 
 
-def _sound(
+def _content_findings(
     checkpoint: Checkpoint, only: Collection[Group], on_progress: ProgressCallback, is_shard: bool
 ) -> Iterator[Finding]:
     """Yield the findings about the bytes and values of a file that can be read."""
@@ -114,8 +114,8 @@ def _sound(
             if finding.level == "error" or finding.rule == "bomb":
                 damaged.update(_storages(checkpoint, finding.path))
             yield finding
-        yield from integrity.alike(checkpoint)
-        yield from integrity.copies(checkpoint, damaged, is_shard=is_shard)
+        yield from integrity.duplicate_paths(checkpoint)
+        yield from integrity.untied_copies(checkpoint, damaged, is_shard=is_shard)
     if "health" in only:
         yield from health(checkpoint, on_progress, damaged=damaged, trust="integrity" in only)
 
@@ -135,7 +135,7 @@ def _check_set(source: Source, only: Collection[Group], on_progress: ProgressCal
         return Report(source.name, (Finding("error", "integrity", "unreadable", None, error.what),), (), 0, 1)
     findings: list[Finding] = []
     safety: list[tuple[str, Safety]] = []
-    shards: list[Shard] = []
+    shards: list[ShardSummary] = []
     for name in index.shards:
         if why := shard_index.why_unsafe(name):
             findings.append(Finding("error", "integrity", "shard-name", None, f"shard {name!r} {why}"))
@@ -150,11 +150,11 @@ def _check_set(source: Source, only: Collection[Group], on_progress: ProgressCal
         _unchanged(shard)
         findings += (finding._replace(file=name) for finding in found.findings)
         safety += ((f"{name}: {part}", pickle) for part, pickle in found.safety)
-        shards.append(Shard.of(name, found.checkpoint, found.findings))
+        shards.append(ShardSummary.of(name, found.checkpoint, found.findings))
     if "integrity" in only:
-        findings += against(index, shards)
-        findings += unnamed(index)
-        findings += copies(index.folder, shards)
+        findings += index_mismatches(index, shards)
+        findings += unlisted_shards(index)
+        findings += untied_embeddings(index.folder, shards)
     tensors = sum(shard.tensors for shard in shards) + len(index.aliases)
     return Report(source.name, tuple(findings), tuple(safety), tensors, len(shards))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from math import isfinite, prod
 
-from paramctl.check.odd_values import Census, census, is_zero
+from paramctl.check.odd_values import ValueCounts, count_values, is_zero
 from paramctl.errors import FormatError, Unsupported
 from paramctl.findings import Finding, Level
 from paramctl.model.checkpoint import Checkpoint, Param
@@ -42,13 +42,13 @@ def health(
     scan = Scan(checkpoint, on_progress, sum(checkpoint.params[i].nbytes for i in leaders), trust=trust)
     for i in leaders:
         param = checkpoint.params[i]
-        yield from _scale(param)
+        yield from _odd_scale(param)
         for part in (param, *param.components):
             if part.storage is None or part.storage in damaged or part.dtype.category not in ("float", "complex"):
                 continue
             learnt = part is param and i not in gradients and param.kind != "optimizer"
             try:
-                for level, rule, what in _odd(checkpoint, scan, part, learnt):
+                for level, rule, what in _findings_of(checkpoint, scan, part, learnt):
                     yield Finding(level, "health", rule, part.path, what)
             except FormatError as error:
                 yield Finding("error", "integrity", "checksum", part.path, error.what)
@@ -56,7 +56,7 @@ def health(
                 yield Finding("warning", "health", "unread", part.path, f"was not checked: {error.what}")
 
 
-def _scale(param: Param) -> Iterator[Finding]:
+def _odd_scale(param: Param) -> Iterator[Finding]:
     """Yield a finding for a quantised tensor whose scale is not a finite number."""
     scale = param.quantizer.scale if param.quantizer else None
     if scale is not None and not isfinite(scale):
@@ -64,19 +64,19 @@ def _scale(param: Param) -> Iterator[Finding]:
         yield Finding("warning", "health", "nan", param.path, what)
 
 
-def _odd(checkpoint: Checkpoint, scan: Scan, param: Param, learnt: bool) -> Iterator[Odd]:
+def _findings_of(checkpoint: Checkpoint, scan: Scan, param: Param, learnt: bool) -> Iterator[Odd]:
     """Yield findings about a param; fewer rules apply if it is not `learnt`, such as moments."""
     view, times = distinct(param)
-    found = census(scan, view)
+    found = count_values(scan, view)
     is_weight = learnt and _is_weight(param)
-    yield from _values(param, found, times, is_weight)
+    yield from _odd_values(param, found, times, is_weight)
     if learnt and (is_weight or param.dtype.name != "float16"):  # in which biases are as small as that
         yield from _denormal(param, found, times)
     if is_weight and not found.nan and not found.inf:
-        yield from _weights(checkpoint, scan, param, found)
+        yield from _odd_weights(checkpoint, scan, param, found)
 
 
-def _values(param: Param, found: Census, times: int, is_weight: bool) -> Iterator[Odd]:
+def _odd_values(param: Param, found: ValueCounts, times: int, is_weight: bool) -> Iterator[Odd]:
     """Report NaN and infinities, which no tensor should hold."""
     if found.nan:
         yield "warning", "nan", f"{_share(param, found.nan * times)} NaN"
@@ -88,7 +88,7 @@ def _values(param: Param, found: Census, times: int, is_weight: bool) -> Iterato
         yield "warning", "infinite", f"{_share(param, found.inf * times)} infinite"
 
 
-def _denormal(param: Param, found: Census, times: int) -> Iterator[Odd]:
+def _denormal(param: Param, found: ValueCounts, times: int) -> Iterator[Odd]:
     """Report many denormal values."""
     if found.denormal > DENORMAL * (found.count - found.zeros):
         precision = f"too small for the full precision of {param.dtype.name}"
@@ -114,7 +114,7 @@ def _is_weight(param: Param) -> bool:
     return learnt and param.is_plain and not param.repeats_itself and len(param.shape) > 1 and param.numel > 1
 
 
-def _weights(checkpoint: Checkpoint, scan: Scan, param: Param, found: Census) -> Iterator[Odd]:
+def _odd_weights(checkpoint: Checkpoint, scan: Scan, param: Param, found: ValueCounts) -> Iterator[Odd]:
     """Report weights that are zero, constant or have zero rows."""
     if found.zeros == found.count:
         fresh = FRESH in param.path
@@ -127,7 +127,7 @@ def _weights(checkpoint: Checkpoint, scan: Scan, param: Param, found: Census) ->
         is_matrix = sum(n > 1 for n in param.shape) > 1 or _name(param) == "weight"
         yield "warning" if is_matrix else "note", "constant", f"all {found.count:,} weights are the same"
     elif dead := _dead_rows(scan, param, found):
-        yield _judged(param, dead, _is_embedding(checkpoint, param))
+        yield _dead_rows_finding(param, dead, _is_embedding(checkpoint, param))
 
 
 def _is_ones(checkpoint: Checkpoint, param: Param) -> bool:
@@ -135,7 +135,7 @@ def _is_ones(checkpoint: Checkpoint, param: Param) -> bool:
     return bool(read_index(checkpoint, param, (0,) * len(param.shape)) == 1)
 
 
-def _judged(param: Param, dead: Sequence[int], is_embedding: bool) -> Odd:
+def _dead_rows_finding(param: Param, dead: Sequence[int], is_embedding: bool) -> Odd:
     """Return the finding about rows of a weight that are all zero."""
     rows = param.shape[0]
     numbers = ", ".join(map(str, dead[:ROWS])) + (", …" if len(dead) > ROWS else "")
@@ -170,7 +170,7 @@ def _name(param: Param) -> str:
     return param.path.rpartition(".")[2].lower()
 
 
-def _dead_rows(scan: Scan, param: Param, found: Census) -> list[int]:
+def _dead_rows(scan: Scan, param: Param, found: ValueCounts) -> list[int]:
     """Return the rows of a weight that are all zero; its values are read again if there may be one."""
     import numpy as np
 

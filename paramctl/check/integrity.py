@@ -12,7 +12,7 @@ from paramctl.values.digest import digest
 from paramctl.values.scan import Scan
 
 
-def alike(checkpoint: Checkpoint) -> Iterator[Finding]:
+def duplicate_paths(checkpoint: Checkpoint) -> Iterator[Finding]:
     """Report paths that several tensors share, which makes edits by path ambiguous."""
     pairs = zip(checkpoint.labels, checkpoint.params, strict=True)
     twice = [label for label, param in pairs if label != param.path]
@@ -21,7 +21,7 @@ def alike(checkpoint: Checkpoint) -> Iterator[Finding]:
         yield Finding("note", "integrity", "alike", None, f"{len(twice):,} {what} too: {some(twice)}")
 
 
-def copies(checkpoint: Checkpoint, damaged: Collection[str], *, is_shard: bool) -> Iterator[Finding]:
+def untied_copies(checkpoint: Checkpoint, damaged: Collection[str], *, is_shard: bool) -> Iterator[Finding]:
     """Report params that are declared to be one tensor and differ.
 
     For a shard only the file itself counts: a configuration is about the whole set.
@@ -29,10 +29,10 @@ def copies(checkpoint: Checkpoint, damaged: Collection[str], *, is_shard: bool) 
     for one, other, who in declared_ties(checkpoint, is_shard=is_shard):
         held = {checkpoint.params[at].storage for at in (one, other)}
         if held.isdisjoint(damaged):
-            yield from differing((checkpoint, one), (checkpoint, other), who)
+            yield from compare_declared_tie((checkpoint, one), (checkpoint, other), who)
 
 
-def differing(one: tuple[Checkpoint, int], other: tuple[Checkpoint, int], who: str) -> Iterator[Finding]:
+def compare_declared_tie(one: tuple[Checkpoint, int], other: tuple[Checkpoint, int], who: str) -> Iterator[Finding]:
     """Report differences between two params, by checkpoint and position, that `who` declares to be one tensor."""
     (a, i), (b, j) = one, other
     x, y = a.params[i], b.params[j]

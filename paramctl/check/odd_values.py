@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Census:
+class ValueCounts:
     """Counts of odd values; `constant` tells that all values are equal bit for bit (and that there are some)."""
 
     count: int = 0
@@ -35,12 +35,12 @@ class Census:
         return self.inf > 0 and self.zeros > 0 and self.zeros + self.inf == self.count
 
 
-def census(scan: Scan, param: Param) -> Census:
+def count_values(scan: Scan, param: Param) -> ValueCounts:
     """Count the odd values of a param of floats or complex numbers. Raises the same errors as `Scan.stored`."""
     tally = _Tally()
     for block in scan.stored(param, in_order=False):
         tally.add(block, param.dtype)
-    return tally.census
+    return tally.counts
 
 
 class _Tally:
@@ -62,10 +62,10 @@ class _Tally:
         self._counts = [count + more for count, more in zip(self._counts, found, strict=True)]
 
     @property
-    def census(self) -> Census:
+    def counts(self) -> ValueCounts:
         """The counts of all added blocks."""
         count, nan, inf, zeros, denormal = self._counts
-        return Census(count, nan, inf, zeros, denormal, self._constant and self._first is not None)
+        return ValueCounts(count, nan, inf, zeros, denormal, self._constant and self._first is not None)
 
 
 def _odd(block: Array, dtype: DType) -> tuple[int, int, int, int]:

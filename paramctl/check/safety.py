@@ -16,7 +16,7 @@ DANGEROUS = "dangerous"
 BEGIN_AS_PICKLES = ("torch-legacy", "dcp")  # formats of which the first byte is that of a pickle that is judged
 
 
-class Loading(NamedTuple):
+class PickleVerdicts(NamedTuple):
     """The verdict on each pickle of a file, by the part it is in, and the findings about them.
 
     `damaged` are findings about pickles that are not whole, `unread` about those whose bytes could not be read.
@@ -28,22 +28,22 @@ class Loading(NamedTuple):
     unread: list[Finding]
 
 
-def nothing() -> Loading:
+def no_pickles() -> PickleVerdicts:
     """Return an empty result."""
-    return Loading([], [], [], [])
+    return PickleVerdicts([], [], [], [])
 
 
-def looked_into(source: Source, form: AnyFormat | None) -> Loading:
+def judge_pickles(source: Source, form: AnyFormat | None) -> PickleVerdicts:
     """Judge every pickle in a file; in a file of unknown format, those at its beginning.
 
     A text may look like a pickle of old, so that what bears no mark of one counts only where it does harm. So do the
     bytes that a file of another format begins with: whoever unpickles it begins there.
     """
-    found = nothing()
+    found = no_pickles()
     if form:
         _judge_all(found, form.code(source))
     if form is None or form.NAME not in BEGIN_AS_PICKLES:
-        begun = nothing()
+        begun = no_pickles()
         _judge_all(begun, unread_files.code(source))
         if form is None and (_is_dangerous(begun) or unread_files.are_surely_in(source)):
             found = begun
@@ -55,27 +55,27 @@ def looked_into(source: Source, form: AnyFormat | None) -> Loading:
     return _refused_whole(found, why) if why else found
 
 
-def _is_dangerous(found: Loading) -> bool:
+def _is_dangerous(found: PickleVerdicts) -> bool:
     return any(finding.rule == DANGEROUS for finding in found.findings)
 
 
-def _refused_whole(found: Loading, why: str) -> Loading:
+def _refused_whole(found: PickleVerdicts, why: str) -> PickleVerdicts:
     """Return the same verdicts, for a file that torch refuses before it reads any pickle."""
     pickles = [(part, safety._replace(refusal=why)) for part, safety in found.pickles]
     others = [finding for finding in found.findings if finding.rule != "weights-only"]
     return found._replace(pickles=pickles, findings=[*others, _refusal(why)])
 
 
-def _judge_all(found: Loading, pickles: Iterator[tuple[str, Callable[[], bytes]]]) -> None:
+def _judge_all(found: PickleVerdicts, pickles: Iterator[tuple[str, Callable[[], bytes]]]) -> None:
     """Judge pickles one by one; what goes wrong with one, or with finding the next, leaves what is known."""
     try:
         for part, read in pickles:
-            _judge(found, part, read)
+            _judge_one(found, part, read)
     except Exception as error:  # noqa: BLE001 - a fault of ours must not hide what was found
         _note(found, error, found.unread)
 
 
-def _judge(found: Loading, part: str, read: Callable[[], bytes]) -> None:
+def _judge_one(found: PickleVerdicts, part: str, read: Callable[[], bytes]) -> None:
     """Add the verdict on one pickle."""
     try:
         data = read()
@@ -91,7 +91,7 @@ def _judge(found: Loading, part: str, read: Callable[[], bytes]) -> None:
     found.findings.extend(findings(safety))
 
 
-def _note(found: Loading, error: Exception, unjudged: list[Finding], *, is_danger: bool = False) -> None:
+def _note(found: PickleVerdicts, error: Exception, unjudged: list[Finding], *, is_danger: bool = False) -> None:
     """Note why a pickle has no verdict: as a danger where there is one, as a fault of ours where it is that."""
     if is_danger or isinstance(error, TwoReadings):
         found.findings.append(Finding("error", "safety", DANGEROUS, None, told(error)))
@@ -118,7 +118,7 @@ def findings(safety: Safety) -> Iterator[Finding]:
     """Yield the findings about a pickle; names with the same effect share one finding."""
     alike: dict[tuple[Level, str, str], list[str]] = {}
     for use in safety.uses:
-        alike.setdefault((*_weighed(use), use.does), []).append(use.name)
+        alike.setdefault((*_severity(use), use.does), []).append(use.name)
     for (level, rule, does), names in alike.items():
         link = "; each " if len(names) > 1 else ", which " if level == "error" else "; "
         yield Finding(level, "safety", rule, None, f"the pickle names {', '.join(names)}{link}{does}")
@@ -131,7 +131,7 @@ def _refusal(why: str) -> Finding:
     return Finding("note", "safety", "weights-only", None, f"torch.load(weights_only=True) refuses it: {why}")
 
 
-def _weighed(use: Use) -> tuple[Level, str]:
+def _severity(use: Use) -> tuple[Level, str]:
     """Return the level and the rule of a name that a pickle uses."""
     if use.danger == "dangerous":
         return "error", "dangerous"

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from paramctl.check.declared_ties import CONFIG, embeddings, says_tied
-from paramctl.check.integrity import differing
+from paramctl.check.integrity import compare_declared_tie
 from paramctl.errors import FormatError, some
 from paramctl.files.set_names import EDITION
 from paramctl.files.sources import open_source
 from paramctl.findings import Finding
 from paramctl.formats import registry
-from paramctl.formats.sets.shard_index import Index
+from paramctl.formats.sets.shard_index import ShardIndex
 from paramctl.model.checkpoint import Checkpoint
 
 
-class Shard(NamedTuple):
+class ShardSummary(NamedTuple):
     """A summary of a shard: its paths, and its `own` paths, which are not tied to another in it.
 
     `nbytes` counts the bytes of tied params once, `all_nbytes` under each name. `is_sound` tells that no damage was
@@ -36,12 +36,12 @@ class Shard(NamedTuple):
     is_sound: bool = False
 
     @staticmethod
-    def of(file: str, checkpoint: Checkpoint | None, findings: Iterable[Finding]) -> Shard:
+    def of(file: str, checkpoint: Checkpoint | None, findings: Iterable[Finding]) -> ShardSummary:
         """Return the summary of a checkpoint, or of a shard that cannot be read."""
         if checkpoint is None:
-            return Shard(file)
+            return ShardSummary(file)
         own = [param for i, param in enumerate(checkpoint.params) if i not in checkpoint.tied_to]
-        return Shard(
+        return ShardSummary(
             file,
             frozenset(param.path for param in checkpoint.params),
             frozenset(param.path for param in own),
@@ -53,7 +53,7 @@ class Shard(NamedTuple):
         )
 
 
-def against(index: Index, shards: Sequence[Shard]) -> Iterator[Finding]:
+def index_mismatches(index: ShardIndex, shards: Sequence[ShardSummary]) -> Iterator[Finding]:
     """Report where the index and the readable shards disagree."""
     if not index.weight_map:
         yield Finding("error", "integrity", "shard-index", None, "the index names no tensors")
@@ -79,7 +79,7 @@ def against(index: Index, shards: Sequence[Shard]) -> Iterator[Finding]:
         yield Finding("warning", "integrity", "total-size", None, what)
 
 
-def unnamed(index: Index) -> Iterator[Finding]:
+def unlisted_shards(index: ShardIndex) -> Iterator[Finding]:
     """Report files beside an index that are named like its shards, but for the numbers, and not listed."""
     named = set(index.shards)
     calls = set(map(_without_numbers, named))
@@ -97,7 +97,7 @@ def _without_numbers(name: str) -> str:
 _NUMBERS = re.compile("[0-9]+")
 
 
-def copies(folder: Path, shards: Sequence[Shard]) -> Iterator[Finding]:
+def untied_embeddings(folder: Path, shards: Sequence[ShardSummary]) -> Iterator[Finding]:
     """Report embeddings that the configuration beside a set declares to be one tensor, and that differ."""
     if not says_tied(folder):
         return
@@ -114,7 +114,7 @@ def _differing(folder: Path, file: str, path: str, other_file: str, other: str) 
         b = a if file == other_file else registry.read(open_source(str(folder / other_file)))
     except FormatError:
         return
-    for finding in differing((a, _position(a, path)), (b, _position(b, other)), CONFIG):
+    for finding in compare_declared_tie((a, _position(a, path)), (b, _position(b, other)), CONFIG):
         yield finding._replace(file=file)
 
 

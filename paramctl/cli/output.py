@@ -39,15 +39,6 @@ class Line(NamedTuple):
     styles: tuple[str, ...]
 
 
-# --- text from files and paths -----------------------------------------------------------------
-
-
-# --- numbers -----------------------------------------------------------------------------------
-
-
-# --- terminals ---------------------------------------------------------------------------------
-
-
 def stdin_is_terminal() -> bool:
     """Return whether a person would have to type standard input."""
     return _is_terminal(0)
@@ -85,9 +76,6 @@ def use_color(when: When) -> bool:
     if os.environ.get("FORCE_COLOR", "0") not in ("", "0"):
         return True
     return stdout_is_terminal() and os.environ.get("TERM") not in ("dumb", "unknown")
-
-
-# --- standard output ---------------------------------------------------------------------------
 
 
 def prepare() -> None:
@@ -194,9 +182,6 @@ def colored(rows: Iterable[Line]) -> None:
     write(capture.get())
 
 
-# --- JSON --------------------------------------------------------------------------------------
-
-
 def json(document: object) -> None:
     """Write one JSON document. NaN and the infinities become strings."""
     lines(json_document(document))
@@ -205,9 +190,6 @@ def json(document: object) -> None:
 def json_lines(documents: Iterable[object]) -> None:
     """Write one JSON document a line."""
     lines(map(json_text, documents))
-
-
-# --- standard error ----------------------------------------------------------------------------
 
 
 def note(message: str) -> None:

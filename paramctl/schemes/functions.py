@@ -23,8 +23,6 @@ from paramctl.schemes.scheme import (
     scheme,
 )
 
-# Why a scheme cannot apply.
-
 
 def _not_complex(shape: Shape, dtype: DType, arguments: Arguments, kernel: Kernel) -> str:
     """Return the reason why a scheme cannot draw complex numbers, or ""."""
@@ -69,8 +67,6 @@ def _bounds_reachable(arguments: Arguments) -> str:
     return _bounds_in_order(arguments)
 
 
-# What arguments mean.
-
 FANS: Any = {"dimensions": (2, None), "because": "to have a fan-in and fan-out"}
 GLOROT = "Glorot & Bengio (2010), Understanding the difficulty of training deep feedforward neural networks"
 HE = "He, Zhang, Ren & Sun (2015), Delving deep into rectifiers, arXiv:1502.01852"
@@ -101,9 +97,6 @@ After = Annotated[Nonlinearity, Rule("what follows the layer")]
 AnyFan = Annotated[Literal["fan_in", "fan_out", "fan_avg"], Rule("which fan keeps its variance")]
 
 
-# Constants.
-
-
 @scheme("0", "torch.nn.init.zeros_", aliases=("zero",), random=False)
 def zeros(canvas: Canvas) -> None:
     """Set every value to 0."""
@@ -120,9 +113,6 @@ def ones(canvas: Canvas) -> None:
 def constant(canvas: Canvas, val: Annotated[float, Rule("the value")]) -> None:
     """Set every value to the same number."""
     canvas.tensor.fill_(val)
-
-
-# Distributions that do not look at the shape.
 
 
 @scheme("U(a, b)", "torch.nn.init.uniform_", valid=_bounds_in_order)
@@ -148,9 +138,6 @@ def trunc_normal(canvas: Canvas, mean: Mean = 0.0, std: PositiveStd = 1.0, a: Lo
 def truncated_normal(canvas: Canvas, mean: Mean = 0.0, stddev: PositiveStd = 0.05) -> None:
     """Draw from a normal distribution, again for values beyond two standard deviations."""
     canvas.two_sigma(mean, stddev)
-
-
-# Distributions scaled by the fans.
 
 
 @scheme("U(−a, a), a = gain · √(6 / (fan_in + fan_out))", "torch.nn.init.xavier_uniform_", paper=GLOROT,
@@ -232,9 +219,6 @@ def variance_scaling(
         canvas.normal(0.0, math.sqrt(variance))
     else:
         canvas.two_sigma(0.0, math.sqrt(variance) / TRUNCATED_STD)
-
-
-# Matrices and kernels with a structure.
 
 
 @scheme("gain · Q, Q Qᵀ = I or Qᵀ Q = I, from the QR factors of N(0, 1)", "torch.nn.init.orthogonal_",

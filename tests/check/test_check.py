@@ -44,9 +44,6 @@ def flipped(path: Path, at: int) -> Path:
     return file_of(path.parent, bytes(data), f"flipped{path.suffix}")
 
 
-# --- torch archives ------------------------------------------------------------------------------
-
-
 def test_a_sound_file(net: Path) -> None:
     report = check(str(net))
     assert report.findings == ()
@@ -236,9 +233,6 @@ def test_a_storage_of_another_size_than_its_tensors_say(net: Path) -> None:
     assert found(path) == [error("unreadable", None, what)]
 
 
-# --- safetensors files ---------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "offsets, nbytes, what",
     [
@@ -254,9 +248,6 @@ def test_offsets_that_leave_holes(tmp_path: Path, offsets: tuple[int, ...], nbyt
     header = json.dumps(entries).encode()
     path = file_of(tmp_path, len(header).to_bytes(8, "little") + header + bytes(nbytes), "x.safetensors")
     assert found(path) == [error("unreadable", None, what)]
-
-
-# --- bounded work --------------------------------------------------------------------------------
 
 
 def test_many_views_of_one_storage_end(tmp_path: Path) -> None:

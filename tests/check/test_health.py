@@ -52,9 +52,6 @@ def through_views(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
     yield from (tensor.clone(), tensor.t().clone(memory_format=torch.contiguous_format).t(), wide[:, 2:-1])
 
 
-# --- what no tensor should hold ------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("dtype", [*FLOATS, torch.complex64, torch.complex128], ids=str)
 def test_nan(found: Found, dtype: torch.dtype) -> None:
     for value in through_views(spread(4, 3).to(dtype)):
@@ -134,9 +131,6 @@ def test_another_byte_order(tmp_path: Path) -> None:
     assert list(health(listing(path))) == [odd("nan", "w", "1 of 2 values is NaN")]
 
 
-# --- denormals -----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_many_denormals(found: Found, dtype: torch.dtype) -> None:
     small = torch.finfo(dtype).tiny / 2
@@ -162,9 +156,6 @@ def test_statistics_of_dead_channels_fade(found: Found, name: str) -> None:
     )
     value = torch.tensor([1e-41, 1, 2, 3])
     assert found({f"bn.{name}": value}) == [odd("denormal", f"bn.{name}", what, "note")]
-
-
-# --- what no trained weight is -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [*FLOATS, torch.float8_e4m3fn, torch.complex64], ids=str)
@@ -235,9 +226,6 @@ def test_in_safetensors(tmp_path: Path) -> None:
         odd("constant", "a.kernel", "all 4 weights are the same"),
         odd("all-zero", "a.weight", "all 4 weights are zero"),
     ]
-
-
-# --- what is healthy -----------------------------------------------------------------------------
 
 
 def levels(findings: list[Finding]) -> set[str]:
@@ -346,9 +334,6 @@ def test_every_fresh_layer_of_torch(found: Found) -> None:
     net = nn.ModuleDict({type(module).__name__: module for module in made})
     for obj in (net, net.state_dict(), *(nn.Sequential(module).state_dict() for module in made)):
         assert levels(found(obj)) <= {"note"}, found(obj)
-
-
-# --- what cannot be looked into ------------------------------------------------------------------
 
 
 def test_a_wrong_checksum_is_found_while_reading(tmp_path: Path) -> None:

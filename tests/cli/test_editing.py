@@ -54,9 +54,6 @@ def command(verb: str, file: object) -> list[object]:
     return [verb, file, first, *others]
 
 
-# --- where it goes -------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_new_file(run: Run, model: Path, verb: str) -> None:
     before = model.read_bytes()
@@ -266,9 +263,6 @@ def test_a_terminal_never_gets_binary(model: Path, out: list[str]) -> None:
         )
 
 
-# --- the report ----------------------------------------------------------------------------------
-
-
 def test_the_report_for_people(run: Run, tmp_path: Path) -> None:
     path = saved(tmp_path, mlp().state_dict(), "net.pt")
     code, out, err = run("init", path, "--scheme", "xavier", "--seed", "7", "-n")
@@ -379,9 +373,6 @@ def test_a_seed_that_was_printed_draws_the_same_again(run: Run, model: Path) -> 
     seed = next(line.split()[1] for line in err.splitlines() if line.startswith("seed "))
     run("init", model, "--scheme", "normal", "--seed", seed, "-o", second)
     assert first.read_bytes() == second.read_bytes()
-
-
-# --- bad input -----------------------------------------------------------------------------------
 
 
 @pytest.fixture

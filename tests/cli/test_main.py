@@ -44,9 +44,6 @@ def long(tmp_path: Path) -> Path:
     return path
 
 
-# --- usage ---------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("args", "line"),
     [
@@ -107,9 +104,6 @@ def test_every_command_has_help_with_examples_that_fits(run: Run, name: str) -> 
     assert "\n  Examples:\n    paramctl " in out or f"| paramctl {name}" in out
     assert all(len(line) <= 80 for line in out.splitlines())
     assert f"  {name} " in run("--help")[1]
-
-
-# --- errors --------------------------------------------------------------------------------------
 
 
 def test_a_missing_file(run: Run) -> None:
@@ -196,9 +190,6 @@ def test_a_message_of_many_mismatches_is_whole(run: Run, tmp_path: Path) -> None
     assert run("tie", path, "2", "4", "-n") == (2, "", f"paramctl: {path}: cannot tie: {'; '.join(problems)}\n")
 
 
-# --- standard input ------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("args", [["tree"], ["tree", "-"], ["ls"]])
 def test_a_pipe_is_read(spawn: Spawn, model: Path, args: list[str]) -> None:
     done = spawn(*args, input=model.read_bytes(), stdin=None)
@@ -220,9 +211,6 @@ def test_a_terminal_is_not_read(spawn: Spawn) -> None:
     assert (done.returncode, done.stderr) == (
         2, b"paramctl: no checkpoint was named; name a FILE, or pipe one in and name '-' or nothing\n"
     )  # fmt: skip
-
-
-# --- standard output -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("args", [["tree", "--expand"], ["ls"], ["ls", "--json"], ["tree", "--json"]])
@@ -309,9 +297,6 @@ def test_a_listing_with_standard_error_closed(model: Path) -> None:
     assert shell(f"paramctl ls {model} -l 0.weight 2>&-") == (0, b"0.weight\ttensor\tfloat32\t2x2\t4\t16\t\n", b"")
 
 
-# --- signals -------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def waiting() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     """Starts a command that waits for its standard input, behind `prefix`."""
@@ -371,9 +356,6 @@ def test_the_handlers_are_put_back(run: Run, model: Path) -> None:
     before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     run("tree", model)
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
-
-
-# --- completion ----------------------------------------------------------------------------------
 
 
 def complete(spawn: Spawn, line: str) -> list[str]:

@@ -196,9 +196,6 @@ def test_a_patch_that_is_under_way_keeps_everybody_out(run: ChangedRange, model:
     assert run("tree", model)[0] == 0
 
 
-# --- what it would take --------------------------------------------------------------------------
-
-
 @pytest.fixture
 def plain(tmp_path: Path) -> Path:
     path = tmp_path / "plain.safetensors"
@@ -237,9 +234,6 @@ def test_a_plan_is_what_happens(run: ChangedRange, model: Path) -> None:
     done = json.loads(run("init", model, "-l", "1", "-s", "ones", "-i", "--json")[1])
     assert dry["bytes_copied"] + dry["bytes_made"] == done["bytes_written"] == model.stat().st_size
     assert dry["method"] in ("copy", "reflink")
-
-
-# --- room ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -101,9 +101,6 @@ def by_torch(text: str, shape: tuple[int, ...], dtype: str, seed: int) -> bytes 
     return raw(tensor)
 
 
-# Against torch.
-
-
 @pytest.mark.filterwarnings("ignore:Initializing zero-element", "ignore:mean is more than 2 std")
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("text", TORCH)
@@ -214,9 +211,6 @@ def test_fans_need_two_dimensions() -> None:
     assert str(caught.value) == "a tensor of shape (8) has no fan-in and fan-out"
 
 
-# Seeds and random state.
-
-
 def test_seed_is_the_head_of_a_sha256() -> None:
     assert seed_for(0, "0.weight") == int.from_bytes(hashlib.sha256(b"0/0.weight").digest()[:8], "little")
     assert seed_for(42, "block 1.bias") == 10571847995387310222
@@ -275,9 +269,6 @@ def test_torch_is_imported_in_one_function() -> None:
             imports = [node for node in ast.walk(function) if isinstance(node, ast.Import)]
             places += [function.name for node in imports if any(each.name == "torch" for each in node.names)]
     assert places == ["import_torch"]
-
-
-# Schemes torch does not have.
 
 
 def moments(text: str, shape: tuple[int, ...] = (300, 200), **more: Any) -> tuple[float, float, float]:
@@ -361,9 +352,6 @@ def test_sparse_in_keras_layout_zeroes_inputs_of_a_unit_alike() -> None:
     assert (values("sparse:0.5", (20, 10), kernel="keras") == 0).sum(axis=1).tolist() == [5] * 20
 
 
-# Integers and other dtypes.
-
-
 @pytest.mark.parametrize("dtype", ["int64", "int8", "uint8", "uint16", "uint32", "uint64", "bool"])
 def test_integers_take_constants_only(dtype: str) -> None:
     assert values("ones", (2, 2), dtype).tolist() == [[1, 1], [1, 1]]
@@ -419,9 +407,6 @@ def test_a_scheme_that_cannot_apply_says_where_and_why() -> None:
     with pytest.raises(UsageError) as caught:
         drawn("eye", drawn_param((), path=""))
     assert caught.value.what == "eye cannot apply to . (scalar): it needs 2 dimensions to have a diagonal"
-
-
-# Names and arguments.
 
 
 @pytest.mark.parametrize(
@@ -543,8 +528,6 @@ def test_what_cannot_be_parsed(text: str, message: str) -> None:
         parse(text)
     assert str(caught.value) == message
 
-
-# Frameworks' defaults.
 
 LINEAR = {"weight": (8, 4), "bias": (8,)}
 LSTM = {"weight_ih_l0": (12, 5), "weight_hh_l0": (12, 3), "bias_ih_l0": (12,), "bias_hh_l0": (12,)}
@@ -713,9 +696,6 @@ def test_a_param_without_a_default_is_refused_when_drawn() -> None:
         "torch-default cannot apply to logit_scale (scalar): the framework has no default for it"
         "; name a scheme for it"
     )
-
-
-# A person's own functions.
 
 
 def user_file(folder: Path, source: str, name: str = "my_init.py", function: str = "f") -> str:

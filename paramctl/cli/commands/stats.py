@@ -176,9 +176,6 @@ def _sorted(found: Iterable[StatsRow], key: Key | None, reverse: bool) -> list[S
     return [*having, *(one for one in kept if one.figures[key] is None)]
 
 
-# --- for programs ------------------------------------------------------------------------------
-
-
 def _object(checkpoint: Checkpoint, found: StatsRow, histogram: bool, spectral: bool) -> dict[str, object]:
     """Return the JSON object of a row."""
     row = found.row
@@ -212,9 +209,6 @@ def _line(checkpoint: Checkpoint, found: StatsRow, spectral: bool) -> str:
         figures += found.spectrum or (None, None)
     numbers = ["" if number is None else repr(number) for number in figures]
     return "\t".join([text.escape(row.path, None), *about, *numbers])
-
-
-# --- for people --------------------------------------------------------------------------------
 
 
 def _columns(checkpoint: Checkpoint, found: Sequence[StatsRow], spectral: bool) -> list[Column]:

@@ -85,7 +85,6 @@ def _paths(checkpoint: Checkpoint, group: Sequence[int]) -> list[str]:
 
 
 def _object(checkpoint: Checkpoint, found: Candidate) -> dict[str, object]:
-
     """Return the JSON object of a candidate."""
     return {
         "paths": list(found.paths),

@@ -140,9 +140,6 @@ def note_remarks(tracked: Iterator[Tracked]) -> Iterator[Tracked]:
         yield one
 
 
-# --- for programs ------------------------------------------------------------------------------
-
-
 def _object(step: Step) -> dict[str, object]:
     """Return the JSON object of a step."""
     return {
@@ -167,9 +164,6 @@ def _line(step: Step) -> str:
     numbers = ["" if number is None else repr(number) for number in (step.step, *figures, *step.moments.values())]
     names = [text.escape(name, None) for name in (step.file, step.path or "")]
     return "\t".join([numbers[0], *names, *numbers[1:]])
-
-
-# --- for people --------------------------------------------------------------------------------
 
 
 def _columns(steps: Sequence[Step], moments: Sequence[str], each: bool) -> list[Column]:

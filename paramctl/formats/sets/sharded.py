@@ -20,7 +20,7 @@ from paramctl.files.set_names import Part
 from paramctl.files.sources import Source, open_source
 from paramctl.formats.sets import shard_index
 from paramctl.formats.sets.shard_division import SAFETENSORS, STEMS, divided, division_of
-from paramctl.formats.sets.shard_index import Index
+from paramctl.formats.sets.shard_index import ShardIndex
 from paramctl.model import shapes
 from paramctl.model.checkpoint import Checkpoint, Entry, Loss, Param, Storage, View
 from paramctl.progress import ProgressCallback, ignore
@@ -60,7 +60,7 @@ class Document:
     """What is needed to write a set back: its index, and its shards as checkpoints of their own."""
 
     source: Source
-    index: Index
+    index: ShardIndex
     shards: tuple[Shard, ...]
     saved: _ByName | _ByFile
 
@@ -68,7 +68,7 @@ class Document:
 class _ByName(Mapping[str, Storage]):
     """The storages of safetensors shards under their own keys, the names of tensors: a set has each in one shard."""
 
-    def __init__(self, index: Index, shards: Sequence[Shard]) -> None:
+    def __init__(self, index: ShardIndex, shards: Sequence[Shard]) -> None:
         self._shards = shards
         self._weight_map = index.weight_map
         self._numbers = {shard.name: i for i, shard in enumerate(shards)}
@@ -169,7 +169,7 @@ def _read_shard(path: Path) -> Checkpoint:
         raise
 
 
-def _check_places(index: Index, shards: Iterable[Shard]) -> None:
+def _check_places(index: ShardIndex, shards: Iterable[Shard]) -> None:
     """Raise FormatError unless every tensor is where the index says, and nowhere else."""
     held_in = {param.path: name for name, checkpoint in shards for param in checkpoint.params}
     if held_in == index.weight_map and len(held_in) == sum(len(shard.checkpoint.params) for shard in shards):
@@ -214,7 +214,7 @@ def _moved(param: Param, name: str, at: At | None) -> Param:
     return Param(*param[:5], storage, *param[6:10], parts, param.flags, at, param.quantizer)
 
 
-def _aliases(index: Index, entries: Iterable[Entry]) -> Iterator[Param]:
+def _aliases(index: ShardIndex, entries: Iterable[Entry]) -> Iterator[Param]:
     """Params that only the index names, each the same as another."""
     if not index.aliases:
         return

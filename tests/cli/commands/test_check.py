@@ -70,8 +70,6 @@ def expected(text: str) -> str:
     return dedent(text).lstrip("\n")
 
 
-# --- for people ----------------------------------------------------------------------------------
-
 FINE = "fine.pt: nothing wrong (2 tensors; integrity, health, safety)\n"
 SUMMARY = "sick.pt: 1 error, 3 warnings, 2 notes (4 tensors; integrity, health, safety)\n"
 LINES = (
@@ -135,9 +133,6 @@ def test_a_bare_tensor_has_no_name(run: Run, here: Path) -> None:
     torch.save(torch.tensor([float("nan")]), "bare.pt")
     assert run("check", "bare.pt", "-q") == (1, "warning\thealth\tnan\t\t\tis NaN\n", "")
     assert terminal(1, 80, "check", "bare.pt", "-q", NO_COLOR="1") == "warning  health     .: is NaN\n"
-
-
-# --- for programs --------------------------------------------------------------------------------
 
 
 def test_json(run: Run, here: Path) -> None:
@@ -253,9 +248,6 @@ def test_names_that_are_no_text(run: Run, here: Path) -> None:
     assert [result["message"]["text"] for result in sarif(run, ".")] == [what]
 
 
-# --- options -------------------------------------------------------------------------------------
-
-
 def groups(run: Run, *args: object) -> tuple[set[str], str]:
     _, out, err = run("check", "sick.pt", *args)
     return {line.split("\t")[1] for line in out.splitlines()}, err.partition("; ")[2]
@@ -289,9 +281,6 @@ def test_strict_counts_notes(run: Run, here: Path) -> None:
     assert run("check", "note.pt") == (0, line, summary)
     assert run("check", "note.pt", "--strict") == (1, line, summary)
     assert run("check", "fine.pt", "--strict")[0] == 0
-
-
-# --- where a checkpoint comes from ---------------------------------------------------------------
 
 
 def test_standard_input(run: Run, here: Path) -> None:

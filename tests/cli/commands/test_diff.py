@@ -255,9 +255,6 @@ def test_objects_are_said_not_to_be_compared(run: Run, here: Path) -> None:
     assert run("diff", "c.pt", "d.pt")[2].splitlines()[1:] == ["note: 1 object compared by class only: o\\n"]
 
 
-# --- names -----------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def wrapped(here: Path) -> Path:
     """A state, the same within a training checkpoint, and as a wrapped module saves it."""
@@ -307,9 +304,6 @@ def test_layers(run: Run, wrapped: Path) -> None:
     assert run("diff", "a.pt", "b.pt", "-l", "smal") == (
         1, "", "paramctl: a.pt and b.pt: no parameter or layer matches 'smal'; nearest: small\n"
     )  # fmt: skip
-
-
-# --- streams and errors ----------------------------------------------------------------------------
 
 
 def test_one_may_be_standard_input(spawn: Spawn, here: Path) -> None:

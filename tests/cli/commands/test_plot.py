@@ -43,8 +43,6 @@ def on_terminal(columns: int, *args: str) -> str:
     return shown(columns, *args, NO_COLOR="1")
 
 
-# --- drawings ------------------------------------------------------------------------------------
-
 WEIGHTS = dedent("""\
     tied_mlp.pt
     number of values by value
@@ -265,9 +263,6 @@ def test_a_drawing_needs_no_matplotlib(spawn: Spawn, samples: None, tmp_path: Pa
     assert not (tmp_path / "x.png").exists()
 
 
-# --- pictures ------------------------------------------------------------------------------------
-
-
 def test_a_picture_is_written_and_said(run: Run, samples: None, tmp_path: Path) -> None:
     out = tmp_path / "x.png"
     code, shown, err = run("plot", "mlp.pt", "--layer", "0.weight", "-o", out)
@@ -299,9 +294,6 @@ def test_pictures_repeat_byte_for_byte_and_say_nothing_but_what_was_written(
             assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (0, b"", 1)
             assert done.stderr.startswith(b"wrote ")
         assert (here / f"a{suffix}").read_bytes() == (here / f"b{suffix}").read_bytes()
-
-
-# --- errors --------------------------------------------------------------------------------------
 
 
 def test_what_is_refused(run: Run, samples: None, tmp_path: Path) -> None:

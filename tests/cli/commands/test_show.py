@@ -150,9 +150,6 @@ def test_nothing_is_printed_if_one_index_is_wrong(run: Run, net: str) -> None:
     assert run("show", net, "0.weight", "0.bias[7]")[:2] == (2, "")
 
 
-# --- JSON --------------------------------------------------------------------------------------
-
-
 def test_json(run: Run, net: str) -> None:
     code, out, err = run("show", net, "0.bias", "--json")
     assert (code, err) == (0, "")
@@ -190,9 +187,6 @@ def test_json_of_a_large_tensor_holds_its_edges(run: Run, tmp_path: Path) -> Non
     assert (tensor["values"], tensor["preview"]) == (list(range(1001)), None)
     tensor = json.loads(run("show", file, "w[1:3]", "--json")[1])["tensors"][0]
     assert (tensor["values"], tensor["index"], tensor["shape"]) == ([1, 2], "1:3", [1001])
-
-
-# --- kinds of tensors --------------------------------------------------------------------------
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -244,8 +238,6 @@ def test_tensors_of_every_kind(run: Run, tmp_path: Path, monkeypatch: pytest.Mon
     }
     assert "stride 0): edges only" in run("show", "kinds.pt", "expanded", "--full")[1]
 
-
-# --- quantised tensors --------------------------------------------------------------------------
 
 QUANTIZED = """\
 w
@@ -337,9 +329,6 @@ def test_npy_of_a_corrupt_quantized_tensor(run: Run, quantized: str) -> None:
     code, out, err = run("show", quantized, "w", "--npy", "-o", "w.npy")
     assert (code, out) == (3, "") and "is corrupt: its bytes do not match their CRC-32" in err
     assert not Path("w.npy").exists()
-
-
-# --- pages --------------------------------------------------------------------------------------
 
 
 def on_terminal(columns: int, *args: str) -> str:
@@ -456,9 +445,6 @@ def test_hostile_names_are_escaped(run: Run, tmp_path: Path) -> None:
     save_file({"a\x1b[31m\n[red]": np.zeros(1, np.float32)}, file)
     code, out, _ = run("show", file, "a\x1b[31m\n[red]")
     assert code == 0 and out.splitlines()[0] == r"a\x1b[31m\n[red]"
-
-
-# --- .npy --------------------------------------------------------------------------------------
 
 
 def test_npy_to_a_file(run: Run, net: str) -> None:

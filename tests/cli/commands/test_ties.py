@@ -50,9 +50,6 @@ def test_none_is_fine(run: Run, tmp_path: Path) -> None:
     }
 
 
-# --- tensors that might be tied ------------------------------------------------------------------
-
-
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
