@@ -11,6 +11,7 @@ import os
 import pickle
 import resource
 import tracemalloc
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,10 @@ import pytest
 from helpers import refused
 from make_pickles import pickled
 
+from paramctl.check.check import check
 from paramctl.errors import FormatError
+from paramctl.files.sources import open_source
+from paramctl.formats import registry
 from paramctl.formats.pickles.nodes import Call, Dict, FrozenSet, Global, Persistent, PyString, Set
 from paramctl.formats.pickles.reader import read
 from paramctl.formats.pickles.reader_differences import DISAGREE
@@ -321,6 +325,20 @@ DISAGREEING = {
 def test_frames_that_are_read_in_two_ways(data: bytes) -> None:
     for reads in (read, inspect):
         assert refused(FormatError, reads, b"\x80\x04" + data).endswith(f"; {DISAGREE}")
+
+
+def test_a_file_that_is_read_in_two_ways_is_dangerous(tmp_path: Path) -> None:
+    """Every verb refuses it; `check` says that it is dangerous, though every name in it is plain."""
+    path = tmp_path / "two.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("two/data.pkl", b"\x80\x04" + DISAGREEING["an argument that crosses the end"])
+        archive.writestr("two/version", "3\n")
+    what = f"pickle is damaged: it has an argument that crosses the end of its frame (byte 11, opcode BINUNICODE); {DISAGREE}"
+    assert [(found.level, found.rule, found.what) for found in check(str(path)).findings] == [
+        ("error", "unreadable", what),
+        ("error", "dangerous", what),
+    ]
+    assert refused(FormatError, registry.read, open_source(str(path))) == what
 
 
 def test_a_frame_that_the_file_cuts_short() -> None:
