@@ -103,8 +103,7 @@ def diff(
                 on_progress=on_progress,
             )
         if not quiet:
-            unused = [each for each in renames if not any(map(each.pattern.search, one.labels))]
-            _report(found, one, other, unused, as_json, color)
+            _report(found, one, other, renames, as_json, color)
     if found:
         raise typer.Exit(1)
 
@@ -118,7 +117,7 @@ def _check_standard_input(a: str, b: str, layers: list[str]) -> None:
 
 
 def _report(
-    found: Difference, a: Checkpoint, b: Checkpoint, unused: list[Rename], as_json: bool, color: output.When
+    found: Difference, a: Checkpoint, b: Checkpoint, renames: list[Rename], as_json: bool, color: output.When
 ) -> None:
     """Print the differences and remarks on them."""
     if as_json:
@@ -136,8 +135,9 @@ def _report(
         output.note(f"note: {what}: {sentence(some([path or '.' for path in found.uncompared], 3))}")
     if far := [row.path or "." for row in found.changed if row.figures and row.figures.max_abs == inf]:
         output.note(f"note: distances that float64 cannot hold are infinite: {sentence(some(far, 3))}")
-    for rename in unused:
-        output.note(f"note: --rename '{escape(rename.text)}' changes no path of A")
+    for rename in renames:
+        if not any(map(rename.pattern.search, a.labels)):
+            output.note(f"note: --rename '{escape(rename.text)}' changes no path of A")
     if found.hint:
         from shlex import quote
 
