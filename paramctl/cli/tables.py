@@ -62,14 +62,17 @@ def without_spare(columns: Sequence[Column], spare: Sequence[str], width: int | 
 
 def with_short_texts(columns: Sequence[Column], width: int | None) -> list[Column]:
     """Return the columns with their texts cut to what is left of the width."""
-    longest = max((column.width for column in columns if column.least is not None), default=0)
-    least = max((column.least or 0 for column in columns), default=0)
+    texts = [column for column in columns if column.least is not None]
+    longest = max((column.width for column in texts), default=0)
+    least = min((column.least or 0 for column in texts), default=0)
     while width is not None and longest > least and _needed(columns, longest) > width:
         longest -= 1
-    return [
-        column if column.least is None else column._replace(cells=[elide(cell, longest) for cell in column.cells])
-        for column in columns
-    ]
+    return [column if column.least is None else _cut(column, max(longest, column.least)) for column in columns]
+
+
+def _cut(column: Column, width: int) -> Column:
+    """Return a column of texts without the middle of those that are too long."""
+    return column._replace(cells=[elide(cell, width) for cell in column.cells])
 
 
 def note_dropped(titles: Sequence[str]) -> None:

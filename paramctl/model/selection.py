@@ -155,11 +155,6 @@ def layer_members(checkpoint: Checkpoint, text: str) -> list[tuple[str, int]]:
     raise no_match(checkpoint, text)
 
 
-def position_of(checkpoint: Checkpoint, index: int) -> str:
-    """`[0][1][0]`: where in the nested tree a param is, as one would index nested lists."""
-    return positions(checkpoint, {index})[index]
-
-
 def model_params(checkpoint: Checkpoint) -> tuple[int, ...]:
     """Positions in `params` of the model's own: neither what an optimizer remembers, nor gradients."""
     gradients = gradient_owners(checkpoint)

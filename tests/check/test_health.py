@@ -152,7 +152,7 @@ def test_a_bias_in_float16_may_be_that_small(found: Found) -> None:
 def test_statistics_of_dead_channels_fade(found: Found, name: str) -> None:
     what = (
         "1 of 4 values is denormal: too small for the full precision of float32, "
-        "as the statistics of channels that are always zero become"
+        "as is usual for statistics of channels that are always zero"
     )
     value = torch.tensor([1e-41, 1, 2, 3])
     assert found({f"bn.{name}": value}) == [odd("denormal", f"bn.{name}", what, "note")]

@@ -66,6 +66,36 @@ def test_a_usage_error_is_one_line(run: Run, args: list[str], line: str) -> None
         assert err == f"paramctl: {line}\n"
 
 
+def numeric_options() -> Iterator[tuple[str, str, float, float | None]]:
+    """Yield each option of each command that takes a number: command, name, least and most."""
+    commands = app.Commands()
+    for name in (*LOOK, *CHANGE):
+        for option in commands.get_command(None, name).params:
+            if hasattr(option.type, "min"):
+                yield name, max(option.opts, key=len), option.type.min, option.type.max
+
+
+NUMERIC = list(numeric_options())
+
+
+@pytest.mark.parametrize(("command", "name", "least", "most"), NUMERIC)
+def test_a_number_that_will_not_do_is_answered_with_those_that_will(
+    run: Run, command: str, name: str, least: float, most: float | None
+) -> None:
+    for value in ("abc", f"{least - 1:g}", *([] if most is None else [f"{most + 1:g}"])):
+        code, out, err = run(command, f"{name}={value}")
+        assert (code, out) == (2, "")
+        assert re.fullmatch(
+            rf"paramctl: {name} must be a (whole )?number, {least:g} or more( and at most [0-9]+)?; "
+            rf"see 'paramctl {command} --help'\n",
+            err,
+        )
+
+
+def test_the_seed_is_among_the_numeric_options() -> None:
+    assert ("init", "--seed", 0, None) in NUMERIC
+
+
 def test_options_are_not_abbreviated(run: Run, model: Path) -> None:
     assert run("tree", model, "--jso")[0] == 2
 

@@ -90,7 +90,7 @@ def test_inside_the_one_model_and_moments_are_stale(tmp_path: Path) -> None:
     assert [change.path for change in edit.changed] == ["model.2.weight", "model.2.bias"]
     assert edit.notes == (
         "the optimizer state in this file still belongs to the old values of model.2.weight, model.2.bias;"
-        " --reset-optimizer starts it anew",
+        " --reset-optimizer resets it",
     )
     after = written(tmp_path, edit)
     assert after["model"]["0.bias"].data_ptr() == after["model"]["2.bias"].data_ptr()

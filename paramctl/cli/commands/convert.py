@@ -16,36 +16,42 @@ if TYPE_CHECKING:
     from paramctl.formats.protocol import AnyFormat
 
 
+To = Annotated[
+    str | None,
+    typer.Option(
+        "--to", metavar="FORMAT", show_default=False, help="The format to write: safetensors, torch-zip or dcp."
+    ),
+]
+Layer = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--layer",
+        "-l",
+        metavar="PATH",
+        show_default=False,
+        autocompletion=complete_path,
+        help="Take this layer only, and count its names from there.",
+    ),
+]
+MaxShardSize = Annotated[
+    str | None,
+    typer.Option(
+        "--max-shard-size",
+        metavar="SIZE",
+        show_default=False,
+        help="Write a set of shards of at most this size each: 5GB, 500MB, 1GiB.",
+    ),
+]
+Lossy = Annotated[bool, typer.Option("--lossy", help="Leave out what the format cannot hold.")]
+
+
 @writes(without=("in_place", "patch"))
 def convert(
     file: FileArgument = None,
-    to: Annotated[
-        str | None,
-        typer.Option(
-            "--to", metavar="FORMAT", show_default=False, help="The format to write: safetensors, torch-zip or dcp."
-        ),
-    ] = None,
-    layer: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--layer",
-            "-l",
-            metavar="PATH",
-            show_default=False,
-            autocompletion=complete_path,
-            help="Take this layer only, and count its names from there.",
-        ),
-    ] = None,
-    max_shard_size: Annotated[
-        str | None,
-        typer.Option(
-            "--max-shard-size",
-            metavar="SIZE",
-            show_default=False,
-            help="Write a set of shards of at most this size each: 5GB, 500MB, 1GiB.",
-        ),
-    ] = None,
-    lossy: Annotated[bool, typer.Option("--lossy", help="Leave out what the format cannot hold.")] = False,
+    to: To = None,
+    layer: Layer = None,
+    max_shard_size: MaxShardSize = None,
+    lossy: Lossy = False,
     *,
     options: WriteOptions,
 ) -> None:

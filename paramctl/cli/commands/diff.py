@@ -28,29 +28,35 @@ if TYPE_CHECKING:
     from paramctl.model.path_renames import Rename
 
 
+FileA = Annotated[str, typer.Argument(metavar="A", show_default=False, help="A checkpoint; '-' is standard input.")]
+FileB = Annotated[str, typer.Argument(metavar="B", show_default=False, help="The one it is compared with.")]
+Renames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rename",
+        metavar="RE=>REPL",
+        show_default=False,
+        help="Compare A's tensors under other names, as re.sub makes them ('^module\\.=>'). Repeatable, in order.",
+    ),
+]
+Atol = Annotated[float, typer.Option("--atol", min=0, metavar="X", help="Equal is |a − b| ≤ atol + rtol · |b|.")]
+Rtol = Annotated[float, typer.Option("--rtol", min=0, metavar="X", help="Likewise, relative to B.")]
+Exact = Annotated[bool, typer.Option("--exact", help="Compare bits: −0 is not 0, NaNs have a payload.")]
+ParamsOnly = Annotated[bool, typer.Option("--params", help="Only tensors and their ties: no scalars, no metadata.")]
+QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing: the exit code says it.")]
+
+
 def diff(
-    a: Annotated[str, typer.Argument(metavar="A", show_default=False, help="A checkpoint; '-' is standard input.")],
-    b: Annotated[str, typer.Argument(metavar="B", show_default=False, help="The one it is compared with.")],
+    a: FileA,
+    b: FileB,
     layer: Layers = None,
-    rename: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--rename",
-            metavar="RE=>REPL",
-            show_default=False,
-            help="Compare A's tensors under other names, as re.sub makes them ('^module\\.=>'). Repeatable, in order.",
-        ),
-    ] = None,
-    atol: Annotated[
-        float, typer.Option("--atol", min=0, metavar="X", help="Equal is |a − b| ≤ atol + rtol · |b|.")
-    ] = 0,
-    rtol: Annotated[float, typer.Option("--rtol", min=0, metavar="X", help="Likewise, relative to B.")] = 0,
-    exact: Annotated[bool, typer.Option("--exact", help="Compare bits: −0 is not 0, NaNs have a payload.")] = False,
-    params: Annotated[
-        bool, typer.Option("--params", help="Only tensors and their ties: no scalars, no metadata.")
-    ] = False,
+    rename: Renames = None,
+    atol: Atol = 0,
+    rtol: Rtol = 0,
+    exact: Exact = False,
+    params: ParamsOnly = False,
     as_json: Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing: the exit code says it.")] = False,
+    quiet: QuietFlag = False,
     color: Color = "auto",
 ) -> None:
     """Say what differs between two checkpoints, of whatever formats.
@@ -81,34 +87,37 @@ def diff(
     from paramctl.model.path_renames import parse
 
     check_exclusive({"--json": as_json, "--quiet": quiet})
-    check_exclusive({"--exact": exact, "--atol": bool(atol)})
-    check_exclusive({"--exact": exact, "--rtol": bool(rtol)})
-    if a == b == STDIN:
-        raise UsageError("A and B are both standard input", hint="name a FILE for one of them")
-    if any(each.lstrip("!") == "@-" for each in layer or ()):
-        raise UsageError("'@-' can be read once, and is needed for A and for B", hint="name a file: '@FILE'")
+    for name, value in (("--atol", atol), ("--rtol", rtol)):
+        check_exclusive({"--exact": exact, name: bool(value)})
+    _check_standard_input(a, b, layer or [])
     renames, tolerance = [parse(text) for text in rename or ()], Tolerance(atol, rtol, exact)
     with open_checkpoint(a, quiet) as one, open_checkpoint(b, quiet) as other:
-        selected = _chosen(one, other, layer, quiet)
         with progress.bar(quiet) as on_progress:
             found = verb(
                 one,
                 other,
                 renames=renames,
-                chosen=selected,
+                chosen=_chosen(one, other, layer, quiet),
                 tolerance=tolerance,
                 only_params=params,
                 on_progress=on_progress,
             )
         if not quiet:
-            unused = [each for each in renames if not any(map(each.pattern.search, one.labels))]
-            _report(found, one, other, unused, as_json, color)
+            _report(found, one, other, renames, as_json, color)
     if found:
         raise typer.Exit(1)
 
 
+def _check_standard_input(a: str, b: str, layers: list[str]) -> None:
+    """Raise UsageError if standard input, which can be read once, is needed twice."""
+    if a == b == STDIN:
+        raise UsageError("A and B are both standard input", hint="name a FILE for one of them")
+    if any(each.lstrip("!") == "@-" for each in layers):
+        raise UsageError("'@-' can be read once, and is needed for A and for B", hint="name a file: '@FILE'")
+
+
 def _report(
-    found: Difference, a: Checkpoint, b: Checkpoint, unused: list[Rename], as_json: bool, color: output.When
+    found: Difference, a: Checkpoint, b: Checkpoint, renames: list[Rename], as_json: bool, color: output.When
 ) -> None:
     """Print the differences and remarks on them."""
     if as_json:
@@ -126,8 +135,9 @@ def _report(
         output.note(f"note: {what}: {sentence(some([path or '.' for path in found.uncompared], 3))}")
     if far := [row.path or "." for row in found.changed if row.figures and row.figures.max_abs == inf]:
         output.note(f"note: distances that float64 cannot hold are infinite: {sentence(some(far, 3))}")
-    for rename in unused:
-        output.note(f"note: --rename '{escape(rename.text)}' changes no path of A")
+    for rename in renames:
+        if not any(map(rename.pattern.search, a.labels)):
+            output.note(f"note: --rename '{escape(rename.text)}' changes no path of A")
     if found.hint:
         from shlex import quote
 

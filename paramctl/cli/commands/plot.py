@@ -21,35 +21,42 @@ if TYPE_CHECKING:
 WIDTH = 80  # columns of a drawing off a terminal
 
 
+FilesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[FILE]...",
+        show_default=False,
+        help="The checkpoint, or with --of those of a run; '-' (or nothing, in a pipe) is standard input.",
+    ),
+]
+Of = Annotated[
+    str | None,
+    typer.Option(
+        "--of",
+        metavar="FIGURE",
+        show_default=False,
+        help="Draw a curve over checkpoints: norm, update, ratio, grad, mean, std, or a moment (exp_avg).",
+    ),
+]
+Together = Annotated[
+    bool, typer.Option("--together", help="Histograms over one another; one curve of all that is selected.")
+]
+Log = Annotated[bool, typer.Option("--log", help="A logarithmic scale upwards.")]
+Out = Annotated[
+    str | None,
+    typer.Option(
+        "--output", "-o", metavar="FILE", show_default=False, help="A picture: .png, .svg or .pdf (matplotlib)."
+    ),
+]
+
+
 def plot(
-    files: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[FILE]...",
-            show_default=False,
-            help="The checkpoint, or with --of those of a run; '-' (or nothing, in a pipe) is standard input.",
-        ),
-    ] = None,
+    files: FilesArgument = None,
     layer: Layers = None,
-    of: Annotated[
-        str | None,
-        typer.Option(
-            "--of",
-            metavar="FIGURE",
-            show_default=False,
-            help="Draw a curve over checkpoints: norm, update, ratio, grad, mean, std, or a moment (exp_avg).",
-        ),
-    ] = None,
-    together: Annotated[
-        bool, typer.Option("--together", help="Histograms over one another; one curve of all that is selected.")
-    ] = False,
-    log: Annotated[bool, typer.Option("--log", help="A logarithmic scale upwards.")] = False,
-    out: Annotated[
-        str | None,
-        typer.Option(
-            "--output", "-o", metavar="FILE", show_default=False, help="A picture: .png, .svg or .pdf (matplotlib)."
-        ),
-    ] = None,
+    of: Of = None,
+    together: Together = False,
+    log: Log = False,
+    out: Out = None,
     force: Force = False,
     order: OrderOption = "auto",
     color: Color = "auto",

@@ -54,23 +54,30 @@ class Reasons(NamedTuple):
     spectra: Counter[str]
 
 
+By = Annotated[
+    Literal["tensor", "layer"],
+    typer.Option("--by", help="A line for each; a layer is its own tensors, without those of layers in it."),
+]
+Sort = Annotated[
+    Key | None,
+    typer.Option("--sort", show_default=False, help="Order by this, the largest first; 'path' sorts 2 before 10."),
+]
+Reverse = Annotated[bool, typer.Option("--reverse", help="Reverse the order.")]
+Histogram = Annotated[bool, typer.Option("--histogram", help="Histograms for --json and --jsonl too.")]
+Spectral = Annotated[
+    bool,
+    typer.Option("--spectral", help="Also the largest singular value and stable rank of matrices (slow: torch)."),
+]
+
+
 def stats(
     file: FileArgument = None,
     layer: Layers = None,
-    by: Annotated[
-        Literal["tensor", "layer"],
-        typer.Option("--by", help="A line for each; a layer is its own tensors, without those of layers in it."),
-    ] = "tensor",
-    sort: Annotated[
-        Key | None,
-        typer.Option("--sort", show_default=False, help="Order by this, the largest first; 'path' sorts 2 before 10."),
-    ] = None,
-    reverse: Annotated[bool, typer.Option("--reverse", help="Reverse the order.")] = False,
-    histogram: Annotated[bool, typer.Option("--histogram", help="Histograms for --json and --jsonl too.")] = False,
-    spectral: Annotated[
-        bool,
-        typer.Option("--spectral", help="Also the largest singular value and stable rank of matrices (slow: torch)."),
-    ] = False,
+    by: By = "tensor",
+    sort: Sort = None,
+    reverse: Reverse = False,
+    histogram: Histogram = False,
+    spectral: Spectral = False,
     as_tsv: Tsv = False,
     as_json: Json = False,
     as_json_lines: JsonLines = False,
@@ -99,13 +106,8 @@ def stats(
 
         positions = selected_positions(checkpoint, layer)
         with progress.bar() as on_progress:
-            rows = stats(
-                checkpoint,
-                positions,
-                by_layer=by == "layer",
-                histograms=histogram or for_people,
-                on_progress=on_progress,
-            )
+            drawn = histogram or for_people
+            rows = stats(checkpoint, positions, by_layer=by == "layer", histograms=drawn, on_progress=on_progress)
             reasons = Reasons([], Counter())
             found: Iterable[StatsRow] = (_stats_row(checkpoint, row, spectral, reasons) for row in rows)
             if sort is not None or reverse:
@@ -119,13 +121,19 @@ def stats(
                 return
             kept = list(found)
         if as_json:
-            name = "layers" if by == "layer" else "tensors"
-            objects = [_object(checkpoint, one, histogram, spectral) for one in kept]
-            output.json({"schema": 1, "file": checkpoint.file, name: objects})
+            _print_document(checkpoint, kept, by, histogram, spectral)
             return
         if kept:
             _show(checkpoint, kept, spectral, color)
         _note_reasons(reasons)
+
+
+def _print_document(
+    checkpoint: Checkpoint, found: Sequence[StatsRow], by: str, histogram: bool, spectral: bool
+) -> None:
+    """Print the JSON document."""
+    objects = [_object(checkpoint, one, histogram, spectral) for one in found]
+    output.json({"schema": 1, "file": checkpoint.file, "layers" if by == "layer" else "tensors": objects})
 
 
 def _show(checkpoint: Checkpoint, found: Sequence[StatsRow], spectral: bool, color: output.When) -> None:

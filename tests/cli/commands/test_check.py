@@ -99,7 +99,8 @@ def test_on_a_narrow_terminal(here: Path) -> None:
         warning  health     fc.weight: 1 of 6 values is NaN
         warning  health     zero.weight: all 6 weights are zero
         warning  health     x\\x1b[31m\\n: is NaN
-        note     health     norm.weight: all 4 weights are 1, the initial value of a scale
+        note     health     norm.weight: all 4 weights are 1, the initial value of a
+                            scale
         note     safety     torch.load(weights_only=True) refuses it: 1 global:
                             subprocess.getoutput
         sick.pt: 1 error, 3 warnings, 2 notes (4 tensors; integrity, health, safety)

@@ -127,7 +127,7 @@ def test_a_training_checkpoint(run: Run, tmp_path: Path) -> None:
         "model.0.bias    zeros\n"
         "note: selected inside 'model'\n"
         "note: the optimizer state in this file still belongs to the old values of model.0.weight, model.0.bias;"
-        " --reset-optimizer starts it anew\n"
+        " --reset-optimizer resets it\n"
         "seed 1\n"
         "nothing was written (dry run); …\n"
     )
