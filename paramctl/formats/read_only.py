@@ -39,7 +39,7 @@ class ReadOnly:
         self.losses(checkpoint)
         return ()
 
-    def left(self, checkpoint: Checkpoint) -> list[str]:
+    def unlisted_tensors(self, checkpoint: Checkpoint) -> list[str]:
         """Return no places: nothing is taken out of a file that is not written."""
         return []
 

@@ -20,7 +20,6 @@ from paramctl import __version__, errors
 from paramctl.cli import app, completion
 from paramctl.cli.app import CHANGE, LOOK
 from paramctl.formats import opening
-from paramctl.progress import ProgressCallback
 
 Run = Callable[..., tuple[int, str, str]]
 Spawn = Callable[..., subprocess.CompletedProcess[bytes]]
@@ -171,7 +170,7 @@ def test_an_error_inside_a_command_names_the_file(run: Run, model: Path) -> None
 def test_every_error_is_one_line_and_a_code(
     run: Run, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, line: str
 ) -> None:
-    def fail(name: str, on_progress: ProgressCallback) -> None:
+    def fail(name: str, *callbacks: object) -> None:
         raise error
 
     monkeypatch.setattr(opening, "open", fail)
@@ -204,7 +203,7 @@ def test_a_name_without_end_is_elided_and_the_message_about_it_is_not(run: Run, 
 
 
 def test_a_message_without_end_is_cut_but_its_hint_is_not(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(name: str, on_progress: ProgressCallback) -> None:
+    def fail(name: str, *callbacks: object) -> None:
         raise errors.FormatError("a name " * 100_000, hint="do this")
 
     monkeypatch.setattr(opening, "open", fail)
@@ -280,7 +279,7 @@ def test_help_that_nobody_reads_is_no_trouble(args: list[str]) -> None:
 
 
 def test_an_interrupt_inside_is_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(name: str, on_progress: ProgressCallback) -> None:
+    def fail(name: str, *callbacks: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(opening, "open", fail)

@@ -60,7 +60,7 @@ def test_it_writes_nothing(form: Later, source: Source) -> None:
     )
     assert refused(UsageError, form.losses, checkpoint) == expected
     assert refused(UsageError, form.layout, checkpoint) == expected
-    assert form.left(checkpoint) == []
+    assert form.unlisted_tensors(checkpoint) == []
     assert form.verify(Path("x.four"), checkpoint) is None
     assert list(form.code(source)) == []
 
