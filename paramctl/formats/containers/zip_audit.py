@@ -64,7 +64,7 @@ class _Auditor:
         beyond = max(record.nbytes - MAX_RATIO * record.packed, 0)
         if beyond > self._free:
             claim = f"{record.packed:,} bytes claim to be {record.nbytes:,}"
-            yield "warning", "bomb", f"was not looked into: {claim}, and many who read it run out of memory"
+            yield "warning", "bomb", f"was not checked: {claim}, and many who read it run out of memory"
             return
         self._free -= beyond
         try:
