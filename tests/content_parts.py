@@ -15,7 +15,7 @@ DATA = bytes(range(256)) * 2
 
 
 def computed(data: bytes, step: int) -> Computed:
-    """Bytes that come a few at a time."""
+    """Return bytes that come a few at a time."""
     return Computed(len(data), lambda: [data[i : i + step] for i in range(0, len(data), step)])
 
 
@@ -36,7 +36,7 @@ lawful = settings(deadline=None, max_examples=120, suppress_health_check=[Health
 
 
 def patch(start: int, data: bytes, solid: bool) -> Patch:
-    """Puts `data` at `start`; one that is not solid leaves every second byte as it is."""
+    """Return a patch that puts `data` at `start`; if not solid, it leaves every second byte as it is."""
 
     def put(span: memoryview) -> None:
         for i in range(0, len(data), 1 if solid else 2):

@@ -62,7 +62,7 @@ def raw(tensor: torch.Tensor) -> bytes:
 
 
 def values(text: str, shape: tuple[int, ...], dtype: str = "float32", **more: Any) -> np.ndarray[Any, Any]:
-    """What a scheme draws, as float64."""
+    """Return what a scheme draws, as float64."""
     at = drawn_param(shape, dtype, **more)
     buffer = bytearray(draw(parse(text), at))
     return torch.frombuffer(buffer, dtype=getattr(torch, dtype)).reshape(shape).double().numpy()
@@ -73,7 +73,7 @@ def drawn(text: str, at: DrawnParam) -> bytes:
 
 
 def by_torch(text: str, shape: tuple[int, ...], dtype: str, seed: int) -> bytes | None:
-    """The bytes torch.nn.init itself makes, or None where it refuses."""
+    """Return the bytes torch.nn.init itself makes, or None if it refuses."""
     tensor = torch.empty(shape, dtype=getattr(torch, dtype))
     try:
         with torch.random.fork_rng(devices=[]):

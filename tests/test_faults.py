@@ -424,7 +424,7 @@ def test_what_a_failed_sync_lost_is_written_again(patch: Scene, monkeypatch: pyt
     assert dies(patch.prepared(), states[-1])
     disk = Disk(patch.folder, refused=1)
     with disk.recording():
-        with pytest.raises(FileError, match="this cannot be undone: Input/output error; run 'paramctl recover"):
+        with pytest.raises(FileError, match="which cannot be undone: Input/output error; run 'paramctl recover"):
             opening.recover(str(patch.target))
         opening.recover(str(patch.target))
     monkeypatch.setattr(undo_journal, "boot_id", lambda: "the next")

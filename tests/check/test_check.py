@@ -95,7 +95,7 @@ def test_a_record_that_torch_does_not_read(net: Path) -> None:
 
 
 def refuses(path: Path) -> bool:
-    """Whether torch refuses an archive for where its records lie."""
+    """Return whether torch refuses an archive for where its records lie."""
     try:
         torch.load(path)
     except RuntimeError as error:
@@ -139,7 +139,7 @@ def test_another_byte_order(tmp_path: Path) -> None:
 
 
 def is_clean(source: Source) -> bool:
-    """Whether a file was read and nothing but notes was said of it."""
+    """Return whether a file was read and nothing but notes was found."""
     try:
         return all(finding.level == "note" for finding in check_source(source).findings)
     except ParamctlError as error:

@@ -24,7 +24,7 @@ NAN_BITS = {"float8_e4m3fn": 0x7F, "float8_e5m2": 0x7E, "float8_e4m3fnuz": 0x80,
 
 @pytest.fixture
 def found(tmp_path: Path) -> Callable[[object], list[Finding]]:
-    """What is found in an object that torch saves."""
+    """Return a function that checks an object that torch saves."""
 
     def call(obj: object) -> list[Finding]:
         torch.save(obj, tmp_path / "x.pt")
@@ -41,12 +41,12 @@ def odd(rule: str, path: str, what: str, level: Level = "warning") -> Finding:
 
 
 def spread(*shape: int) -> torch.Tensor:
-    """Values of which none is zero."""
+    """Return values of which none is zero."""
     return torch.linspace(1, 2, math.prod(shape)).reshape(shape)
 
 
 def through_views(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
-    """The same values as they are, transposed in memory, and as a slice of a wider tensor."""
+    """Return the same values as they are, transposed in memory, and as a slice of a wider tensor."""
     wide = torch.ones(tensor.shape[0], tensor.shape[1] + 3, dtype=tensor.dtype)
     wide[:, 2:-1] = tensor
     yield from (tensor.clone(), tensor.t().clone(memory_format=torch.contiguous_format).t(), wide[:, 2:-1])
@@ -311,7 +311,7 @@ SHAPES = ((), (4,), (4, 3), (2, 3, 3))
 
 
 def zoo() -> Iterator[nn.Module]:
-    """A module of every class of torch.nn that has parameters or buffers."""
+    """Return a module of every class of torch.nn that has parameters or buffers."""
     for name, cls in sorted(vars(nn).items()):
         if isinstance(cls, type) and issubclass(cls, nn.Module) and name not in ("Module", "Container"):
             made = next(_made(cls, ARGUMENTS.get(name)), None)

@@ -28,7 +28,7 @@ def counted(tmp_path: Path, tensor: torch.Tensor) -> ValueCounts:
 
 
 def expected(tensor: torch.Tensor) -> tuple[int, int, int, int]:
-    """NaN, infinite, zero, denormal, as torch says."""
+    """Return the counts of NaN, infinite, zero and denormal values by torch."""
     tiny = torch.finfo(tensor.dtype).tiny
     kinds = (tensor.isnan(), tensor.isinf(), tensor == 0, (tensor != 0) & (tensor.abs() < tiny))
     return tuple(int(kind.sum()) for kind in kinds)  # type: ignore[return-value]

@@ -79,7 +79,7 @@ def errors(path: Path, only: Collection[Group] = GROUPS) -> list[Finding]:
 
 
 def not_read(path: Path, only: Collection[Group] = GROUPS) -> str:
-    """What is said of a file of which nothing else can be said."""
+    """Return the finding about a file whose content is not checked."""
     finding, *others = check(str(path), only).findings
     assert all(other.level == "note" and other.group == "safety" for other in others)
     assert finding[:4] == ("warning", "integrity", "not-read", None)

@@ -34,7 +34,7 @@ def configured(folder: Path, config: object) -> None:
 
 @pytest.fixture
 def shards(tmp_path: Path) -> Path:
-    """A set of two shards, as transformers writes them."""
+    """Make a set of two shards, as transformers writes them."""
     save_file({EMBED: torch.randn(4, 3)}, tmp_path / ONE)
     save_file({"model.norm.weight": torch.ones(3), HEAD: torch.randn(4, 3)}, tmp_path / TWO)
     index(tmp_path, {EMBED: ONE, "model.norm.weight": TWO, HEAD: TWO}, 108)

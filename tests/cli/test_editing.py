@@ -141,7 +141,7 @@ def test_a_reader_that_is_gone(tmp_path: Path) -> None:
 
 
 def shell(line: str, folder: Path) -> tuple[int, bytes, bytes]:
-    """Exit code and what is printed by a shell's command line; `paramctl` in it is the one under test."""
+    """Return exit code and output of a shell's command line; `paramctl` in it is the one under test."""
     line = line.replace("paramctl", f"{shlex.quote(sys.executable)} -m paramctl")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
@@ -377,7 +377,7 @@ def test_a_seed_that_was_printed_draws_the_same_again(run: Run, model: Path) -> 
 
 @pytest.fixture
 def bad(tmp_path: Path) -> Path:
-    """A folder of files that cannot be edited, beside one that can."""
+    """Make a folder of files that cannot be edited, beside one that can."""
     saved(tmp_path, {**net(), "n": torch.tensor([1, 2])}, "net.pt")
     safetensors.torch.save_file(net(), tmp_path / "net.safetensors")
     (tmp_path / "empty.pt").touch()

@@ -37,7 +37,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def long(tmp_path: Path) -> Path:
-    """A listing that does not fit into a pipe."""
+    """Save a file whose listing does not fit into a pipe."""
     path = tmp_path / "long.safetensors"
     save_file({f"some.long.name.{i}": torch.zeros(i % 5) for i in range(5000)}, path)
     return path
@@ -295,7 +295,7 @@ def test_a_full_disk_is_said_once(spawn: Spawn, model: Path) -> None:
 
 
 def shell(line: str) -> tuple[int, bytes, bytes]:
-    """Exit code and what is printed by a shell's command line; `paramctl` in it is the one under test."""
+    """Return exit code and output of a shell's command line; `paramctl` in it is the one under test."""
     line = line.replace("paramctl", f"{sys.executable} -m paramctl", 1)
     done = subprocess.run(
         ["/bin/sh", "-c", line], capture_output=True, cwd=Path(__file__).parents[2], check=False, timeout=60
@@ -328,7 +328,7 @@ def test_a_listing_with_standard_error_closed(model: Path) -> None:
 
 @pytest.fixture
 def waiting() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Starts a command that waits for its standard input, behind `prefix`."""
+    """Return a function that starts a command that waits for its standard input, behind `prefix`."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start(prefix: str = "") -> subprocess.Popen[bytes]:

@@ -45,7 +45,7 @@ def loaded(path: Path) -> dict[str, torch.Tensor]:
 
 
 def interrupted(path: Path, edit: Callable[[bytearray], None]) -> tuple[bytes, str]:
-    """Leave `path` as a patch that was killed in the middle does; what it held before, and what is said of it."""
+    """Leave `path` as a patch killed in the middle does; return what it held before, and the message about it."""
     old = path.read_bytes()
     new = bytearray(old)
     edit(new)

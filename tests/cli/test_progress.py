@@ -109,7 +109,7 @@ def test_a_slow_pipe_on_a_real_terminal(tmp_path: Path, quiet: list[str]) -> Non
 
 
 def read_all(fd: int) -> str:
-    """Everything that was written to a terminal."""
+    """Return everything that was written to a terminal."""
     parts: list[bytes] = []
 
     try:

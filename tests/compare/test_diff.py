@@ -38,7 +38,7 @@ EXACT = Tolerance(exact=True)
 
 
 def pair(folder: Path, a: Any, b: Any, **how: Any) -> Difference:
-    """What differs between two states that torch saved."""
+    """Return the differences between two states that torch saved."""
     return diff(opened(folder, a, "a.pt"), opened(folder, b, "b.pt"), **how)
 
 
@@ -47,7 +47,7 @@ def values(path: str, *figures: float) -> Changed:
 
 
 def numbers(tensor: torch.Tensor) -> list[Any]:
-    """The values of a tensor in C order, as Python's own numbers, which are exact."""
+    """Return the values of a tensor in C order, as Python's own numbers, which are exact."""
     if tensor.dtype == torch.complex32:
         tensor = tensor.to(torch.complex64)
     exact = tensor.is_complex() or not tensor.is_floating_point()
@@ -55,7 +55,7 @@ def numbers(tensor: torch.Tensor) -> list[Any]:
 
 
 def expected(a: torch.Tensor, b: torch.Tensor, atol: float = 0, rtol: float = 0) -> Distance:
-    """The figures as their definitions say them."""
+    """Return the figures by their definitions."""
     distances, relative, count, nonfinite = [], [], 0, 0
     pairs = list(zip(numbers(a), numbers(b), strict=True))
     for x, y in pairs:
@@ -124,7 +124,7 @@ ODD: dict[torch.dtype, list[Any]] = {
 
 
 def grid(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Every odd value against every other."""
+    """Pair every odd value with every other."""
     odd = ODD[dtype]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch calls complex32 an experiment

@@ -114,7 +114,7 @@ def test_what_is_left_out(tmp_path: Path) -> None:
 
 
 def with_crc(data: bytes, crc: int) -> bytes:
-    """`data` with its last four bytes such that its CRC-32 is that."""
+    """Return `data` with its last four bytes changed so that its CRC-32 is the given one."""
     table = [zlib.crc32(bytes([i ^ 0xFF])) ^ 0xFF000000 for i in range(256)]
     back = {entry >> 24: i for i, entry in enumerate(table)}
     state = crc ^ 0xFFFFFFFF

@@ -27,7 +27,7 @@ SAFE = registry.named("safetensors")
 
 
 def carried(folder: Path, checkpoint: Checkpoint, to: str, **how: Any) -> Any:
-    """The checkpoint converted, written and loaded by the other library."""
+    """Return the checkpoint converted, written and loaded by the other library."""
     form = registry.named(to)
     path = folder / f"carried{form.SUFFIXES[0]}"
     saving.save(convert(checkpoint, form, **how).checkpoint, targets.NewFile(path, True), form)

@@ -23,7 +23,7 @@ Report = list[tuple[str, str]]
 
 def drawn(how: Callable[..., Any], shape: tuple[int, ...], path: str, dtype: torch.dtype = torch.float32,
           **arguments: Any) -> torch.Tensor:  # fmt: skip
-    """What torch.nn.init draws for a path with seed 1."""
+    """Return what torch.nn.init draws for a path with seed 1."""
     tensor = torch.empty(shape, dtype=dtype)
     how(tensor, generator=torch.Generator().manual_seed(seed_for(1, path)), **arguments)
     return tensor

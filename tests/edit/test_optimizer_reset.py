@@ -27,7 +27,7 @@ def net() -> nn.Sequential:
 
 
 def trained(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 3) -> dict[str, Any]:
-    """A checkpoint after some steps of training, nothing of which is still as it began."""
+    """Return a checkpoint after some steps of training, in which nothing is at its start any more."""
     for step in range(steps):
         optimizer.zero_grad()
         model(torch.full((2, 3), 1.0 + step)).square().sum().backward()
@@ -36,7 +36,7 @@ def trained(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 3) 
 
 
 def fresh(make: Make) -> dict[str, torch.Tensor]:
-    """What the optimizer has of the second weight before the first step, as torch makes it."""
+    """Return what the optimizer has of the second weight before the first step, as torch makes it."""
     model = net()
     optimizer = make(model.parameters())
     real = torch.optim.Optimizer.state_dict

@@ -23,7 +23,7 @@ GRID = torch.arange(12.0).reshape(3, 4)
 
 
 def refused(kind: type[ParamctlError], *args: Any) -> str:
-    """The message with which `set` refuses."""
+    """Return the message with which `set` refuses."""
     with pytest.raises(kind) as caught:
         set(*args)
     assert type(caught.value) is kind

@@ -23,7 +23,7 @@ from paramctl.formats import opening, registry, saving
 
 
 def net() -> nn.Sequential:
-    """Layers 0, 2 and 4 alike, and another one."""
+    """Return a model whose layers 0, 2 and 4 are alike, and another layer."""
     torch.manual_seed(1)
     return nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3), nn.Linear(3, 1))
 
@@ -225,7 +225,7 @@ def test_the_flat_weights_of_an_lstm_follow(tmp_path: Path) -> None:
 
 
 class Remembering(nn.Module):
-    """Holds its parameters once more in plain attributes of many kinds."""
+    """A module that holds its parameters once more in plain attributes of many kinds."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -27,7 +27,7 @@ ROOT = os.geteuid() == 0
 
 
 def fine(path: Path) -> None:
-    """A file that was written and found good."""
+    """Accept a written file without a look."""
 
 
 def write(target: Target, *segments: Segment, sources: Iterable[Source] = ()) -> int:
@@ -286,7 +286,7 @@ def test_derived_bytes_of_another_length(tmp_path: Path) -> None:
 
 
 def left_behind(folder: Path, name: str, seconds: int) -> Path:
-    """A file as a write that was killed some time ago leaves it."""
+    """Return a temporary file such as a write killed some time ago leaves."""
     path = folder / name
     path.write_bytes(b"half")
     os.utime(path, (time.time() - seconds,) * 2)
@@ -406,7 +406,7 @@ def test_of_two_writers_at_once_one_is_told_to_wait(old: Path) -> None:
     refusals: list[str] = []
 
     def verify(path: Path) -> None:
-        """Another process is between its last look at the file and its replacing it."""
+        """Hold the lock as a process that is about to replace the file does."""
         with old.open("rb") as held:
             fcntl.flock(held, fcntl.LOCK_EX)
             refusals.append(refused(FileError, lambda: write(InPlace(second), Literal(b"b"), sources=[second])))

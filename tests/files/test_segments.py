@@ -20,7 +20,7 @@ from paramctl.files.sources import Source
 
 
 def made(content: list[Segment]) -> bytes:
-    """What is written, extents read as the kernel would."""
+    """Return what is written, with extents read as the kernel would."""
     return b"".join(told((p,)) if isinstance(p, Extent) else bytes(p) for p in segments.pieces(content))
 
 

@@ -39,7 +39,7 @@ def state() -> dict[str, torch.Tensor]:
 
 
 def make(folder: Path) -> Path:
-    """A set of two shards with two tensors in each."""
+    """Write a set of two shards with two tensors in each."""
     folder.mkdir()
     torch.save(state(), folder / "x.pt")
     checkpoint = convert(opening.open(str(folder / "x.pt")), sharded, division=Division("safetensors", 600)).checkpoint
@@ -58,11 +58,11 @@ def held(folder: Path) -> dict[str, bytes]:
 
 
 def fine(path: Path, was: str = "") -> None:
-    """A file that was written and found good."""
+    """Accept a written file without a look."""
 
 
 def job(*sources: Source, **held: bytes) -> SetJob:
-    """The files of that name, the last of them the index, which says what the others are called."""
+    """Return the job that writes files of those names; the last one is the index, which lists the others."""
 
     def layout(names: object) -> list[Part]:
         assert isinstance(names, dict)
@@ -121,13 +121,13 @@ def test_a_file_that_is_found_bad_leaves_nothing(tmp_path: Path) -> None:
 
 
 def opened(folder: Path) -> tuple[Source, ...]:
-    """A set of a.x and b.x, read."""
+    """Open a set of a.x and b.x."""
     write(job(a=b"1", b=b"2"), NewFile(folder))
     return tuple(open_source(str(folder / name)) for name in ("i.json", "a.x", "b.x"))
 
 
 def unchanged(*sources: Source, **changed: bytes) -> SetJob:
-    """The set, in which some files change."""
+    """Return the set, in which some files change."""
 
     def layout(names: object) -> list[Part]:
         assert isinstance(names, dict)
@@ -318,7 +318,7 @@ class Scene:
         assert self.new != self.old
 
     def prepared(self) -> Callable[[], object]:
-        """The write, of the set as it was at first."""
+        """Return the write, of the set as it was at first."""
         for folder in {self.source, self.target}:
             for path in folder.iterdir() if folder.is_dir() else ():
                 path.unlink()
@@ -331,7 +331,7 @@ class Scene:
         return lambda: saving.save(checkpoint, target)
 
     def found(self) -> Values | None:
-        """What the target holds; None if that is no set."""
+        """Return what the target holds; None if that is no set."""
         if self.write.new and index_now(self.target) is None:
             return None
         return values(self.target)
@@ -353,7 +353,7 @@ def index_now(folder: Path) -> Path | None:
 
 @pytest.fixture(autouse=True)
 def _every_piece_on_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So small a file would go out in one write, and there would be little to break."""
+    """Write every piece on its own: so small a file would go out in one write, with little to break."""
     monkeypatch.setattr(segments, "SMALL", 1)
 
 
@@ -401,7 +401,7 @@ def test_a_process_that_dies_at_any_call_leaves_the_old_set_or_the_new_one(scene
 
 
 def layout(folder: Path, state: State) -> None:
-    """Make a folder what a power cut left."""
+    """Make a folder as a power cut leaves it."""
     files = dict(state.files)
     for path in folder.iterdir():
         path.unlink()

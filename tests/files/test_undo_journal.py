@@ -50,7 +50,7 @@ class Scene:
         return f"delete {self.journal} if the file is as it should be"
 
     def refusal(self) -> str:
-        """Why nothing is undone; nothing is, and the journal stays."""
+        """Return why nothing is undone; nothing is, and the journal stays."""
         before = self.file.read_bytes() if self.file.exists() else None
         message = refused(FileError, undo_journal.roll_back, self.file)
         assert (self.file.read_bytes() if self.file.exists() else None) == before
@@ -58,7 +58,7 @@ class Scene:
         return message.removeprefix(f"{self.file}: ")
 
     def describe(self, change: Callable[[dict[str, object]], object]) -> None:
-        """Change what the journal says of itself, and sign it."""
+        """Change the journal's description of itself, and sign it."""
         data = self.journal.read_bytes()
         size = undo_journal._TRAILER.size
         *_, nbytes, _ = undo_journal._TRAILER.unpack(data[-size:])
@@ -227,7 +227,7 @@ def test_a_journal_whose_writer_lives_is_busy(scene: Scene) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody who may not write the file")
-def test_somebody_who_may_not_write_the_file_is_told_what_to_run(scene: Scene, tmp_path: Path) -> None:
+def test_a_user_who_may_not_write_the_file_is_told_what_to_run(scene: Scene, tmp_path: Path) -> None:
     for folder in (tmp_path, *tmp_path.parents):
         folder.chmod(folder.stat().st_mode | 0o055) if folder.is_relative_to("/tmp") else None
     scene.file.chmod(0o644)
@@ -239,7 +239,7 @@ def test_somebody_who_may_not_write_the_file_is_told_what_to_run(scene: Scene, t
             undo_journal.roll_back(scene.file)
             os._exit(1)
         except FileError as error:
-            os._exit(0 if "Permission denied; run 'paramctl recover net.pt' as somebody" in str(error) else 2)
+            os._exit(0 if "Permission denied; run 'paramctl recover net.pt' as a user" in str(error) else 2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert scene.file.read_bytes() == scene.torn
 

@@ -15,7 +15,7 @@ from paramctl.schemes.spec import parse
 
 
 def moments(text: str, shape: tuple[int, ...] = (300, 200), **more: Any) -> tuple[float, float, float]:
-    """Mean, standard deviation and largest absolute value of a draw."""
+    """Return mean, standard deviation and largest absolute value of a draw."""
     drawn = values(text, shape, **more)
     return float(drawn.mean()), float(drawn.std()), float(np.abs(drawn).max())
 

@@ -19,7 +19,7 @@ parts = st.lists(st.lists(floats, max_size=8) | st.lists(near, max_size=8), min_
 
 
 def running(*arrays: Any) -> Moments:
-    """What is found in arrays that are added one by one."""
+    """Return the moments of arrays that are added one by one."""
     adding = Running()
     for values in arrays:
         finite = adding.without_odd(np.array(values, np.float64))

@@ -19,12 +19,12 @@ from paramctl.stats.runs import Order, survey
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty working directory, so that names of files are short."""
+    """Change to an empty working directory, so that names of files are short."""
     monkeypatch.chdir(tmp_path)
 
 
 def saved(**runs: object) -> list[str]:
-    """Files `<name>.pt` that hold these."""
+    """Save each object in a file `<name>.pt`."""
     for name, held in runs.items():
         torch.save(held, f"{name}.pt")
     return [f"{name}.pt" for name in runs]

@@ -31,7 +31,7 @@ pytestmark = [
 
 
 def expected(values: Any) -> dict[str, Any]:
-    """The figures as numpy has them: sums in numpy's longest float, around the mean."""
+    """Return the figures as numpy has them: sums in numpy's longest float, around the mean."""
     flat = np.asarray(values, np.float64).reshape(-1)
     finite = flat[np.isfinite(flat)].astype(np.longdouble)
     n = finite.size
@@ -65,7 +65,7 @@ def told(moments: Moments) -> dict[str, Any]:
 
 
 def assert_close(found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """The same figures, but for what a sum in float64 may be off; counts and extremes to the last bit."""
+    """Require the same figures, except what a sum in float64 may be off; counts and extremes to the last bit."""
     scale = max(abs(wanted["min"] or 0), abs(wanted["max"] or 0))
     for key, value in wanted.items():
         if key == "mean" and value is not None:
@@ -81,7 +81,7 @@ def rows_of(checkpoint: Checkpoint, **how: Any) -> dict[str, Row]:
 
 
 def assert_figures(checkpoint: Checkpoint, wanted: dict[str, Any]) -> None:
-    """All params have those figures, with histograms and without; a histogram holds each finite value once."""
+    """Require those figures of all params, with histograms and without; each finite value is in one bin."""
     for histograms in (False, True):
         found = rows_of(checkpoint, histograms=histograms)
         assert list(found) == list(wanted)
@@ -101,7 +101,7 @@ def saved(folder: Path, made: Any, name: str = "x.pt") -> Checkpoint:
 
 
 def wide(tensor: torch.Tensor) -> Any:
-    """The values of any tensor as float64, magnitudes where they are complex."""
+    """Return the values of any tensor as float64, magnitudes of complex ones."""
     plain = tensor.detach().resolve_conj().resolve_neg()
     if plain.is_complex():
         return np.abs(plain.to(torch.complex128).numpy())
@@ -214,7 +214,7 @@ def test_complex_values_count_by_their_magnitude(tmp_path: Path, dtype: torch.dt
 
 
 def tensors_file(folder: Path, dtype: str, numel: int, data: bytes) -> Checkpoint:
-    """A .safetensors of one tensor, its header made by hand."""
+    """Write a .safetensors of one tensor, its header made by hand."""
     header = json.dumps({"w": {"dtype": dtype, "shape": [numel], "data_offsets": [0, len(data)]}}).encode()
     header += b" " * (-len(header) % 8)
     return listing(file_of(folder, len(header).to_bytes(8, "little") + header + data, "x.safetensors"))
@@ -256,7 +256,7 @@ def test_bits_mean_nothing(tmp_path: Path, name: str) -> None:
 
 
 def views(base: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Views of one storage of 4 × 6 elements."""
+    """Return views of one storage of 4 × 6 elements."""
     return {
         "base": base,
         "row": base[1],

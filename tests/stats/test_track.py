@@ -24,13 +24,13 @@ SAMPLES = [str(Path(__file__).parents[2] / "sample_models" / f"tied_mlp_step{i}.
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory, so that names of files are short."""
+    """Change to an empty working directory, so that names of files are short."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def saved(**runs: object) -> list[str]:
-    """Files `<name>.pt` that hold these."""
+    """Save each object in a file `<name>.pt`."""
     for name, held in runs.items():
         torch.save(held, f"{name}.pt")
     return [f"{name}.pt" for name in runs]

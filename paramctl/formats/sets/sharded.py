@@ -182,7 +182,7 @@ def _check_places(index: ShardIndex, shards: Iterable[Shard]) -> None:
         own = {param.path for i, param in enumerate(checkpoint.params) if i not in checkpoint.tied_to}
         for paths, what in (
             (named[name] - held, "lacks {}, which the index says it holds"),
-            (own - named[name], "holds {}, which the index does not say"),
+            (own - named[name], "holds {}, which the index does not list"),
             (held & index.aliases.keys(), "holds {}, which the index says is another name of a tensor"),
         ):
             if paths:

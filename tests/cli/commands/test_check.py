@@ -36,7 +36,7 @@ class Runs:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with a file in which nothing is wrong, and one in which much is."""
+    """Change to a directory with a file in which nothing is wrong, and one in which much is."""
     monkeypatch.chdir(tmp_path)
     weight = torch.linspace(1, 2, 6).reshape(3, 2)
     torch.save({"weight": weight, "bias": torch.zeros(2)}, "fine.pt")
@@ -62,7 +62,7 @@ def shards(here: Path) -> Path:
 
 
 def terminal(code: int, columns: int, *args: str, **env: str) -> str:
-    """What a terminal shows of a command that ends with `code`."""
+    """Return what a terminal shows of a command that ends with `code`."""
     return shown(columns, *args, code=code, **env)
 
 
@@ -186,7 +186,7 @@ def test_json_of_nothing_wrong(run: Run, here: Path) -> None:
 
 
 def sarif(run: Run, *args: object) -> list[dict[str, Any]]:
-    """The results of a document that is as SARIF 2.1.0 wants it."""
+    """Return the results of a document, which must be valid SARIF 2.1.0."""
     document = json.loads(run("check", *args, "--sarif")[1])
     assert set(document) == {"$schema", "version", "runs"} and document["version"] == "2.1.0"
     (one,) = document["runs"]

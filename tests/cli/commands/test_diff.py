@@ -29,7 +29,7 @@ NAN = math.nan
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two checkpoints that differ in every way, a.pt and b.pt."""
+    """Change to a directory with two checkpoints that differ in every way, a.pt and b.pt."""
     monkeypatch.chdir(tmp_path)
     shared, own = torch.zeros(2), torch.zeros(2)
     torch.save(
@@ -257,7 +257,7 @@ def test_objects_are_said_not_to_be_compared(run: Run, here: Path) -> None:
 
 @pytest.fixture
 def wrapped(here: Path) -> Path:
-    """A state, the same within a training checkpoint, and as a wrapped module saves it."""
+    """Save a state, the same within a training checkpoint, and as a wrapped module saves it."""
     state = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)).state_dict()
     torch.save(state, "net.pt")
     torch.save({"model": state, "epoch": 1, "optimizer": {"state": {}}}, "training.pt")
@@ -353,13 +353,13 @@ def test_damage_is_named(run: Run, here: Path) -> None:
 
 
 def plain() -> dict[str, str]:
-    """The environment without what colours, and with this package."""
+    """Return the environment without variables for colours, and with this package."""
     clean = {key: value for key, value in os.environ.items() if "COLOR" not in key and key != "COLUMNS"}
     return {**clean, "TERM": "xterm", "NO_COLOR": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
 
 
 def on_terminal(columns: int, *args: str) -> tuple[int, str]:
-    """The exit code of a command, and what it prints on a terminal of that width."""
+    """Return the exit code of a command, and what it prints on a terminal of that width."""
     reader, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 40, columns, 0, 0))
     with subprocess.Popen(

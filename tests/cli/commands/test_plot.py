@@ -39,7 +39,7 @@ def text(chart: Chart, width: int = 80) -> str:
 
 
 def on_terminal(columns: int, *args: str) -> str:
-    """What a command shows on a terminal of so many columns, without colour."""
+    """Return what a command shows on a terminal of so many columns, without colour."""
     return shown(columns, *args, NO_COLOR="1")
 
 

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture
 def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A whole module, so that the file says everything there is to say."""
+    """Save a whole module, so that the file says everything there is to say."""
     monkeypatch.chdir(tmp_path)
     first = torch.nn.Linear(4, 2)
     net = torch.nn.Sequential(first, torch.nn.ReLU(), torch.nn.Linear(2, 1))
@@ -332,7 +332,7 @@ def test_npy_of_a_corrupt_quantized_tensor(run: Run, quantized: str) -> None:
 
 
 def on_terminal(columns: int, *args: str) -> str:
-    """What a command prints on a terminal of that width, without colours."""
+    """Return what a command prints on a terminal of that width, without colours."""
     reader, terminal = pty.openpty()
     settings = {**os.environ, "TERM": "xterm", "NO_COLOR": "1", "COLUMNS": str(columns)}
     command = [sys.executable, "-m", "paramctl", *args]
@@ -399,7 +399,7 @@ def test_precision_0_and_scientific(run: Run, tmp_path: Path) -> None:
 
 @pytest.fixture
 def long(tmp_path: Path) -> str:
-    """More than a pipe holds."""
+    """Save more than a pipe holds."""
     values = np.arange(300_000, dtype=np.float32).reshape(-1, 3) / 8
     values[-1, -1] = -1
     file = tmp_path / "long.safetensors"

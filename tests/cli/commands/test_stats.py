@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with the two files that most tests look at."""
+    """Change to a directory with the two files that most tests look at."""
     monkeypatch.chdir(tmp_path)
     weight = torch.tensor([[1.0, 2, 3], [4, 5, 6]])
     layer = {"weight": weight, "bias": torch.tensor([0.0, -1.5])}

@@ -29,7 +29,7 @@ def samples(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A run with NaN, new params, names for a terminal and no steps."""
+    """Save a run with NaN, new params, names for a terminal and no steps."""
     monkeypatch.chdir(tmp_path)
     torch.save({"a\x1b[1m": torch.ones(4)}, "run2.pt")
     torch.save({"a\x1b[1m": torch.full((4,), 2.0), "b": torch.tensor([float("nan"), 1.0])}, "run10.pt")
@@ -37,7 +37,7 @@ def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def on_terminal(columns: int, *args: str) -> str:
-    """What a command shows on a terminal of so many columns, without colour."""
+    """Return what a command shows on a terminal of so many columns, without colour."""
     return shown(columns, *args, NO_COLOR="1")
 
 

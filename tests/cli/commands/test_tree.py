@@ -25,7 +25,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory, so that file names print as they are given."""
+    """Change to an empty working directory, so that file names print as they are given."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -277,7 +277,7 @@ def test_sixty_thousand_lines_are_the_same_as_a_few(here: Path) -> None:
 
 
 def on_terminal(columns: int, *args: str, **env: str) -> str:
-    """What a command prints on a terminal of that width."""
+    """Return what a command prints on a terminal of that width."""
     reader, terminal = pty.openpty()
     clean = {key: value for key, value in os.environ.items() if "COLOR" not in key}
     settings = {
