@@ -392,7 +392,7 @@ def bad(tmp_path: Path) -> Path:
 
 
 OUT = ["-o", "out.pt"]
-KNOWN = "torch-zip, torchscript, torchscript-json, torch-export, torch-legacy, torch-tar, safetensors"
+KNOWN = "torch-zip, torchscript, torchscript-json, torch-export, torch-tar, torch-legacy, safetensors"
 LINES: list[tuple[list[str], int, str]] = [
     (["init", "none.pt", *OUT], 3, "none.pt: no such file; check the path"),
     (["init", "folder", *OUT], 3, "folder: is a directory, not a checkpoint file; name a file in it"),
