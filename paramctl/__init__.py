@@ -34,7 +34,7 @@ __all__ = [
     "seed_for",
 ]
 
-_HOMES = {"Layer": "api", "Model": "api", "Parameter": "api", "open": "api", "seed_for": "generators"}
+_HOMES = {"Layer": "api", "Model": "api", "Parameter": "api", "open": "api", "seed_for": "schemes.generators"}
 
 
 def __getattr__(name: str) -> object:

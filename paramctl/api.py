@@ -1,4 +1,4 @@
-"""The Python door: the same verbs as the commands, on a checkpoint that is indexed like the model it saved."""
+"""Offer the commands' verbs in Python, on a checkpoint that is indexed like the model it saved."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Parameter:
 
     @property
     def path(self) -> str:
-        """Its name in the checkpoint, such as `0.block 1.0.bias`."""
+        """The name in the checkpoint, such as `0.block 1.0.bias`."""
         return self._param.path
 
     @property
@@ -51,17 +51,17 @@ class Parameter:
 
     @property
     def dtype(self) -> str:
-        """torch's name of its dtype, without the prefix."""
+        """torch's name of the dtype, without the prefix."""
         return self._param.dtype.name
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Its sizes, in elements."""
+        """The sizes, in elements."""
         return self._param.shape
 
     @property
     def requires_grad(self) -> bool | None:
-        """What the file says of it; None if nothing."""
+        """The flag in the file; None if it has none."""
         return self._param.requires_grad
 
     @property
@@ -71,20 +71,19 @@ class Parameter:
         return None if leader is None else self._checkpoint.labels[leader]
 
     def numpy(self) -> Array:
-        """Its values, a new array; of a quantized one, what its integers stand for, as float32.
+        """Return the values, a new array; those of a quantized param dequantized, as float32.
 
-        Values that repeat (stride 0) are a view that cannot be written to. Raises FormatError if the file is
-        corrupt there, UsageError for a sparse or nested one, which `torch` gives.
+        Values that repeat (stride 0) are a view that cannot be written to. Raises FormatError if the file is corrupt
+        there, UsageError for a sparse or nested param, which `torch` returns.
         """
         from paramctl.values.torch_tensors import array
 
         return array(self._checkpoint, self._param)
 
     def torch(self) -> torch.Tensor:
-        """Its values, a new tensor of the kind it was saved as: sparse, nested, quantized, expanded.
+        """Return the values, a new tensor of the saved kind: sparse, nested, quantized, expanded.
 
-        Where torch cannot make that kind (quantized in less than a byte), it is float32. Raises FormatError
-        as `numpy` does.
+        If torch cannot make that kind (quantized in less than a byte), it is float32. Raises FormatError like `numpy`.
         """
         from paramctl.values.torch_tensors import tensor
 
@@ -110,9 +109,9 @@ class Layer:
         return (child.name for child in self._node.children)
 
     def __getitem__(self, key: int | str) -> Any:
-        """The child at a position, or under a name or path; of a scalar, its value.
+        """Return the child at a position, or under a name or path; of a scalar, its value.
 
-        Raises NoMatch (which is a LookupError) where there is none.
+        Raises NoMatch (which is a LookupError) if there is none.
         """
         if isinstance(key, int):
             try:
@@ -132,10 +131,11 @@ class Layer:
         raise NoMatch(f"there is no '{key}' here; there are {', '.join(self)}")
 
     def __deepcopy__(self, memo: object) -> Layer:
-        """Itself: nothing changes it."""
+        """Return the layer itself: it is immutable."""
         return self
 
     def _opened(self, child: Node | Tensor | Scalar) -> Any:
+        """Return a child as Layer, Parameter or value."""
         if isinstance(child, Node):
             return Layer(self._checkpoint, child, self._indices)
         if isinstance(child, Tensor):
@@ -144,9 +144,9 @@ class Layer:
 
 
 class Model(Layer):
-    """An open checkpoint. Verbs return a new one and leave this as it is; `save` writes.
+    """An open checkpoint. Verbs return a new one and leave this one unchanged; `save` writes.
 
-    `changes` are what the last verb did, `seed` what it drew with.
+    `changes` are the changes of the last verb, `seed` the seed it drew with.
     """
 
     def __init__(self, checkpoint: Checkpoint, edit: Edit | None = None) -> None:
@@ -158,7 +158,7 @@ class Model(Layer):
         return f"Model({self._checkpoint.file!r}, {self.format}, {len(self.parameters)} tensors)"
 
     def __getitem__(self, key: int | str) -> Any:
-        """As of any layer; a text may also be positions (`[0][1].bias`) or a path inside the one model."""
+        """Return a child; a text may also be positions (`[0][1].bias`) or a path in the model inside."""
         try:
             return super().__getitem__(key)
         except NoMatch:
@@ -185,18 +185,18 @@ class Model(Layer):
 
     @property
     def changes(self) -> tuple[Change, ...]:
-        """What the verb that made this checkpoint did to each param it changed."""
+        """The changes that the verb that made this checkpoint did to each param."""
         return self._edit.changed if self._edit else ()
 
     @property
     def seed(self) -> int | None:
-        """What the params of the last `init` were drawn with, together with their paths."""
+        """The seed of the last `init`."""
         return self._edit.seed if self._edit else None
 
     def stats(self, layer: str | Sequence[str] = (), *, by_layer: bool = False) -> dict[str, Figures]:
-        """What the values of each parameter, or of each layer, are like, by path; see `paramctl stats`.
+        """Return the figures of each parameter, or of each layer, by path; see `paramctl stats`.
 
-        Raises FormatError where the file is corrupt.
+        Raises FormatError if the file is corrupt.
         """
         from paramctl.model.selection import select
         from paramctl.stats.stats import stats
@@ -207,13 +207,13 @@ class Model(Layer):
         return {row.path if row.at is None else labels[row.at]: row.summary.figures for row in rows}
 
     def diff(self, other: Model, *, tolerance: Tolerance | None = None) -> Difference:
-        """What differs from this to `other`; false if nothing does; see `paramctl diff`."""
+        """Return the differences to `other`, which are false if there are none; see `paramctl diff`."""
         from paramctl.compare.diff import diff
 
         return diff(self._checkpoint, other._checkpoint, tolerance=tolerance)
 
     def check(self) -> Report:
-        """Whether the file it was opened from is sound, its values plausible and loading it harmless."""
+        """Check the file it was opened from: soundness, plausible values, harmless loading; see `paramctl check`."""
         from paramctl.check.check import check_source
 
         return check_source(self._checkpoint.sources[0])
@@ -227,7 +227,7 @@ class Model(Layer):
         bias: str | None = None,
         reset_optimizer: bool = False,
     ) -> Model:
-        """Draw layers anew; see `paramctl init`. Raises UsageError where a scheme cannot apply."""
+        """Draw layers anew; see `paramctl init`. Raises UsageError if a scheme cannot apply."""
         from paramctl.edit.init import init
 
         layers, schemes = _texts(layer), _texts(scheme)
@@ -241,7 +241,7 @@ class Model(Layer):
         return self._made(set(self._checkpoint, *statements, reset_optimizer=reset_optimizer))
 
     def tie(self, first: str, *others: str, reset_optimizer: bool = False) -> Model:
-        """Each of `others` becomes `first`; see `paramctl tie`."""
+        """Tie each of `others` to `first`; see `paramctl tie`."""
         from paramctl.edit.tie import tie
 
         return self._made(tie(self._checkpoint, first, *others, reset_optimizer=reset_optimizer))
@@ -278,6 +278,7 @@ class Model(Layer):
         return saving.save(checkpoint, target, form)
 
     def _made(self, edit: Edit) -> Model:
+        """Return the checkpoint of an edit."""
         return Model(edit.checkpoint, edit)
 
 
@@ -290,6 +291,7 @@ def open(path: str | Path) -> Model:
 
 
 def _texts(given: str | Sequence[str]) -> Sequence[str]:
+    """Return one text, or several, as a sequence."""
     return [given] if isinstance(given, str) else given
 
 

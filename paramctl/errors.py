@@ -1,4 +1,4 @@
-"""What can go wrong, by whose turn it is to act.
+"""Define the errors, by who has to act.
 
 ParamctlError
 ├── UsageError      exit 2   the request cannot apply: shape, scheme, index, option, target exists
@@ -6,10 +6,10 @@ ParamctlError
 └── FileError       exit 3   a file cannot be read or written
     ├── FormatError          its bytes are not what its format promises
     │   └── TwoReadings      its bytes mean one thing to one reader and another thing to another
-    ├── ReaderLeft           nobody reads the pipe any more: not a word of it is said
+    ├── ReaderLeft           the reader of a pipe has closed it: nothing is printed about that
     └── Unsupported          its bytes may be fine, but paramctl cannot do this with them
 
-Stopped is none of them: nothing went wrong, a signal asks the command to end.
+Stopped is not one of them: nothing went wrong, a signal asks the command to end.
 
 Every message is one line: what is wrong, where, and what to do.
 """
@@ -20,10 +20,10 @@ from collections.abc import Sequence
 
 
 class ParamctlError(Exception):
-    """A failure with a message for the person who asked.
+    """A failure with a message for the user.
 
-    `what` says what is wrong and where in the file; `hint` says what to do about it; `file` is the
-    checkpoint it happened in, filled in by whoever knows it.
+    `what` says what is wrong and where in the file; `hint` says what to do about it; `file` is the checkpoint it
+    happened in, added by the code that knows it.
     """
 
     exit_code = 3
@@ -68,15 +68,15 @@ class TwoReadings(FormatError):
 
 
 class ReaderLeft(FileError):
-    """Whoever read a pipe has closed it before it got everything, as `head` does."""
+    """The reader of a pipe has closed it before it got everything, as `head` does."""
 
 
 class Unsupported(FileError):
-    """The file may be sound, but what was asked cannot be done with it: it is of a kind that is not read, say."""
+    """The file may be sound, but paramctl cannot do this with it; its format may be unsupported."""
 
 
 class Stopped(BaseException):
-    """A signal asks the command to clean up and end; no `except Exception` may hold it up."""
+    """A signal asks the command to clean up and end; not an Exception, so that no handler holds it up."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
@@ -84,6 +84,6 @@ class Stopped(BaseException):
 
 
 def some(names: Sequence[str], most: int = 5) -> str:
-    """The first of many names and how many more there are: `a, b and 1,200 more`."""
+    """Return the first of many names and how many more there are: `a, b and 1,200 more`."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")

@@ -1,4 +1,4 @@
-"""What a check can find in a checkpoint, and how much it matters."""
+"""Define the findings of a check, and how severe they are."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ NOT_READ = "not-read"  # the rule that says that a check says nothing
 
 
 class Finding(NamedTuple):
-    """One thing that was found: `rule` names its kind for programs, `path` the param it is about, if it is about one.
+    """One finding: `rule` names its kind for programs, `path` the param it is about, if any.
 
-    An `error` is damage or danger, a `warning` is hardly ever meant, a `note` is worth knowing and nothing
-    is wrong with it. `what` says it in words; `file` is told where a checkpoint has several.
+    An `error` is damage or danger, a `warning` is hardly ever intended, a `note` is worth knowing but nothing is
+    wrong. `what` describes it; `file` is given if a checkpoint has several files.
     """
 
     level: Level
@@ -32,8 +32,8 @@ def unreadable(what: str, file: str = "") -> Finding:
 
 # Every rule, and what it looks for: for the help, and for programs that list rules.
 RULES: dict[str, str] = {
-    "unreadable": "the file contradicts its format, is cut off, or something else was fetched in its stead",
-    NOT_READ: "a file of a kind that is not read: nothing was looked at but its pickles",
+    "unreadable": "the file contradicts its format, is cut off, or is another file, such as an error page",
+    NOT_READ: "a file in an unsupported format: only its pickles were checked",
     "checksum": "bytes do not match the CRC-32 they were saved with",
     "record": "two parts of a zip archive say different things about one record",
     "bomb": "a compressed record that claims to be much more than it is",
@@ -42,17 +42,17 @@ RULES: dict[str, str] = {
     "outside": "records of a torch archive that are not in its folder",
     "unused-record": "records of a torch archive that torch does not read",
     "unused-storage": "stored values that no tensor uses",
-    "trailing": "bytes behind the end of a pickle",
+    "trailing": "bytes after the end of a pickle",
     "dangling-alias": "a tied name whose tensor is not there",
     "untied-copies": "two copies of what should be one tensor, with different values",
     "alike": "several tensors under one name",
-    "shard-missing": "a shard that the index names and that is not there, or no file that is read",
-    "no-index": "several files without an index, of which one may be missing unseen",
-    "shard-unnamed": "a file called as a shard of the set, which its index does not name: a write left it, say",
+    "shard-missing": "a shard that the index names but that is missing or unreadable",
+    "no-index": "several files without an index, so that a missing one would not be noticed",
+    "shard-unnamed": "a file named like a shard of the set that the index does not list, perhaps left by a write",
     "shard-name": "a shard's name that is not a plain file name beside the index",
     "shard-index": "the index and its shards disagree on where tensors are",
-    "total-size": "the index claims another size than its tensors have",
-    "unread": "values that were not looked into",
+    "total-size": "the index states another size than its tensors have",
+    "unread": "values that were not checked",
     "nan": "values that are not a number",
     "infinite": "infinite values",
     "all-zero": "weights that are all zero",

@@ -227,4 +227,4 @@ def sums_hold(path: Path) -> bool:
 
 def without_plan(report: str) -> str:
     """The report of a dry run without what a write would take, which depends on the size of torch's files."""
-    return re.sub(r"(?<=\(dry run\); )it would .*", "…", report)
+    return re.sub(r"(?<=\(dry run\); )would .*", "…", report)

@@ -137,7 +137,7 @@ def test_a_copy_of_a_model_reads_the_same_file(tmp_path: Path) -> None:
 
 def test_a_seed_is_a_whole_number(rgnet: tuple[nn.Sequential, Path]) -> None:
     ckpt = paramctl.open(rgnet[1])
-    with pytest.raises(paramctl.UsageError, match=r"the seed 1\.5 is no whole number"):
+    with pytest.raises(paramctl.UsageError, match=r"the seed 1\.5 is not a whole number"):
         ckpt.init("0", "ones", seed=1.5)  # type: ignore[arg-type]
 
 

@@ -269,7 +269,7 @@ def test_a_call_that_fails_leaves_the_old_file_or_the_new_one_and_nothing_beside
 
 def test_calls_that_fail_from_some_moment_on_leave_nothing_that_the_next_command_cannot_mend(scene: Scene) -> None:
     for what, fault, error in each_failure(scene, later=True):
-        half = error is not None and "is half changed, and could not be put back" in str(error)
+        half = error is not None and "is half changed, and its old bytes could not be restored" in str(error)
         journals = [name for name in scene.left() if name.endswith("-journal")]
         assert scene.is_old_or_new() or (half and journals), what
         assert not (half and fault.name == "pwrite" and scene.found() == scene.old), what
@@ -385,7 +385,7 @@ def test_a_power_cut_at_any_moment_leaves_the_old_file_or_the_new_one(
     disk = Disk(scene.folder)
     with disk.recording():
         write()
-    monkeypatch.setattr(undo_journal, "boot", lambda: "the next")
+    monkeypatch.setattr(undo_journal, "boot_id", lambda: "the next")
     states = 0
     for at, state in disk.cuts():
         scene.lay(state)
@@ -403,7 +403,7 @@ def test_a_power_cut_while_a_change_is_undone(patch: Scene, monkeypatch: pytest.
     disk = Disk(patch.folder)
     with disk.recording():
         write()
-    monkeypatch.setattr(undo_journal, "boot", lambda: "the next")
+    monkeypatch.setattr(undo_journal, "boot_id", lambda: "the next")
     name = temporary.journal_of(patch.target).name
     interrupted = {at: state for at, state in disk.cuts() if name in dict(state.names)}
     assert len(interrupted) >= 4
@@ -424,10 +424,10 @@ def test_what_a_failed_sync_lost_is_written_again(patch: Scene, monkeypatch: pyt
     assert dies(patch.prepared(), states[-1])
     disk = Disk(patch.folder, refused=1)
     with disk.recording():
-        with pytest.raises(FileError, match="this cannot be undone: Input/output error; run 'paramctl recover"):
+        with pytest.raises(FileError, match="which cannot be undone: Input/output error; run 'paramctl recover"):
             opening.recover(str(patch.target))
         opening.recover(str(patch.target))
-    monkeypatch.setattr(undo_journal, "boot", lambda: "the next")
+    monkeypatch.setattr(undo_journal, "boot_id", lambda: "the next")
     for at, state in disk.cuts():
         patch.lay(state)
         opening.recover(str(patch.target))

@@ -1,6 +1,6 @@
-"""The README is executable: what its console blocks show is what the commands print.
+"""The README and the help topics are executable: what their console blocks show is what the commands print.
 
-`python tests/test_readme.py` writes the present output into the README.
+`python tests/test_readme.py` writes the present output into them.
 """
 
 from __future__ import annotations
@@ -14,14 +14,20 @@ from pathlib import Path
 
 import pytest
 
+from paramctl.cli.app import CHANGE, LOOK
+
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
+PAGES = (README, *sorted((ROOT / "paramctl" / "cli" / "help").glob("*.md")))
 BLOCK = re.compile(r"^```(console|python)\n(.*?)^```$", re.M | re.S)
 
 
-def blocks(kind: str) -> list[str]:
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+
+
+def blocks(page: Path, kind: str) -> list[str]:
     """The text of every block of a kind."""
-    return [text for found, text in BLOCK.findall(README.read_text()) if found == kind]
+    return [text for found, text in BLOCK.findall(page.read_text()) if found == kind]
 
 
 def run(command: str, directory: Path) -> str:
@@ -53,31 +59,51 @@ def workplace(directory: Path) -> Path:
     return directory
 
 
-def test_console_blocks_show_what_is_printed(tmp_path: Path) -> None:
+@pages
+def test_console_blocks_show_what_is_printed(tmp_path: Path, page: Path) -> None:
     directory = workplace(tmp_path / "samples")
-    for block in blocks("console"):
+    for block in blocks(page, "console"):
         assert shown(block, directory) == block
 
 
-def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pages
+def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: Path) -> None:
     monkeypatch.chdir(workplace(tmp_path / "samples"))
-    for block in blocks("python"):
-        exec(compile(block, "README.md", "exec"), {})
+    for block in blocks(page, "python"):
+        exec(compile(block, page.name, "exec"), {})
 
 
-def update(directory: Path) -> None:
-    """Write into the README what its commands print now."""
+@pytest.mark.parametrize("command", [*LOOK, *CHANGE])
+def test_the_readme_says_what_each_command_does(command: str) -> None:
+    assert re.search(rf"^\| `{command}` \| \S", README.read_text(), re.M), f"README.md has no row | `{command}` | … |"
+
+
+@pages
+def test_links_lead_to_files(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:|#)([^)]+)\)", page.read_text()):
+        assert (page.parent / target).is_file(), target
+
+
+def test_the_readme_links_every_help_topic_and_is_short() -> None:
+    text = README.read_text()
+    assert [page.stem for page in PAGES[1:] if f"({page.relative_to(ROOT)})" not in text] == []
+    assert len(text.split()) <= 1750
+
+
+def update(directory: Path, page: Path) -> None:
+    """Write into a page what its commands print now."""
     workplace(directory)
 
     def fresh(match: re.Match[str]) -> str:
         text = shown(match[2], directory) if match[1] == "console" else match[2]
         return f"```{match[1]}\n{text}```"
 
-    README.write_text(BLOCK.sub(fresh, README.read_text()))
+    page.write_text(BLOCK.sub(fresh, page.read_text()))
 
 
 if __name__ == "__main__":
     import tempfile
 
-    with tempfile.TemporaryDirectory() as temporary:
-        update(Path(temporary) / "samples")
+    for each in PAGES:
+        with tempfile.TemporaryDirectory() as temporary:
+            update(Path(temporary) / "samples", each)

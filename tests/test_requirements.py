@@ -147,7 +147,8 @@ def test_row_4_names_and_shapes(here: Path, selection: str) -> None:
 
 def test_rows_6_and_7_nested_blocks_by_name_and_position(here: Path) -> None:
     tree = shell(here, "paramctl tree rgnet_module.pt")
-    assert "├── block 1  Sequential" in tree
+    assert "└── block 0–3 ×4  Sequential" in tree
+    assert "├── block 1  Sequential" in shell(here, "paramctl tree rgnet_module.pt --expand")
     by_position, by_name = (
         json.loads(shell(here, f"paramctl show rgnet.pt '{path}' --json"))["tensors"]
         for path in ("[0][1][0].bias", "0.block 1.0.bias")

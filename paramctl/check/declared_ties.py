@@ -1,6 +1,6 @@
-"""What says which tensors of a checkpoint are one: its own metadata, and the configuration beside it.
+"""Find tensors that should be tied according to a file's metadata or the configuration beside it.
 
-No format says so in a way of its own: safetensors alone has metadata, and any may have a configuration.
+No format declares ties in a way of its own: only safetensors has metadata, and any file may have a configuration.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ HEADS = ("lm_head.weight", "embed_out.weight", "predictions.decoder.weight", "lm
 
 
 def declared_ties(checkpoint: Checkpoint, *, is_shard: bool) -> list[tuple[int, int, str]]:
-    """Pairs of params, by position, that are said to be one tensor, and by what.
+    """Return pairs of params, by position, that are declared to be one tensor, and what declares it.
 
-    Of a shard only the file itself is asked: what a configuration says is about the whole set.
+    For a shard only the file itself counts: a configuration is about the whole set.
     """
     at = {param.path: i for i, param in enumerate(checkpoint.params) if param.kind != "optimizer"}
     pairs = [
@@ -41,7 +41,7 @@ def declared_ties(checkpoint: Checkpoint, *, is_shard: bool) -> list[tuple[int, 
 
 
 def embeddings(paths: Iterable[str]) -> list[tuple[str, str]]:
-    """Pairs of paths that are one tensor in a model whose output layer is its embedding; none where that is unclear."""
+    """Return pairs of paths that are one tensor if a model's output layer is its embedding; none if unclear."""
     paths = tuple(paths)
     heads, inputs = ([path for path in paths if _ends(path, ends)] for ends in (HEADS, EMBEDDINGS))
     shared = [path for path in inputs if _ends(path, (SHARED,))]
@@ -51,16 +51,17 @@ def embeddings(paths: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def _ends(path: str, ends: Iterable[str]) -> bool:
+    """Return whether a path ends with one of the names."""
     return any(f".{path}".endswith(f".{end}") for end in ends)
 
 
 def ties_embeddings(source: Source) -> bool:
-    """Whether a configuration beside the file says that input and output embeddings are one tensor."""
+    """Return whether a configuration beside the file ties input and output embeddings."""
     return source.path is not None and says_tied(Path(source.name).absolute().parent)
 
 
 def says_tied(folder: Path) -> bool:
-    """Whether the configuration in a folder says that input and output embeddings are one tensor."""
+    """Return whether the configuration in a folder ties input and output embeddings."""
     config = _read(folder / CONFIG)
     if TIED not in config and isinstance(text := config.get("text_config"), dict):
         config = text
@@ -68,7 +69,7 @@ def says_tied(folder: Path) -> bool:
 
 
 def _read(path: Path) -> dict[str, object]:
-    """The JSON object in a small regular file; nothing where there is none."""
+    """Return the JSON object of a small regular file; an empty one if there is none."""
     try:
         if not path.is_file() or path.stat().st_size > MAX_CONFIG:
             return {}

@@ -1,4 +1,4 @@
-"""What is wrong with the params of a file that can be read: names that are not unique, copies that differ."""
+"""Check the params of a readable file: paths that are not unique, copies that differ."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from paramctl.values.digest import digest
 from paramctl.values.scan import Scan
 
 
-def alike(checkpoint: Checkpoint) -> Iterator[Finding]:
-    """Paths that print alike: whoever edits by path cannot tell them apart."""
+def duplicate_paths(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """Report paths that several tensors share, which makes edits by path ambiguous."""
     pairs = zip(checkpoint.labels, checkpoint.params, strict=True)
     twice = [label for label, param in pairs if label != param.path]
     if twice:
@@ -21,19 +21,19 @@ def alike(checkpoint: Checkpoint) -> Iterator[Finding]:
         yield Finding("note", "integrity", "alike", None, f"{len(twice):,} {what} too: {some(twice)}")
 
 
-def copies(checkpoint: Checkpoint, damaged: Collection[str], *, is_shard: bool) -> Iterator[Finding]:
-    """Pairs that the file, or the configuration beside it, says are one tensor, and that are two.
+def untied_copies(checkpoint: Checkpoint, damaged: Collection[str], *, is_shard: bool) -> Iterator[Finding]:
+    """Report params that are declared to be one tensor and differ.
 
-    Of a shard only the file itself is asked: what a configuration says is about the whole set.
+    For a shard only the file itself counts: a configuration is about the whole set.
     """
     for one, other, who in declared_ties(checkpoint, is_shard=is_shard):
         held = {checkpoint.params[at].storage for at in (one, other)}
         if held.isdisjoint(damaged):
-            yield from differing((checkpoint, one), (checkpoint, other), who)
+            yield from compare_declared_tie((checkpoint, one), (checkpoint, other), who)
 
 
-def differing(one: tuple[Checkpoint, int], other: tuple[Checkpoint, int], who: str) -> Iterator[Finding]:
-    """What differs between two params, by checkpoint and position, that `who` says are one tensor."""
+def compare_declared_tie(one: tuple[Checkpoint, int], other: tuple[Checkpoint, int], who: str) -> Iterator[Finding]:
+    """Report differences between two params, by checkpoint and position, that `who` declares to be one tensor."""
     (a, i), (b, j) = one, other
     x, y = a.params[i], b.params[j]
     if a is b and a.tied_to.get(i, i) == b.tied_to.get(j, j):

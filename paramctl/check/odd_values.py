@@ -1,4 +1,4 @@
-"""How many values of a param are NaN, infinite, zero or denormal, and whether all are one: told by their bits."""
+"""Count NaN, infinite, zero and denormal values by their bits, and find constant params."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Census:
-    """`count` values; `constant` says that they are the same bit for bit (and that there are some)."""
+class ValueCounts:
+    """Counts of odd values; `constant` tells that all values are equal bit for bit (and that there are some)."""
 
     count: int = 0
     nan: int = 0
@@ -31,20 +31,20 @@ class Census:
 
     @property
     def is_mask(self) -> bool:
-        """Whether all finite values are zero beside infinities, as in a mask that is added to attention scores."""
+        """Whether all values are zero or infinite, as in a mask that is added to attention scores."""
         return self.inf > 0 and self.zeros > 0 and self.zeros + self.inf == self.count
 
 
-def census(scan: Scan, param: Param) -> Census:
-    """Count the odd values of a param of floats, complex ones included. Raises as `Scan.stored` does."""
+def count_values(scan: Scan, param: Param) -> ValueCounts:
+    """Count the odd values of a param of floats or complex numbers. Raises the same errors as `Scan.stored`."""
     tally = _Tally()
     for block in scan.stored(param, in_order=False):
         tally.add(block, param.dtype)
-    return tally.census
+    return tally.counts
 
 
 class _Tally:
-    """Counts block after block."""
+    """Counts of odd values, added block by block."""
 
     def __init__(self) -> None:
         self._counts = [0, 0, 0, 0, 0]
@@ -62,13 +62,14 @@ class _Tally:
         self._counts = [count + more for count, more in zip(self._counts, found, strict=True)]
 
     @property
-    def census(self) -> Census:
+    def counts(self) -> ValueCounts:
+        """The counts of all added blocks."""
         count, nan, inf, zeros, denormal = self._counts
-        return Census(count, nan, inf, zeros, denormal, self._constant and self._first is not None)
+        return ValueCounts(count, nan, inf, zeros, denormal, self._constant and self._first is not None)
 
 
 def _odd(block: Array, dtype: DType) -> tuple[int, int, int, int]:
-    """How many of a block are NaN, infinite, zero, denormal."""
+    """Return how many values of a block are NaN, infinite, zero, denormal."""
     if dtype.category == "complex":
         return _odd_complex(block, dtype)
     if dtype.name in FLOATS:
@@ -81,6 +82,7 @@ def _odd(block: Array, dtype: DType) -> tuple[int, int, int, int]:
 
 
 def _odd_floats(block: Array, floats: Floats) -> tuple[int, int, int, int]:
+    """Return the counts of a block of IEEE floats."""
     import numpy as np
 
     number = block.dtype.type
@@ -97,6 +99,7 @@ def _odd_floats(block: Array, floats: Floats) -> tuple[int, int, int, int]:
 
 
 def _odd_complex(block: Array, dtype: DType) -> tuple[int, int, int, int]:
+    """Return the counts of a block of complex numbers."""
     import numpy as np
 
     parts = halves(block)
@@ -106,7 +109,7 @@ def _odd_complex(block: Array, dtype: DType) -> tuple[int, int, int, int]:
 
 
 def is_zero(block: Array, dtype: DType) -> Array:
-    """Which stored elements are zero, of either sign."""
+    """Return which stored elements are zero, of either sign."""
     zero: Array
     if dtype.category == "complex":
         zero = (halves(block) == 0).all(axis=1)
@@ -119,7 +122,7 @@ def is_zero(block: Array, dtype: DType) -> Array:
 
 @lru_cache
 def _kinds(dtype: DType) -> tuple[Array, Array, Array]:
-    """Which bit patterns of a small dtype are NaN, infinite, zero."""
+    """Return which bit patterns of a small dtype are NaN, infinite, zero."""
     import numpy as np
 
     from paramctl.values.arrays import numpy_dtype, raw_dtype

@@ -1,4 +1,4 @@
-"""What loading a file would run, as findings: every name its pickles use beyond plain tensors, all at once."""
+"""Report what loading a file would run: every name its pickles use beyond plain tensors."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ DANGEROUS = "dangerous"
 BEGIN_AS_PICKLES = ("torch-legacy", "dcp")  # formats of which the first byte is that of a pickle that is judged
 
 
-class Loading(NamedTuple):
-    """What is known of each pickle in a file, by the part it is in, and what there is to say of them.
+class PickleVerdicts(NamedTuple):
+    """The verdict on each pickle of a file, by the part it is in, and the findings about them.
 
-    `damaged` are those that are no whole pickles, `unread` those whose bytes could not even be had.
+    `damaged` are findings about pickles that are not whole, `unread` about those whose bytes could not be read.
     """
 
     pickles: list[tuple[str, Safety]]
@@ -28,22 +28,22 @@ class Loading(NamedTuple):
     unread: list[Finding]
 
 
-def nothing() -> Loading:
-    """What is known of a file whose pickles nobody asked about."""
-    return Loading([], [], [], [])
+def no_pickles() -> PickleVerdicts:
+    """Return an empty result."""
+    return PickleVerdicts([], [], [], [])
 
 
-def looked_into(source: Source, form: AnyFormat | None) -> Loading:
-    """Judge every pickle in a file; where its format is unknown, those that it begins with.
+def judge_pickles(source: Source, form: AnyFormat | None) -> PickleVerdicts:
+    """Judge every pickle in a file; in a file of unknown format, those at its beginning.
 
     A text may look like a pickle of old, so that what bears no mark of one counts only where it does harm. So do the
     bytes that a file of another format begins with: whoever unpickles it begins there.
     """
-    found = nothing()
+    found = no_pickles()
     if form:
         _judge_all(found, form.code(source))
     if form is None or form.NAME not in BEGIN_AS_PICKLES:
-        begun = nothing()
+        begun = no_pickles()
         _judge_all(begun, unread_files.code(source))
         if form is None and (_is_dangerous(begun) or unread_files.are_surely_in(source)):
             found = begun
@@ -55,27 +55,28 @@ def looked_into(source: Source, form: AnyFormat | None) -> Loading:
     return _refused_whole(found, why) if why else found
 
 
-def _is_dangerous(found: Loading) -> bool:
+def _is_dangerous(found: PickleVerdicts) -> bool:
     return any(finding.rule == DANGEROUS for finding in found.findings)
 
 
-def _refused_whole(found: Loading, why: str) -> Loading:
-    """The same, where torch refuses the file before it looks at any pickle, and why."""
+def _refused_whole(found: PickleVerdicts, why: str) -> PickleVerdicts:
+    """Return the same verdicts, for a file that torch refuses before it reads any pickle."""
     pickles = [(part, safety._replace(refusal=why)) for part, safety in found.pickles]
     others = [finding for finding in found.findings if finding.rule != "weights-only"]
     return found._replace(pickles=pickles, findings=[*others, _refusal(why)])
 
 
-def _judge_all(found: Loading, pickles: Iterator[tuple[str, Callable[[], bytes]]]) -> None:
+def _judge_all(found: PickleVerdicts, pickles: Iterator[tuple[str, Callable[[], bytes]]]) -> None:
     """Judge pickles one by one; what goes wrong with one, or with finding the next, leaves what is known."""
     try:
         for part, read in pickles:
-            _judge(found, part, read)
+            _judge_one(found, part, read)
     except Exception as error:  # noqa: BLE001 - a fault of ours must not hide what was found
         _note(found, error, found.unread)
 
 
-def _judge(found: Loading, part: str, read: Callable[[], bytes]) -> None:
+def _judge_one(found: PickleVerdicts, part: str, read: Callable[[], bytes]) -> None:
+    """Add the verdict on one pickle."""
     try:
         data = read()
     except Exception as error:  # noqa: BLE001 - the others are judged all the same
@@ -90,7 +91,7 @@ def _judge(found: Loading, part: str, read: Callable[[], bytes]) -> None:
     found.findings.extend(findings(safety))
 
 
-def _note(found: Loading, error: Exception, unjudged: list[Finding], *, is_danger: bool = False) -> None:
+def _note(found: PickleVerdicts, error: Exception, unjudged: list[Finding], *, is_danger: bool = False) -> None:
     """Note why a pickle has no verdict: as a danger where there is one, as a fault of ours where it is that."""
     if is_danger or isinstance(error, TwoReadings):
         found.findings.append(Finding("error", "safety", DANGEROUS, None, told(error)))
@@ -114,10 +115,10 @@ def told(error: Exception) -> str:
 
 
 def findings(safety: Safety) -> Iterator[Finding]:
-    """What to know before a pickle is loaded; what does the same is said once, with every name."""
+    """Yield the findings about a pickle; names with the same effect share one finding."""
     alike: dict[tuple[Level, str, str], list[str]] = {}
     for use in safety.uses:
-        alike.setdefault((*_weighed(use), use.does), []).append(use.name)
+        alike.setdefault((*_severity(use), use.does), []).append(use.name)
     for (level, rule, does), names in alike.items():
         link = "; each " if len(names) > 1 else ", which " if level == "error" else "; "
         yield Finding(level, "safety", rule, None, f"the pickle names {', '.join(names)}{link}{does}")
@@ -126,11 +127,12 @@ def findings(safety: Safety) -> Iterator[Finding]:
 
 
 def _refusal(why: str) -> Finding:
+    """Return the finding that torch refuses a pickle."""
     return Finding("note", "safety", "weights-only", None, f"torch.load(weights_only=True) refuses it: {why}")
 
 
-def _weighed(use: Use) -> tuple[Level, str]:
-    """How much it matters what a pickle names, and the rule it falls under."""
+def _severity(use: Use) -> tuple[Level, str]:
+    """Return the level and the rule of a name that a pickle uses."""
     if use.danger == "dangerous":
         return "error", "dangerous"
     is_class = use.name.rpartition(".")[2][:1].isupper()

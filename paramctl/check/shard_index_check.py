@@ -1,4 +1,4 @@
-"""What the index of a sharded set says of its shards that is not so."""
+"""Check that the index of a sharded set and its shards agree."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 from paramctl.check.declared_ties import CONFIG, embeddings, says_tied
-from paramctl.check.integrity import differing
+from paramctl.check.integrity import compare_declared_tie
 from paramctl.errors import FormatError, some
 from paramctl.files.set_names import EDITION
 from paramctl.files.sources import open_source
 from paramctl.findings import Finding
 from paramctl.formats import registry
-from paramctl.formats.sets.shard_index import Index
+from paramctl.formats.sets.shard_index import ShardIndex
 from paramctl.model.checkpoint import Checkpoint
 
 
-class Shard(NamedTuple):
-    """What is to be remembered of a shard: its paths, and those of them that are not tied to another in it.
+class ShardSummary(NamedTuple):
+    """A summary of a shard: its paths, and its `own` paths, which are not tied to another in it.
 
-    `nbytes` counts the bytes of tied params once, `all_nbytes` as often as they are named. `is_sound` says that
-    its bytes are right as far as that can be seen.
+    `nbytes` counts the bytes of tied params once, `all_nbytes` under each name. `is_sound` tells that no damage was
+    found.
     """
 
     file: str
@@ -36,12 +36,12 @@ class Shard(NamedTuple):
     is_sound: bool = False
 
     @staticmethod
-    def of(file: str, checkpoint: Checkpoint | None, findings: Iterable[Finding]) -> Shard:
-        """The shard that a checkpoint is, or one that cannot be read."""
+    def of(file: str, checkpoint: Checkpoint | None, findings: Iterable[Finding]) -> ShardSummary:
+        """Return the summary of a checkpoint, or of a shard that cannot be read."""
         if checkpoint is None:
-            return Shard(file)
+            return ShardSummary(file)
         own = [param for i, param in enumerate(checkpoint.params) if i not in checkpoint.tied_to]
-        return Shard(
+        return ShardSummary(
             file,
             frozenset(param.path for param in checkpoint.params),
             frozenset(param.path for param in own),
@@ -53,8 +53,8 @@ class Shard(NamedTuple):
         )
 
 
-def against(index: Index, shards: Sequence[Shard]) -> Iterator[Finding]:
-    """What an index says of shards, those of them that can be read, that is not so."""
+def index_mismatches(index: ShardIndex, shards: Sequence[ShardSummary]) -> Iterator[Finding]:
+    """Report where the index and the readable shards disagree."""
     if not index.weight_map:
         yield Finding("error", "integrity", "shard-index", None, "the index names no tensors")
     named: dict[str, set[str]] = {}
@@ -64,13 +64,13 @@ def against(index: Index, shards: Sequence[Shard]) -> Iterator[Finding]:
     for shard in readable:
         for paths, what in (
             (named[shard.file] - shard.paths, "lacks {}, which the index says it holds"),
-            (shard.own - named[shard.file], "holds {}, which the index does not say"),
+            (shard.own - named[shard.file], "holds {}, which the index does not list"),
         ):
             if paths:
                 yield Finding("error", "integrity", "shard-index", None, what.format(some(sorted(paths))), shard.file)
     times = Counter(path for shard in readable for path in shard.paths)
     if twice := sorted(path for path, n in times.items() if n > 1):
-        what = f"several shards hold {some(twice)}: whoever edits by that name cannot tell them apart"
+        what = f"several shards hold {some(twice)}: an edit by that name is ambiguous"
         yield Finding("warning", "integrity", "alike", None, what)
     # Indexes made before transformers knew ties count a tied tensor under each of its names.
     sizes = [sum(shard.nbytes for shard in readable), sum(shard.all_nbytes for shard in readable)]
@@ -79,25 +79,26 @@ def against(index: Index, shards: Sequence[Shard]) -> Iterator[Finding]:
         yield Finding("warning", "integrity", "total-size", None, what)
 
 
-def unnamed(index: Index) -> Iterator[Finding]:
-    """Files beside an index that are called as its shards are, but for the numbers, and that it does not name."""
+def unlisted_shards(index: ShardIndex) -> Iterator[Finding]:
+    """Report files beside an index that are named like its shards, but for the numbers, and not listed."""
     named = set(index.shards)
     calls = set(map(_without_numbers, named))
     for name in sorted(path.name for path in index.folder.iterdir()):
         if name not in named and _without_numbers(name) in calls:
-            what = "is called as a shard of the set, and its index does not name it: who loads the set leaves it out"
+            what = "is named like a shard of the set, but the index does not list it: loaders ignore it"
             yield Finding("note", "integrity", "shard-unnamed", None, what, name)
 
 
 def _without_numbers(name: str) -> str:
+    """Return a file name with its numbers as zeros."""
     return _NUMBERS.sub("0", EDITION.sub("", name))
 
 
 _NUMBERS = re.compile("[0-9]+")
 
 
-def copies(folder: Path, shards: Sequence[Shard]) -> Iterator[Finding]:
-    """Embeddings that the configuration beside a set says are one tensor, and that are two."""
+def untied_embeddings(folder: Path, shards: Sequence[ShardSummary]) -> Iterator[Finding]:
+    """Report embeddings that the configuration beside a set declares to be one tensor, and that differ."""
     if not says_tied(folder):
         return
     holder = {path: shard for shard in shards for path in shard.paths}
@@ -107,14 +108,16 @@ def copies(folder: Path, shards: Sequence[Shard]) -> Iterator[Finding]:
 
 
 def _differing(folder: Path, file: str, path: str, other_file: str, other: str) -> Iterator[Finding]:
+    """Report the difference of two tensors of a set."""
     try:
         a = registry.read(open_source(str(folder / file)))
         b = a if file == other_file else registry.read(open_source(str(folder / other_file)))
     except FormatError:
         return
-    for finding in differing((a, _position(a, path)), (b, _position(b, other)), CONFIG):
+    for finding in compare_declared_tie((a, _position(a, path)), (b, _position(b, other)), CONFIG):
         yield finding._replace(file=file)
 
 
 def _position(checkpoint: Checkpoint, path: str) -> int:
+    """Return the position of the param of that path."""
     return next(i for i, param in enumerate(checkpoint.params) if param.path == path)

@@ -1,4 +1,4 @@
-"""The command line: its commands, and the one place where an error becomes an exit code."""
+"""Run the command line: its commands, and the one place where an error becomes an exit code."""
 
 from __future__ import annotations
 
@@ -20,22 +20,41 @@ from paramctl.errors import ParamctlError, ReaderLeft, Stopped
 
 # Each command is the function of that name in the file of that name. A file is imported when its
 # command runs or its help is shown: start-up pays for one command, not for all.
-LOOK = ("tree", "ls", "show", "diff", "stats", "track", "plot", "ties", "check", "schemes")
-CHANGE = ("init", "set", "tie", "untie", "convert", "recover")
+LOOK = (
+    "tree",
+    "ls",
+    "show",
+    "diff",
+    "stats",
+    "track",
+    "plot",
+    "ties",
+    "check",
+    "schemes",
+    "help",
+)
+CHANGE = (
+    "init",
+    "set",
+    "tie",
+    "untie",
+    "convert",
+    "recover",
+)
 
 # Typer 0.26 has no public name for the class of all usage errors; BadParameter is one of them.
 _UsageMistake: type[Exception] = typer.BadParameter.__bases__[0]
 
 
 class Commands(TyperGroup):
-    """The table of commands, each built when it is asked for."""
+    """The table of commands, each built when it is needed."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.commands: Any = dict.fromkeys((*LOOK, *CHANGE))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command of that name, or None."""
+        """Return the command of that name, or None."""
         if cmd_name not in self.commands:
             return None
         if self.commands[cmd_name] is None:
@@ -44,12 +63,12 @@ class Commands(TyperGroup):
 
     def make_context(self, *args: Any, **settings: Any) -> Any:
         """Read the command line, which also prints the help."""
-        with _ends_said():
+        with _translate_interruptions():
             return super().make_context(*args, **settings)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
-        with _ends_said():
+        with _translate_interruptions():
             return super().invoke(ctx)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -61,20 +80,21 @@ class Commands(TyperGroup):
 
 
 @contextmanager
-def _ends_said() -> Iterator[None]:
-    """Let main say why a command ended: Typer would end with a code of its own and say nothing."""
+def _translate_interruptions() -> Iterator[None]:
+    """Turn a closed pipe and Ctrl-C into our own exceptions, as Typer would hide the reason and the exit code."""
     try:
         yield
     except BrokenPipeError:
-        output.silence()
+        output.discard_output()
         raise output.ReaderGone from None
     except KeyboardInterrupt:
         raise Stopped(signal.SIGINT) from None
 
 
 def _build(name: str) -> Any:
+    """Return the Typer command of that name."""
     one = typer.Typer(add_completion=False, rich_markup_mode=None)
-    one.command(name)(getattr(import_module(f"paramctl.cli.app.{name}"), name))
+    one.command(name)(getattr(import_module(f"paramctl.cli.commands.{name}"), name))
     return typer.main.get_command(one)
 
 
@@ -86,6 +106,7 @@ app = typer.Typer(
 
 
 def _print_version(wanted: bool) -> None:
+    """Print the version and end."""
     if wanted:
         output.write(f"paramctl {__version__}\n")
         raise typer.Exit
@@ -108,6 +129,7 @@ def paramctl(
       paramctl ls model.safetensors --layer '**.bias'
       cat model.pt | paramctl init --layer 0 --scheme xavier > new.pt
       paramctl tree --help
+      paramctl help
     """
     if ctx.invoked_subcommand is None:
         output.write(f"{ctx.get_help()}\n")
@@ -138,12 +160,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: list[str]) -> int:
+    """Run the command line and return its exit code."""
     code = typer.main.get_command(app).main(args, prog_name="paramctl", standalone_mode=False)
     return code if isinstance(code, int) else 0
 
 
 def _take_debug(args: list[str]) -> bool:
-    """Whether `--debug` was given, before the command or after it; it is removed."""
+    """Remove `--debug`, before or after the command, and return whether it was given."""
     end = args.index("--") if "--" in args else len(args)
     if "--debug" not in args[:end]:
         return False
@@ -152,47 +175,61 @@ def _take_debug(args: list[str]) -> bool:
 
 
 def _explain(error: BaseException) -> int:
-    """Say in one line what went wrong and return the exit code for it."""
+    """Print in one line what went wrong and return the exit code for it."""
     match error:
         case output.ReaderGone():
             return 0
         case ReaderLeft():
             return error.exit_code
         case ParamctlError():
-            return _say(error.what, error.hint, error.file, code=error.exit_code)
+            return _print_error(error.what, error.hint, error.file, code=error.exit_code)
         case SystemExit():
             return error.code if isinstance(error.code, int) else int(error.code is not None)
         case _ if isinstance(error, _UsageMistake):
-            return _say_usage(error)
+            return _print_usage_error(error)
         case Stopped():
-            return _say(_SIGNALS[signal.Signals(error.signum)], code=128 + error.signum)
+            return _print_error(_SIGNALS[signal.Signals(error.signum)], code=128 + error.signum)
         case KeyboardInterrupt():
-            return _say(_SIGNALS[signal.SIGINT], code=130)
+            return _print_error(_SIGNALS[signal.SIGINT], code=130)
         case MemoryError():
-            return _say("there is not enough memory", code=3)
+            return _print_error("there is not enough memory", code=3)
         case RecursionError():
-            return _say("the file is nested too deeply", code=3)
+            return _print_error("the file is nested too deeply", code=3)
         case OSError():
-            return _say(f"cannot read or write: {error.strerror or error}", file=_named(error), code=3)
+            return _print_error(f"cannot read or write: {error.strerror or error}", file=_file_of(error), code=3)
         case _:
             what = f"internal error: {type(error).__name__}: {error}"
-            return _say(what, "run it with --debug and report what it prints", code=3)
+            return _print_error(what, "run it with --debug and report what it prints", code=3)
 
 
-def _say(what: str, hint: str = "", file: str = "", *, code: int) -> int:
+def _print_error(what: str, hint: str = "", file: str = "", *, code: int) -> int:
+    """Print an error and return its exit code."""
     where = f"{text.escape(file)}: " if file else ""
     todo = f"; {text.sentence(hint)}" if hint else ""
     output.note(f"paramctl: {where}{text.sentence(what)}{todo}")
     return code
 
 
-def _say_usage(error: Any) -> int:
-    message = " ".join(error.format_message().split()).rstrip(".")
+def _print_usage_error(error: Any) -> int:
+    """Print an error of Typer and return its exit code."""
+    message = _number_rule(error) or " ".join(error.format_message().split()).rstrip(".")
     command = error.ctx.command_path if error.ctx else "paramctl"
-    return _say(message[:1].lower() + message[1:], f"see '{command} --help'", code=2)
+    return _print_error(message[:1].lower() + message[1:], f"see '{command} --help'", code=2)
 
 
-def _named(error: OSError) -> str:
+def _number_rule(error: Any) -> str:
+    """Return the numbers that an option takes, in words, if its value is the error; else ""."""
+    option: Any = getattr(error, "param", None)
+    kind: Any = getattr(option, "type", None)
+    if type(error) is not typer.BadParameter or not hasattr(kind, "min"):
+        return ""
+    noun = "a whole number" if "int" in kind.name else "a number"
+    most = "" if kind.max is None else f" and at most {kind.max:g}"
+    return f"{max(option.opts, key=len)} must be {noun}, {kind.min:g} or more{most}"
+
+
+def _file_of(error: OSError) -> str:
+    """Return the name of the file that an error is about, or ""."""
     return str(error.filename) if error.filename is not None else ""
 
 
@@ -203,21 +240,21 @@ _SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.S
 def _signals() -> Iterator[None]:
     """Turn the signals that end a command into an exception, so that it cleans up on its way out.
 
-    One that was ignored from the start stays so: that is how `nohup` works.
+    A signal that was ignored from the start stays ignored: that is how `nohup` works.
     """
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        """End whatever is being done."""
+        """Raise Stopped."""
         raise Stopped(signum)
 
-    def again(lost: sys.UnraisableHookArgs) -> None:
-        """A finalizer cannot be stopped: ask once more, where somebody hears it."""
+    def resend(lost: sys.UnraisableHookArgs) -> None:
+        """Send the signal again if it arrived in a finalizer, where an exception is lost."""
         if isinstance(lost.exc_value, Stopped):
             signal.raise_signal(lost.exc_value.signum)
         else:
             sys.__unraisablehook__(lost)
 
-    hook, sys.unraisablehook = sys.unraisablehook, again
+    hook, sys.unraisablehook = sys.unraisablehook, resend
     before = {s: signal.getsignal(s) for s in _SIGNALS}
     for signum, handler in before.items():
         if handler is not signal.SIG_IGN:

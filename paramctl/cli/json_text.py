@@ -1,4 +1,4 @@
-"""TODO-DOC."""
+"""Format results as JSON text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def tensor_object(param: Param, tied_to: str | None) -> dict[str, object]:
-    """What every JSON listing says of a tensor."""
+    """Return the JSON object that every listing has for a tensor."""
     return {
         "path": param.path,
         "kind": param.kind,
@@ -26,7 +26,7 @@ def tensor_object(param: Param, tied_to: str | None) -> dict[str, object]:
 
 
 def json_text(value: object) -> str:
-    """`value` as JSON on one line, in ASCII only: no character of a file's names reaches a terminal raw."""
+    """Return `value` as JSON on one line, in ASCII, so that no character of a file's names reaches a terminal raw."""
     try:
         return _encoder().encode(value)
     except ValueError:  # NaN, infinity, or an integer of thousands of digits
@@ -35,13 +35,14 @@ def json_text(value: object) -> str:
 
 @lru_cache(maxsize=1)
 def _encoder() -> JSONEncoder:
+    """Return the JSON encoder."""
     from json import JSONEncoder
 
     return JSONEncoder(ensure_ascii=True, allow_nan=False)
 
 
 def _json_value(value: object) -> object:
-    """`value` with what JSON has no word for as strings."""
+    """Return `value` with strings in place of what JSON cannot express."""
     if isinstance(value, dict):
         return {key: _json_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -54,14 +55,14 @@ def _json_value(value: object) -> object:
 
 
 def json_number(value: float) -> float | str:
-    """`value`, or "NaN", "Infinity", "-Infinity"."""
+    """Return `value`, or "NaN", "Infinity", "-Infinity"."""
     if value != value:
         return "NaN"
     return value if abs(value) != float("inf") else "Infinity" if value > 0 else "-Infinity"
 
 
-def _json_lines(document: object) -> Iterator[str]:
-    """The document over lines that people can read: what holds nothing deep stays on one line."""
+def json_document(document: object) -> Iterator[str]:
+    """Yield the lines of a document; containers without containers of containers stay on one line."""
     stack: list[tuple[Iterator[tuple[str, object]], str]] = []
     indent, prefix, value = "", "", document
     while True:
@@ -90,7 +91,7 @@ def _json_lines(document: object) -> Iterator[str]:
 
 
 def _opened(value: object) -> Iterator[tuple[str, object]] | None:
-    """The items of a container whose items hold containers; None for what fits on one line."""
+    """Return the items of a container whose items hold containers; None for a value on one line."""
     if isinstance(value, dict):
         if any(map(_holds, value.values())):
             return ((f"{json_text(key)}: ", item) for key, item in value.items())
@@ -100,7 +101,7 @@ def _opened(value: object) -> Iterator[tuple[str, object]] | None:
 
 
 def _holds(value: object) -> bool:
-    """Whether a container is among the items of `value`."""
+    """Return whether a container is among the items of `value`."""
     if isinstance(value, dict):
         return any(isinstance(item, dict | list | tuple) for item in value.values())
     return isinstance(value, list | tuple) and any(isinstance(item, dict | list | tuple) for item in value)

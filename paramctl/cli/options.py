@@ -1,9 +1,8 @@
-"""The arguments and options that commands share, so that a signature reads like a sentence."""
+"""Define the arguments and options that commands share, and open the checkpoint that a command names."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from paramctl.cli import output, progress, text
+from paramctl.cli.completion import complete_path
 from paramctl.errors import ParamctlError, UsageError
 
 if TYPE_CHECKING:
@@ -20,10 +20,10 @@ STDIN = "-"
 
 
 @contextmanager
-def opened(file: str | None, quiet: bool = False) -> Iterator[Checkpoint]:
-    """The checkpoint that FILE names, or the one on standard input; an error inside says which it was.
+def open_checkpoint(file: str | None, quiet: bool = False) -> Iterator[Checkpoint]:
+    """Open the checkpoint that FILE names, or the one on standard input; errors inside name the file.
 
-    Raises UsageError where neither was given.
+    Raises UsageError if neither is given.
     """
     if file is None:
         if output.stdin_is_terminal():
@@ -32,29 +32,27 @@ def opened(file: str | None, quiet: bool = False) -> Iterator[Checkpoint]:
     from paramctl.formats import opening
 
     try:
-        recovered(file, quiet)
-        with progress.bar(quiet) as watch:
-            checkpoint = opening.open(file, watch)
+        undone: list[int] = []
+        try:
+            with progress.bar(quiet) as on_progress:
+                checkpoint = opening.open(file, on_progress, undone.append)
+        finally:
+            note_undone(file, sum(undone))
         yield checkpoint
     except ParamctlError as error:
-        error.file = error.file or called(file)
+        error.file = error.file or display_name(file)
         raise
 
 
-def recovered(file: str, quiet: bool = False) -> bool:
-    """Whether a change of FILE that was interrupted had to be undone, which is said."""
-    from paramctl.formats import opening
-
-    with progress.bar(quiet) as watch:
-        nbytes = opening.recover(file, watch)
+def note_undone(file: str, nbytes: int) -> None:
+    """Say that an interrupted change of FILE was undone, if any byte was."""
     if nbytes:
         what = f"a change in place was interrupted; undid it ({text.human_bytes(nbytes)})"
         output.note(f"{text.escape(file)}: {what}")
-    return nbytes > 0
 
 
-def chosen(checkpoint: Checkpoint, selections: list[str] | None) -> frozenset[int] | None:
-    """Positions of the params that `--layer` names, or None where it was not given."""
+def selected_positions(checkpoint: Checkpoint, selections: list[str] | None) -> frozenset[int] | None:
+    """Return the positions of the params that `--layer` names, or None if it was not given."""
     if not selections:
         return None
     from paramctl.model.selection import select
@@ -66,71 +64,21 @@ def chosen(checkpoint: Checkpoint, selections: list[str] | None) -> frozenset[in
 
 
 def single_threaded() -> None:
-    """Keep numpy's BLAS from starting threads, which cost more than they gain on blocks; numpy is not imported yet."""
+    """Keep numpy's BLAS from starting threads, which cost more than they gain on blocks; call before numpy loads."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
-def one_of(flags: Mapping[str, bool]) -> None:
-    """Raise UsageError if several of the options were given that exclude one another."""
+def check_exclusive(flags: Mapping[str, bool]) -> None:
+    """Raise UsageError if several options were given that exclude one another."""
     given = [name for name, value in flags.items() if value]
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} exclude one another", hint="give one of them")
 
 
-def called(file: str) -> str:
-    """What people call the file."""
+def display_name(file: str) -> str:
+    """Return the name of the file for people."""
     return "standard input" if file == STDIN else file
 
-
-# --- shell completion --------------------------------------------------------------------------
-
-# Typer's scripts put candidates on the command line as they are (the one for zsh even evaluates
-# them), so a name is offered only if no shell reads anything into it.
-_HARMLESS = re.compile(r"[\w./:@%+=,-][\w ./:@%+=,-]*")
-
-
-def complete_path(ctx: typer.Context, incomplete: str) -> list[str]:
-    """The layers and params inside the file named on the line; none where anything is amiss."""
-    # An option that still lacks its value keeps Typer from reading the arguments: FILE is left over.
-    file = ctx.params.get("file") or next(iter(ctx.args), None)
-    if not isinstance(file, str) or file == STDIN:
-        return []
-    from paramctl.files.sources import open_source
-    from paramctl.formats import opening, registry
-
-    try:
-        # To undo an interrupted change is not for a TAB key.
-        checkpoint = registry.read(open_source(opening.locate(file)))
-    except (ParamctlError, OSError, ValueError, RecursionError, MemoryError):
-        return []
-    names = {name: None for param in checkpoint.params for name in _next_names(param.path, incomplete)}
-    return [_unsplit(name) for name in names if _HARMLESS.fullmatch(name)]
-
-
-def _next_names(path: str, incomplete: str) -> Iterator[str]:
-    """The layer that `incomplete` leads to next on its way to `path`, and the path itself."""
-    if path.startswith(incomplete):
-        dot = path.find(".", len(incomplete))
-        if dot >= 0:
-            yield path[:dot]
-        yield path
-
-
-def _unsplit(name: str) -> str:
-    """`name` such that bash takes it for one word; the other shells see to that themselves."""
-    words = os.environ.get("COMP_WORDS", "").rsplit("\n", 1)
-    quoted = words[-1][:1] in ("'", '"')
-    return name if not words[0] or quoted else name.replace(" ", "\\ ")
-
-
-def complete_scheme(incomplete: str) -> list[str]:
-    """The names of all schemes."""
-    from paramctl.schemes.spec import SCHEMES
-
-    return [name for name in SCHEMES if name.startswith(incomplete)]
-
-
-# --- arguments and options ---------------------------------------------------------------------
 
 # No callback for FILE: where there is no candidate, every shell completes the names of files, and
 # quotes them as it should.
@@ -159,7 +107,7 @@ JsonLines = Annotated[bool, typer.Option("--jsonl", help="Print one JSON object 
 Tsv = Annotated[bool, typer.Option("--tsv", help="Print tab-separated lines.")]
 Color = Annotated[
     Literal["auto", "always", "never"],
-    typer.Option("--color", help="Colour what is printed; NO_COLOR and FORCE_COLOR count too."),
+    typer.Option("--color", help="Colour the output; NO_COLOR and FORCE_COLOR are respected."),
 ]
 Output = Annotated[
     str | None,
@@ -180,10 +128,17 @@ Patch = Annotated[
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Let -o replace a file that exists.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Print the report and what it takes; write nothing.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", "-n", help="Print the report and the planned writes; write nothing.")
+]
 Seed = Annotated[
     int | None,
-    typer.Option("--seed", min=0, show_default=False, help="Draw what this seed drew before; printed if left out."),
+    typer.Option(
+        "--seed",
+        min=0,
+        show_default=False,
+        help="Repeat the draw of this seed; without it, a seed is drawn and printed.",
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no report and show no bar; errors still show.")]
 # Where other positional arguments follow, FILE cannot be left out: nothing would tell it from them.

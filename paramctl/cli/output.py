@@ -1,7 +1,7 @@
-"""The one file that knows terminals, Rich, TSV and JSON.
+"""Write to standard output and standard error: the one module that knows terminals and Rich.
 
-Everything that came from a file or a path goes through `escape` before it is printed for people, and
-through `json_text` before it is printed for programs.
+Text from a file or a path is escaped with `text.escape` before it is printed for people, and with
+`json_text.json_text` before it is printed for programs.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from collections.abc import Iterable
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from paramctl.cli.json_text import _json_lines, json_text
-from paramctl.cli.text import BARS, _spelled
+from paramctl.cli.json_text import json_document, json_text
+from paramctl.cli.text import BARS, escape_char
 from paramctl.errors import FileError
 
 if TYPE_CHECKING:
-
     pass
 
 When = Literal["auto", "always", "never"]
@@ -30,69 +29,33 @@ BATCH = 2000  # lines written at a time
 
 
 class ReaderGone(Exception):
-    """Whoever read standard output has closed it, as `head` does: no error, but no use in going on."""
+    """The reader of standard output has closed it, as `head` does: not an error, but a reason to stop."""
 
 
 class Line(NamedTuple):
-    """One line of a listing: its cells, padded already, and a Rich style for each."""
+    """One line of a listing: its padded cells, and a Rich style for each."""
 
     cells: tuple[str, ...]
     styles: tuple[str, ...]
 
 
-# --- text from files and paths -----------------------------------------------------------------
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-# --- numbers -----------------------------------------------------------------------------------
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-# --- terminals ---------------------------------------------------------------------------------
-
-
 def stdin_is_terminal() -> bool:
-    """Whether somebody would have to type what is read from standard input."""
+    """Return whether a person would have to type standard input."""
     return _is_terminal(0)
 
 
 def stdout_is_terminal() -> bool:
-    """Whether somebody looks at standard output; no program reads it then, and no bytes may go there."""
+    """Return whether standard output is a terminal, which gets no bytes and no text for programs."""
     return sys.stdout is not None and sys.stdout.isatty()
 
 
 def stderr_is_terminal() -> bool:
-    """Whether somebody looks at standard error, on a terminal that can redraw a line."""
+    """Return whether standard error is a terminal that can redraw a line."""
     return _is_terminal(2) and os.environ.get("TERM") not in ("dumb", "unknown")
 
 
 def _is_terminal(fd: int) -> bool:
+    """Return whether a descriptor is a terminal."""
     try:
         return os.isatty(fd)
     except OSError:
@@ -100,12 +63,12 @@ def _is_terminal(fd: int) -> bool:
 
 
 def terminal_width() -> int | None:
-    """Columns of the terminal on standard output; None where there is none, and nothing is cut."""
+    """Return the columns of the terminal on standard output; None if it is not a terminal: nothing is cut."""
     return shutil.get_terminal_size().columns if stdout_is_terminal() else None
 
 
 def use_color(when: When) -> bool:
-    """Whether to colour standard output: `--color`, then NO_COLOR, then FORCE_COLOR, then the terminal."""
+    """Return whether to colour standard output: `--color`, then NO_COLOR, FORCE_COLOR, and the terminal decide."""
     if when != "auto":
         return when == "always"
     if os.environ.get("NO_COLOR"):
@@ -115,11 +78,8 @@ def use_color(when: When) -> bool:
     return stdout_is_terminal() and os.environ.get("TERM") not in ("dumb", "unknown")
 
 
-# --- standard output ---------------------------------------------------------------------------
-
-
 def prepare() -> None:
-    """Make standard output and error take any text, whatever their encoding."""
+    """Make standard output and error accept any text, whatever their encoding."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="paramctl")
@@ -132,11 +92,11 @@ _ASCII = {
 
 
 def _to_ascii(error: UnicodeError) -> tuple[str, int]:
-    """What a terminal without Unicode shows instead: the nearest ASCII, or the escape."""
+    """Return the nearest ASCII, or the escape, of characters that a terminal without Unicode cannot show."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     lost = error.object[error.start : error.end]
-    return "".join(_ASCII.get(c) or _spelled(c) for c in lost), error.end
+    return "".join(_ASCII.get(c) or escape_char(c) for c in lost), error.end
 
 
 codecs.register_error("paramctl", _to_ascii)
@@ -145,7 +105,7 @@ codecs.register_error("paramctl", _to_ascii)
 def write(text: str) -> None:
     """Write `text` to standard output at once.
 
-    Raises ReaderGone when nobody reads it any more, FileError when it cannot be written.
+    Raises ReaderGone if its reader has closed it, FileError if it cannot be written.
     """
     if sys.stdout is None:
         raise FileError("is closed", file="standard output")
@@ -153,19 +113,19 @@ def write(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
-        silence()
+        discard_output()
         raise ReaderGone from None
     except OSError as error:
-        silence()
+        discard_output()
         raise FileError(f"cannot write: {error.strerror}", file="standard output") from None
 
 
 def take_over() -> int:
-    """A new descriptor of standard output, for bytes that nothing else may be mixed with.
+    """Return a new descriptor of standard output for bytes that nothing else may be mixed with.
 
-    Whatever anybody prints from now on, a C library or a process of a person's own code too, goes to
-    standard error: it cannot be undone, as C libraries write what they still hold at the very end.
-    Raises FileError where standard output is closed.
+    From now on everything printed to standard output, also by C libraries or processes of a user's own code, goes
+    to standard error. This cannot be undone, because C libraries write their buffers at the very end. Raises
+    FileError if standard output is closed.
     """
     if sys.stdout is None:
         raise FileError("is closed", hint="give -o FILE", file="standard output")
@@ -174,8 +134,8 @@ def take_over() -> int:
     return fd
 
 
-def silence() -> None:
-    """Send what is still buffered for standard output nowhere; else Python complains at its end."""
+def discard_output() -> None:
+    """Discard what is buffered for standard output; else Python complains at its end."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
@@ -190,7 +150,7 @@ def lines(rows: Iterable[str]) -> None:
 
 
 def listing(rows: Iterable[Line], color: When = "auto") -> None:
-    """Write lines for people: in colour if it is wanted and they are few, plain otherwise."""
+    """Write lines for people: in colour if that is wanted and they are few, else plain."""
     rows = iter(rows)
     first = list(islice(rows, RICH_LINES + 1))
     if in_color(len(first), color):
@@ -200,7 +160,7 @@ def listing(rows: Iterable[Line], color: When = "auto") -> None:
 
 
 def in_color(count: int, color: When) -> bool:
-    """Whether a listing of `count` lines goes through Rich."""
+    """Return whether a listing of `count` lines is coloured."""
     return count <= RICH_LINES and use_color(color)
 
 
@@ -222,20 +182,9 @@ def colored(rows: Iterable[Line]) -> None:
     write(capture.get())
 
 
-
-
-
-
-
-
-
-
-# --- JSON --------------------------------------------------------------------------------------
-
-
 def json(document: object) -> None:
     """Write one JSON document. NaN and the infinities become strings."""
-    lines(_json_lines(document))
+    lines(json_document(document))
 
 
 def json_lines(documents: Iterable[object]) -> None:
@@ -243,27 +192,8 @@ def json_lines(documents: Iterable[object]) -> None:
     lines(map(json_text, documents))
 
 
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-# --- standard error ----------------------------------------------------------------------------
-
-
 def note(message: str) -> None:
-    """Write one line for people to standard error; a closed one is nobody's problem."""
+    """Write one line for people to standard error; ignore errors, as there is no place to report them."""
     if sys.stderr is None:
         return
     try:

@@ -1,4 +1,4 @@
-"""A bar that shows how far long work has come: on a terminal, on standard error, after half a second."""
+"""Show a progress bar for long work: on a terminal, on standard error, after half a second."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from paramctl.cli import output
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -20,27 +20,27 @@ SHORT = 4 << 20  # bytes left that no bar is begun for: it would be gone before 
 
 
 @contextmanager
-def bar(quiet: bool = False) -> Iterator[Watch]:
-    """What to tell of long work that is done inside; the bar is gone afterwards."""
+def bar(quiet: bool = False) -> Iterator[ProgressCallback]:
+    """Yield the callback for the progress of the work inside; the bar disappears at the end."""
     if quiet or not output.stderr_is_terminal():
-        yield nobody
+        yield ignore
         return
     shown = _Bar()
     try:
-        yield shown.tell
+        yield shown.update
     finally:
         shown.stop()
 
 
 class _Bar:
-    """Rich is not asked for before there is something to show."""
+    """A progress bar that imports Rich only when there is something to show."""
 
     def __init__(self) -> None:
         self._next = time.monotonic() + PATIENCE
         self._progress: Progress | None = None
         self._what = ""
 
-    def tell(self, what: str, done: int, total: int | None) -> None:
+    def update(self, what: str, done: int, total: int | None) -> None:
         """Show that `done` of `total` bytes are done."""
         now = time.monotonic()
         if self._progress is None:
@@ -60,12 +60,13 @@ class _Bar:
         self._progress.update(self._progress.task_ids[0], completed=done, total=total, refresh=True)
 
     def stop(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._progress is not None:
             self._progress.stop()
 
 
 def _new() -> Progress:
+    """Return a new bar of Rich."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 

@@ -1,4 +1,4 @@
-"""Charts drawn with characters: histograms and curves as columns of blocks, below one another."""
+"""Draw charts with characters: histograms and curves as columns of blocks."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ if TYPE_CHECKING:
 HEIGHT = 8  # lines of a chart, of eight levels each
 WIDEST = 8  # columns of one bar
 LEAST = 10  # columns that a chart keeps, however narrow the terminal
-FILLED = BARS[-1]
 BELOW = log10(0.5)  # where a logarithmic scale of counts begins, so that 1 can be seen
 
 
 def drawing(chart: Chart, width: int) -> Iterator[Line]:
-    """The lines of a chart in `width` columns."""
+    """Yield the lines of a chart in `width` columns."""
     from paramctl.stats.charts import Bars
 
     log = ", logarithmic" if chart.log else ""
@@ -33,7 +32,7 @@ def drawing(chart: Chart, width: int) -> Iterator[Line]:
 
 
 def thinned(values: Sequence[float | None], most: int) -> list[float | None]:
-    """At most so many values, each the mean of those that it stands for."""
+    """Return at most `most` values, each the mean of those it stands for."""
     if len(values) <= most:
         return list(values)
     bounds = [i * len(values) // most for i in range(most + 1)]
@@ -41,8 +40,8 @@ def thinned(values: Sequence[float | None], most: int) -> list[float | None]:
     return [sum(part) / len(part) if part else None for part in parts]
 
 
-def shares(values: Sequence[float | None]) -> list[float | None]:
-    """How far each value lies from the lowest, 0, to the highest, 1; halfway where they are all the same."""
+def relative_heights(values: Sequence[float | None]) -> list[float | None]:
+    """Return each value's height between the lowest, 0, and the highest, 1; one half if all are equal."""
     known = [value for value in values if value is not None]
     low, high = min(known, default=0.0), max(known, default=0.0)
     span = high / 2 - low / 2  # half of it: the whole may be more than a float holds
@@ -50,56 +49,56 @@ def shares(values: Sequence[float | None]) -> list[float | None]:
 
 
 def sparkline(values: Sequence[float | None]) -> str:
-    """Values as bars of eight heights, the lowest as the least of them; a gap where there is none."""
-    return "".join(" " if share is None else BARS[int(share * 7 + 0.5)] for share in shares(values))
+    """Return values as bars of eight heights in one line, the lowest with the lowest bar; a gap for None."""
+    return "".join(" " if share is None else BARS[int(share * 7 + 0.5)] for share in relative_heights(values))
 
 
 def _histogram(bars: Bars, width: int, log: bool) -> Iterator[Line]:
-    """A histogram: counts upwards from nothing."""
+    """Yield the lines of a histogram, with counts upwards from zero."""
     yield Line((cut(bars.name, width),), ("bold",))
     if bars.note:
         yield _caption(bars.note, width)
     if not bars.counts:
         return
     most = f"{max(bars.counts):,}"
-    counts, edges = _merged(bars, max(width - len(most) - 2, LEAST))
+    counts, edges = _merged_bins(bars, max(width - len(most) - 2, LEAST))
     most = f"{max(counts):,}"
-    levels = [_share(count, max(counts), log) for count in counts]
+    levels = [_height_of_count(count, max(counts), log) for count in counts]
     yield from _columns(levels, most, "0" if not log else "", edges[0], edges[-1], width)
 
 
-def _merged(bars: Bars, room: int) -> tuple[list[int], list[float]]:
-    """The counts and edges of as few bins joined into one as make them fit."""
+def _merged_bins(bars: Bars, room: int) -> tuple[list[int], list[float]]:
+    """Return counts and edges, with as many bins merged as it takes to fit."""
     join = -(-len(bars.counts) // room)
     counts = [sum(bars.counts[i : i + join]) for i in range(0, len(bars.counts), join)]
     return counts, [*bars.edges[:-1:join], bars.edges[-1]]
 
 
-def _share(count: int, most: int, log: bool) -> float | None:
-    """How high a count stands, from 0 to 1; None where there is nothing."""
+def _height_of_count(count: int, most: int, log: bool) -> float | None:
+    """Return the height of a count between 0 and 1; None for zero."""
     if not count:
         return None
     return (log10(count) - BELOW) / (log10(most) - BELOW) if log else count / most
 
 
 def _curve(curve: Curve, width: int, log: bool) -> Iterator[Line]:
-    """A curve: from its lowest value, which is seen as a low bar, to its highest."""
+    """Yield the lines of a curve, from its lowest value, drawn as a low bar, to its highest."""
     yield Line((cut(curve.name, width),), ("bold",))
     values = [None if v is None or (log and v <= 0) else log10(v) if log else v for v in curve.values]
     known = [value for value in values if value is not None]
     if not known:
         yield _caption("no values", width)
         return
-    low, high = _apart(*(10**end if log else end for end in (min(known), max(known))))
+    low, high = _distinct_texts(*(10**end if log else end for end in (min(known), max(known))))
     gutter = max(len(low), len(high))
-    drawn = shares(thinned(values, max(width - gutter - 2, LEAST)))
+    drawn = relative_heights(thinned(values, max(width - gutter - 2, LEAST)))
     levels = [None if share is None else (1 + share * (8 * HEIGHT - 1)) / (8 * HEIGHT) for share in drawn]
     bottom = low if high != low else ""
     yield from _columns(levels, high, bottom, curve.places[0], curve.places[-1], width)
 
 
-def _apart(low: float, high: float) -> tuple[str, str]:
-    """Two numbers with as many digits as it takes to tell them apart."""
+def _distinct_texts(low: float, high: float) -> tuple[str, str]:
+    """Return two numbers with enough digits to tell them apart."""
     texts = ((f"{low:.{digits}g}", f"{high:.{digits}g}") for digits in range(4, 17))
     return next((pair for pair in texts if pair[0] != pair[1]), (number(low), number(high)))
 
@@ -107,7 +106,7 @@ def _apart(low: float, high: float) -> tuple[str, str]:
 def _columns(
     levels: Sequence[float | None], top: str, bottom: str, first: float, last: float, width: int
 ) -> Iterator[Line]:
-    """Columns of blocks as high as their levels, from 0 to 1, beside what the scales begin and end with."""
+    """Yield the lines of columns of blocks as high as their levels, from 0 to 1, with the ends of both scales."""
     gutter = max(len(top), len(bottom))
     each = min(max((width - gutter - 2) // len(levels), 1), WIDEST)
     eighths = [0 if level is None else max(round(level * 8 * HEIGHT), 1) for level in levels]
@@ -117,16 +116,16 @@ def _columns(
         yield Line((f"{label:>{gutter}} │", blocks), ("dim", "cyan"))
     room = each * len(levels)
     yield Line((f"{bottom:>{gutter}} └{'─' * room}",), ("dim",))
-    yield Line((" " * (gutter + 2) + _ends(first, last, room),), ("dim",))
+    yield Line((" " * (gutter + 2) + _scale_ends(first, last, room),), ("dim",))
 
 
 def _block(eighths: int) -> str:
-    """What of a column stands in one line of it."""
+    """Return the block of a column in one line."""
     return " " if eighths <= 0 else BARS[min(eighths, 8) - 1]
 
 
-def _ends(first: float, last: float, room: int) -> str:
-    """The numbers that a scale begins and ends with, and zero where it lies between them."""
+def _scale_ends(first: float, last: float, room: int) -> str:
+    """Return the first and last number of a scale, and zero if it lies between them."""
     low, high = number(first), number(last)
     if first == last:
         return low
@@ -139,4 +138,5 @@ def _ends(first: float, last: float, room: int) -> str:
 
 
 def _caption(text: str, width: int) -> Line:
+    """Return a line of dim text."""
     return Line((cut(text, width),), ("dim",))

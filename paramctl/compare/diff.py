@@ -1,30 +1,30 @@
-"""What differs between two checkpoints: tensors, their dtypes, shapes and values, ties, and what else they hold."""
+"""Find the differences between two checkpoints: tensors, their values, ties, and everything else they hold."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from paramctl.compare.equal_prefix import EqualBytes
-from paramctl.compare.param_pairs import Changed, Comparison
+from paramctl.compare.equal_prefix import EqualPrefix
+from paramctl.compare.param_pairs import Changed, ParamComparison
 from paramctl.model.checkpoint import Checkpoint, Leaf, Param, blamed
 from paramctl.model.path_renames import Rename, Suggestion, renamed, suggestion
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 
 if TYPE_CHECKING:
     from paramctl.compare.distance import Tolerance
 
 
-class Tie(NamedTuple):
+class TieChange(NamedTuple):
     """A tensor that is tied to another in one checkpoint and not in the other."""
 
     path: str
     first: str
 
 
-class Noted(NamedTuple):
-    """A scalar, an object or a line of metadata that is not the same in both; empty where there is none."""
+class ChangedEntry(NamedTuple):
+    """A scalar, an object or a line of metadata that differs; an empty side means that it is missing there."""
 
     path: str
     before: tuple[object, ...]
@@ -33,10 +33,10 @@ class Noted(NamedTuple):
 
 @dataclass(frozen=True)
 class Difference:
-    """What differs from A to B, in the order of the files.
+    """The differences from A to B, in the order of the files.
 
-    `equal` counts the tensors that are the same in both, `compared` those that are in both. `unseen` are
-    objects of which only the class could be compared, `hint` is a renaming that would explain a difference.
+    `equal` counts the tensors that are equal in both, `compared` the tensors that are in both. `uncompared` are
+    objects of which only the class could be compared; `hint` is a renaming that would explain a difference.
     """
 
     equal: int
@@ -44,15 +44,15 @@ class Difference:
     added: tuple[Param, ...] = ()
     removed: tuple[Param, ...] = ()
     changed: tuple[Changed, ...] = ()
-    tied: tuple[Tie, ...] = ()
-    untied: tuple[Tie, ...] = ()
-    scalars: tuple[Noted, ...] = ()
-    metadata: tuple[Noted, ...] = ()
-    unseen: tuple[str, ...] = ()
+    tied: tuple[TieChange, ...] = ()
+    untied: tuple[TieChange, ...] = ()
+    scalars: tuple[ChangedEntry, ...] = ()
+    metadata: tuple[ChangedEntry, ...] = ()
+    uncompared: tuple[str, ...] = ()
     hint: Suggestion | None = None
 
     def __bool__(self) -> bool:
-        """Whether anything differs."""
+        """Return whether anything differs."""
         found = (self.added, self.removed, self.changed, self.tied, self.untied, self.scalars, self.metadata)
         return any(found)
 
@@ -72,44 +72,74 @@ def diff(
     chosen: Chosen | None = None,
     tolerance: Tolerance | None = None,
     only_params: bool = False,
-    watch: Watch = nobody,
+    on_progress: ProgressCallback = ignore,
 ) -> Difference:
-    """What differs from `a` to `b`: of all they hold, of the tensors that are `chosen`, or of the params only.
+    """Return the differences from `a` to `b`: of everything, of the `chosen` tensors, or of the params only.
 
-    `renames` are done to the paths of `a` first. Raises FormatError where a file is corrupt, UsageError
-    where two paths become one.
+    `renames` are applied to the paths of `a` first. Raises FormatError if a file is corrupt, UsageError if
+    two paths become one.
     """
+    pairs = _paired(a, b, renames, chosen)
+    equal = EqualPrefix(a, b, on_progress, sum(a.params[pairs.a[path]].nbytes for path in pairs.common))
+    if not chosen and not renames and equal.same_files():
+        return Difference(len(pairs.common), len(pairs.common))
+    found = _tensor_differences(pairs, ParamComparison(a, b, equal, tolerance), a, b)
+    if not renames:
+        found = replace(found, hint=suggestion(_shapes(found.removed), _shapes(found.added), pairs.common))
+    return found if chosen or only_params else _with_other_entries(found, a, b, renames)
+
+
+class _Pairs(NamedTuple):
+    """Positions in `params` of A and of B by the path under which they are compared, and the paths that both have."""
+
+    a: Mapping[str, int]
+    b: Mapping[str, int]
+    common: Sequence[str]
+
+
+def _paired(a: Checkpoint, b: Checkpoint, renames: Sequence[Rename], chosen: Chosen | None) -> _Pairs:
+    """Pair the params of both checkpoints by path."""
     if chosen and renames:
         chosen = _with_namesakes(a, b, chosen, renames)
-    one = _named(a, chosen and chosen.a, renames)
-    other = _named(b, chosen and chosen.b)
-    common = [path for path in one if path in other]
-    whole = not chosen and not only_params
-    total = sum(a.params[one[path]].nbytes for path in common)
-    equal = EqualBytes(a, b, watch, total)
-    if not chosen and not renames and equal.whole_files():
-        return Difference(len(common), len(common))
-    comparison = Comparison(a, b, equal, tolerance)
+    one = _by_compared_path(a, chosen and chosen.a, renames)
+    other = _by_compared_path(b, chosen and chosen.b)
+    return _Pairs(one, other, [path for path in one if path in other])
+
+
+def _tensor_differences(pairs: _Pairs, comparison: ParamComparison, a: Checkpoint, b: Checkpoint) -> Difference:
+    """Return the differences of tensors and their ties."""
+    one, other, common = pairs
     rows = {path: comparison.rows(path, a.params[one[path]], b.params[other[path]]) for path in common}
-    removed = {path: a.params[i] for path, i in one.items() if path not in other}
-    added = {path: b.params[i] for path, i in other.items() if path not in one}
     return Difference(
         equal=sum(not found for found in rows.values()),
         compared=len(common),
-        added=tuple(param._replace(path=path) for path, param in added.items()),
-        removed=tuple(param._replace(path=path) for path, param in removed.items()),
+        added=_missing_in(one, b, other),
+        removed=_missing_in(other, a, one),
         changed=tuple(row for found in rows.values() for row in found),
-        tied=tuple(_ties(common, _groups(b, other), _groups(a, one))),
-        untied=tuple(_ties(common, _groups(a, one), _groups(b, other))),
-        scalars=tuple(_scalars(a, b, renames)) if whole else (),
-        metadata=tuple(_noted(a.metadata, b.metadata)) if whole and a.format == b.format else (),
-        unseen=_unseen(a, b, renames) if whole else (),
-        hint=None if renames else suggestion(_shapes(removed), _shapes(added), common),
+        tied=tuple(_new_ties(common, _group_of_path(b, other), _group_of_path(a, one))),
+        untied=tuple(_new_ties(common, _group_of_path(a, one), _group_of_path(b, other))),
     )
 
 
-def _named(checkpoint: Checkpoint, chosen: Collection[int] | None, renames: Sequence[Rename] = ()) -> dict[str, int]:
-    """The path under which each param is compared → its position in `params`."""
+def _missing_in(others: Mapping[str, int], checkpoint: Checkpoint, named: Mapping[str, int]) -> tuple[Param, ...]:
+    """Return the params of a checkpoint, under the compared path, that the other one does not have."""
+    return tuple(checkpoint.params[i]._replace(path=path) for path, i in named.items() if path not in others)
+
+
+def _with_other_entries(found: Difference, a: Checkpoint, b: Checkpoint, renames: Sequence[Rename]) -> Difference:
+    """Return the differences, plus those of scalars, objects and metadata."""
+    return replace(
+        found,
+        scalars=tuple(_changed_entries(_leaves(a, renames), _leaves(b))),
+        metadata=tuple(_changed_entries(a.metadata, b.metadata)) if a.format == b.format else (),
+        uncompared=_uncompared_objects(a, b, renames),
+    )
+
+
+def _by_compared_path(
+    checkpoint: Checkpoint, chosen: Collection[int] | None, renames: Sequence[Rename] = ()
+) -> dict[str, int]:
+    """Return positions in `params` by the path under which each param is compared."""
     paths: Sequence[str] = checkpoint.labels
     if renames:
         with blamed(checkpoint):
@@ -118,8 +148,11 @@ def _named(checkpoint: Checkpoint, chosen: Collection[int] | None, renames: Sequ
 
 
 def _with_namesakes(a: Checkpoint, b: Checkpoint, chosen: Chosen, renames: Sequence[Rename]) -> Chosen:
-    """The same, and what the other file calls so once paths are renamed: a name was said of either."""
-    one, other = _named(a, None, renames), _named(b, None)
+    """Return `chosen`, plus each param's namesake in the other file.
+
+    A selection names a param in either file; after renaming, its namesake has the same path.
+    """
+    one, other = _by_compared_path(a, None, renames), _by_compared_path(b, None)
     both = [(one[path], other[path]) for path in one if path in other]
     of_a, of_b = (frozenset(range(n)) if found is None else frozenset(found) for found, n in (
         (chosen.a, len(a.params)), (chosen.b, len(b.params))
@@ -127,44 +160,35 @@ def _with_namesakes(a: Checkpoint, b: Checkpoint, chosen: Chosen, renames: Seque
     return Chosen(of_a | {i for i, j in both if j in of_b}, of_b | {j for i, j in both if i in of_a})
 
 
-def _shapes(params: Mapping[str, Param]) -> dict[str, object]:
-    return {path: param.shape for path, param in params.items()}
+def _shapes(params: Iterable[Param]) -> dict[str, object]:
+    """Return the shape of each param, by its path."""
+    return {param.path: param.shape for param in params}
 
 
-# --- ties ----------------------------------------------------------------------------------------
-
-
-def _groups(checkpoint: Checkpoint, named: Mapping[str, int]) -> dict[str, int]:
-    """Path → position of the first of its group of ties; those that are tied to nothing are groups of their own."""
+def _group_of_path(checkpoint: Checkpoint, named: Mapping[str, int]) -> dict[str, int]:
+    """Return the first position of each path's group of ties; its own position if it is tied to none."""
     return {path: checkpoint.tied_to.get(i, i) for path, i in named.items()}
 
 
-def _ties(common: Sequence[str], now: Mapping[str, int], then: Mapping[str, int]) -> Iterator[Tie]:
-    """The ties of the one that the other does not have, each to the first of its group that both have."""
+def _new_ties(common: Sequence[str], now: Mapping[str, int], then: Mapping[str, int]) -> Iterator[TieChange]:
+    """Yield the ties of one checkpoint that the other lacks, each to the first of its group that both have."""
     first: dict[int, str] = {}
     for path in common:
         leader = first.setdefault(now[path], path)
         if leader != path and then[leader] != then[path]:
-            yield Tie(path, leader)
+            yield TieChange(path, leader)
 
 
-# --- what else there is --------------------------------------------------------------------------
-
-
-def _scalars(a: Checkpoint, b: Checkpoint, renames: Sequence[Rename]) -> Iterator[Noted]:
-    return _noted(_leaves(a, renames), _leaves(b))
-
-
-def _noted(before: Mapping[str, object], after: Mapping[str, object]) -> Iterator[Noted]:
-    """What two mappings do not have in common, in the order of the first."""
+def _changed_entries(before: Mapping[str, object], after: Mapping[str, object]) -> Iterator[ChangedEntry]:
+    """Yield the differences of two mappings, in the order of the first."""
     for path in {**before, **after}:
         held = tuple((found[path],) if path in found else () for found in (before, after))
         if not _same(held[0], held[1]):
-            yield Noted(path, *held)
+            yield ChangedEntry(path, *held)
 
 
 def _same(a: object, b: object) -> bool:
-    """Whether two values of a file are equal; NaN is equal to NaN."""
+    """Return whether two values of a file are equal; NaN equals NaN."""
     match a, b:
         case float(), float():
             return a == b or (a != a and b != b)
@@ -176,7 +200,7 @@ def _same(a: object, b: object) -> bool:
 
 
 def _leaves(checkpoint: Checkpoint, renames: Sequence[Rename] = ()) -> dict[str, object]:
-    """Every entry that is not a tensor, by its path; where several print alike, later ones with `#2`, …"""
+    """Return every entry that is not a tensor, by its path; if several print alike, the later ones with `#2`, …."""
     leaves = [entry for entry in checkpoint.entries if isinstance(entry, Leaf)]
     seen: dict[str, int] = {}
     labels = []
@@ -187,8 +211,8 @@ def _leaves(checkpoint: Checkpoint, renames: Sequence[Rename] = ()) -> dict[str,
     return {path: leaf.value for path, leaf in zip(paths, leaves, strict=True)}
 
 
-def _unseen(a: Checkpoint, b: Checkpoint, renames: Sequence[Rename]) -> tuple[str, ...]:
-    """Objects of foreign classes that both have: what they hold beside tensors is not compared."""
+def _uncompared_objects(a: Checkpoint, b: Checkpoint, renames: Sequence[Rename]) -> tuple[str, ...]:
+    """Return the paths of objects of foreign classes that both have: only their class is compared."""
     there = {entry.path for entry in b.entries if isinstance(entry, Leaf) and entry.is_object}
     held = [entry.path for entry in a.entries if isinstance(entry, Leaf) and entry.is_object]
     paths = renamed(held, renames) if renames else held

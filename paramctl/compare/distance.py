@@ -1,4 +1,4 @@
-"""How far values are apart: figures that are kept block by block, and that NaN and infinity never spoil."""
+"""Measure how far the values of two tensors are apart, block by block, with NaN and infinity counted separately."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ QUARTER = 0.25  # of two float64, their distance and the magnitudes of complex o
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """What counts as equal: |a − b| ≤ atol + rtol · |b|, or with `exact` only the same bits.
+    """The rule by which values count as equal: |a − b| ≤ atol + rtol · |b|, or with `exact` only the same bits.
 
-    Raises UsageError where one is negative, NaN or infinite: then all values would be equal, or none.
+    Raises UsageError if a bound is negative, NaN or infinite: then all values would be equal, or none.
     """
 
     atol: float = 0.0
@@ -33,16 +33,16 @@ class Tolerance:
     def __post_init__(self) -> None:
         for name, value in (("atol", self.atol), ("rtol", self.rtol)):
             if not (isfinite(value) and value >= 0):
-                raise UsageError(f"{name} is {value}, which is no tolerance", hint="give a number from 0 on")
+                raise UsageError(f"{name} is {value}, not a tolerance", hint="give a number, 0 or more")
 
 
 @dataclass(frozen=True, slots=True)
 class Distance:
     """How far the values of two tensors are apart.
 
-    `count` of the `of` values differ; `nonfinite` of those have no distance, as one of the two is NaN or
-    infinite. `max_abs` is the largest distance, `mean_abs` the mean over all values that have one,
-    `max_rel` the largest distance by the larger magnitude of the two. A distance that float64 cannot hold
+    `count` of the `of` values differ; `nonfinite` of those have no distance, because one of the two is NaN or
+    infinite. `max_abs` is the largest distance, `mean_abs` the mean over all values that have one, and
+    `max_rel` the largest distance divided by the larger magnitude of the two. A distance that float64 cannot hold
     is infinite; `max_rel` is not.
     """
 
@@ -55,7 +55,7 @@ class Distance:
 
 
 class Tally:
-    """Keeps the figures of two tensors; each of their values stands `times` as often as it is added."""
+    """The distances of two tensors, added block by block; each value stands for `times` equal ones."""
 
     def __init__(self, tolerance: Tolerance, times: int = 1, equal: int = 0) -> None:
         self._tolerance = tolerance
@@ -66,26 +66,26 @@ class Tally:
         self._sum: Any = 0.0  # numpy's longdouble: no sum of distances is too large
 
     def add(self, a: Array, b: Array, bits: Array | None = None) -> None:
-        """Compare flat arrays of as many values; `bits` says which are stored as other bits."""
+        """Compare two flat arrays of the same length; `bits` marks the values that are stored as different bits."""
         import numpy as np
 
         self._of += len(a)
-        where = _apart(a, b, self._tolerance.exact, bits)
+        where = _differing(a, b, self._tolerance.exact, bits)
         if not where.any():
             return
         a, b = a[where], b[where]
         with np.errstate(all="ignore"):
-            distance, size, other = _measured(a, b)
+            distance, size, other = _distances(a, b)
             far = np.isinf(distance) | np.isinf(size) | np.isinf(other)
             if far.any():
                 self._measure(distance[~far], size[~far], other[~far])
-                distance, size, other = _measured(*(_comparable(part[far]) * QUARTER for part in (a, b)))
+                distance, size, other = _distances(*(_comparable(part[far]) * QUARTER for part in (a, b)))
                 self._measure(distance, size, other, QUARTER)
             else:
                 self._measure(distance, size, other)
 
     def _measure(self, distance: Array, size: Array, other: Array, scale: float = 1.0) -> None:
-        """Add distances of values of these sizes, all of them times `scale`."""
+        """Add distances of values of these sizes, all of them multiplied by `scale`."""
         import numpy as np
 
         finite = np.isfinite(size) & np.isfinite(other)
@@ -101,24 +101,24 @@ class Tally:
             self._max_rel = max(self._max_rel, float((distance / np.where(size == 0, 1, size)).max()))
 
     def figures(self) -> Distance:
-        """The figures of what was added."""
+        """Return the figures of everything added."""
         of, count, nonfinite = (n * self._times for n in (self._of, self._count, self._nonfinite))
         mean = float(self._sum * self._times / (of - nonfinite)) if of > nonfinite else 0.0
         return Distance(self._max_abs, mean, self._max_rel, count, of, nonfinite)
 
 
 def coarser(one: DType, other: DType) -> DType | None:
-    """Which of two dtypes rounds the values of the other; None where neither does."""
+    """Return the dtype, of two, that rounds values of the other; None if neither does."""
     kinds = {one.category, other.category}
     if kinds == {"int", "float"}:
         return one if one.category == "float" else other
     if len(kinds) > 1 or kinds.isdisjoint({"float", "complex"}):
         return None
-    return min(one, other, key=_digits)
+    return min(one, other, key=_kept_bits)
 
 
-def agree(a: Array, b: Array, rounded: Any) -> bool:
-    """Whether two arrays are equal once both are rounded to that dtype; NaN is equal to NaN."""
+def equal_when_rounded(a: Array, b: Array, rounded: Any) -> bool:
+    """Return whether two arrays are equal after both are rounded to that dtype; NaN equals NaN."""
     import numpy as np
 
     with np.errstate(all="ignore"):
@@ -127,7 +127,7 @@ def agree(a: Array, b: Array, rounded: Any) -> bool:
 
 
 def differing_bits(a: Array, b: Array) -> Array:
-    """Where two flat arrays of one dtype hold other bits."""
+    """Return where two flat arrays of one dtype hold different bits."""
     import numpy as np
 
     size = a.dtype.itemsize
@@ -136,8 +136,8 @@ def differing_bits(a: Array, b: Array) -> Array:
     return np.asarray((a.view("u8") != b.view("u8")).reshape(-1, size // 8).any(axis=1))
 
 
-def _digits(dtype: DType) -> tuple[int, int]:
-    """Bits of the significand, then of the whole: what rounding keeps."""
+def _kept_bits(dtype: DType) -> tuple[int, int]:
+    """Return the bits of the significand and of the whole dtype: what rounding keeps."""
     if dtype.category == "complex":
         return dtype.bits, dtype.bits
     import ml_dtypes
@@ -145,8 +145,8 @@ def _digits(dtype: DType) -> tuple[int, int]:
     return int(ml_dtypes.finfo(numpy_dtype(dtype)).nmant), dtype.bits  # type: ignore[no-untyped-call]
 
 
-def _apart(a: Array, b: Array, exact: bool, bits: Array | None) -> Array:
-    """Where two flat arrays differ: in their bits, or else in what those mean, where NaN is NaN."""
+def _differing(a: Array, b: Array, exact: bool, bits: Array | None) -> Array:
+    """Return where two flat arrays differ: in bits if `exact`, else in value, where NaN equals NaN."""
     import numpy as np
 
     same_kind = a.dtype == b.dtype
@@ -166,27 +166,27 @@ def _apart(a: Array, b: Array, exact: bool, bits: Array | None) -> Array:
 
 
 def _comparable(values: Array) -> Array:
-    """Values as numbers of numpy's own: whole ones as they are, the others as wide as can be."""
+    """Return values in numpy's own dtypes: integers unchanged, others as float64 or complex128."""
     import numpy as np
 
     kind = values.dtype.kind
     return values if kind in "biu" else values.astype(np.complex128 if kind == "c" else np.float64)
 
 
-def _measured(a: Array, b: Array) -> tuple[Array, Array, Array]:
-    """|a − b|, |a| and |b| as float64; of whole numbers the distance is exact before it is rounded."""
+def _distances(a: Array, b: Array) -> tuple[Array, Array, Array]:
+    """Return |a − b|, |a| and |b| as float64; for integers the difference is exact before it is rounded."""
     import numpy as np
 
     x, y = _comparable(a), _comparable(b)
     if x.dtype.kind in "biu" and y.dtype.kind in "biu":
-        return _between(x, y), np.abs(x.astype(np.float64)), np.abs(y.astype(np.float64))
+        return _integer_distances(x, y), np.abs(x.astype(np.float64)), np.abs(y.astype(np.float64))
     wide = np.complex128 if "c" in (x.dtype.kind, y.dtype.kind) else np.float64
     x, y = x.astype(wide), y.astype(wide)
     return np.abs(x - y), np.abs(x), np.abs(y)
 
 
-def _between(a: Array, b: Array) -> Array:
-    """Distances of integers: those above zero and those below it each fit 64 bits without a sign."""
+def _integer_distances(a: Array, b: Array) -> Array:
+    """Return the distances of integers: the parts above and below zero each fit 64 bits unsigned."""
     import numpy as np
 
     above = [np.where(values > 0, values, 0).astype(np.uint64) for values in (a, b)]

@@ -1,4 +1,4 @@
-"""Params that hold the same values without being tied, found by a digest of their bytes."""
+"""Find params that hold the same values without being tied, by a digest of their bytes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from paramctl.model.checkpoint import Checkpoint, Param
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 from paramctl.values.arrays import narrow
 from paramctl.values.digest import digest
 from paramctl.values.scan import Scan
@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 PEEK = 256  # values at the front that tell most params apart
 
 
-class Equals(NamedTuple):
-    """Params with equal values, by position in `params`, the first of each group of ties; `saved` counts bytes.
+class EqualParams(NamedTuple):
+    """Params with equal values, by position in `params`, the first of each group of ties.
 
-    `constant` says that all their values are one, as those of biases and scales that were never trained.
+    `saved` counts the bytes that tying would save; `constant` tells that all values are one number, as in biases
+    and scales that were never trained.
     """
 
     members: tuple[int, ...]
@@ -30,33 +31,30 @@ class Equals(NamedTuple):
     constant: bool
 
 
+def equal_params(
+    checkpoint: Checkpoint, indices: Iterable[int], on_progress: ProgressCallback = ignore
+) -> tuple[EqualParams, ...]:
+    """Return groups among the params at `indices` with the same dtype, shape and values, bit for bit.
 
-
-def equals(checkpoint: Checkpoint, indices: Iterable[int], watch: Watch = nobody) -> tuple[Equals, ...]:
-    """Groups among the params at `indices` that hold the same values bit for bit, in dtype and shape alike.
-
-    Those of fewer than two values are left out, and those already tied count as one. Raises FormatError
-    where a checksum of one that is read to its end is wrong.
+    Params of fewer than two values are left out, and tied ones count as one. Raises FormatError if the checksum
+    of a param that is read to its end is wrong.
     """
     params = checkpoint.params
     leaders = dict.fromkeys(checkpoint.tied_to.get(i, i) for i in indices)
     fit = [i for i in leaders if params[i].is_plain and params[i].numel > 1 and not params[i].repeats_itself]
     alike = _split([fit], lambda i: (params[i].dtype.name, params[i].shape, params[i].flags))
     alike = _split(alike, lambda i: _first_values(checkpoint, params[i]))
-    scan = Scan(checkpoint, watch, sum(params[i].nbytes for group in alike for i in group))
+    scan = Scan(checkpoint, on_progress, sum(params[i].nbytes for group in alike for i in group))
     digests = {i: digest(scan, params[i]) for group in alike for i in group}
     found = sorted(_split(alike, digests.__getitem__))
     return tuple(
-        Equals(tuple(group), (len(group) - 1) * params[group[0]].nbytes, digests[group[0]].constant) for group in found
+        EqualParams(tuple(group), (len(group) - 1) * params[group[0]].nbytes, digests[group[0]].constant)
+        for group in found
     )
 
 
-
-
-
-
 def _split(groups: Iterable[Sequence[int]], key: Callable[[int], Hashable]) -> list[list[int]]:
-    """The groups parted by what `key` says of each member; those left alone are gone."""
+    """Return the groups split by the key of each member, without groups of one."""
     out: list[list[int]] = []
     for group in groups:
         parts: dict[Hashable, list[int]] = {}
@@ -67,7 +65,7 @@ def _split(groups: Iterable[Sequence[int]], key: Callable[[int], Hashable]) -> l
 
 
 def _first_values(checkpoint: Checkpoint, param: Param) -> bytes:
-    """Some values at the front, as bits: most params differ there."""
+    """Return the bits of some values at the front, in which most params differ."""
     from paramctl.values.arrays import storage_of, stored
 
     if not param.shape or param.dtype.bits % 8:

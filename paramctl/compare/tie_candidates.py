@@ -1,11 +1,11 @@
-"""What `paramctl tie` could make one: equal params, or whole layers that are equal param by param."""
+"""Suggest what `paramctl tie` could tie: equal params, or whole layers whose params are all equal."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from paramctl.compare.duplicates import Equals
+from paramctl.compare.duplicates import EqualParams
 from paramctl.errors import NoMatch, UsageError
 from paramctl.model.checkpoint import Checkpoint
 from paramctl.model.positions import positions
@@ -16,9 +16,9 @@ Layer = tuple[str, Mapping[str, int]]  # its path, and its params by their names
 
 
 class Candidate(NamedTuple):
-    """Layers or params that are equal, by `paths`, and the names that `paramctl tie` is to be given.
+    """Layers or params that are equal, by `paths`, and the names to give to `paramctl tie`.
 
-    `names` are those of whatever is tied to them too. `saved` counts bytes; `constant` says that each param
+    `names` include params that are tied to them already. `saved` counts bytes; `constant` tells that each param
     holds one value only.
     """
 
@@ -28,25 +28,25 @@ class Candidate(NamedTuple):
     constant: bool
 
 
-def candidates(checkpoint: Checkpoint, found: Sequence[Equals]) -> list[Candidate]:
-    """What could be tied of groups of equal params: whole layers first, then the params that those leave apart.
+def candidates(checkpoint: Checkpoint, found: Sequence[EqualParams]) -> list[Candidate]:
+    """Return candidates among groups of equal params: whole layers first, then the remaining params.
 
-    A layer counts from two params on, and with no layers in it.
+    A layer must have two params or more, and no layers inside.
     """
     kinds = _kinds(checkpoint, found)
     varied = {one.members[0] for one in found if not one.constant}
     becomes: dict[int, int] = {}  # position of the first of each group of ties → of what it is tied to by a layer
     out: list[Candidate] = []
     for layers in _equal_layers(checkpoint, kinds):
-        if not _tears(checkpoint, layers):
-            saved = _tie(checkpoint, layers, becomes)
+        if not _breaks_ties(checkpoint, layers):
+            saved = _record_ties(checkpoint, layers, becomes)
             paths = tuple(path for path, _ in layers)
             constant = varied.isdisjoint(kinds[i] for i in layers[0][1].values())
             out += [Candidate(paths, paths, saved, constant)] if saved else []
     for one in found:
         apart: dict[int, list[int]] = {}
         for member in one.members:
-            apart.setdefault(_final(checkpoint, member, becomes), []).extend(group_of(checkpoint, member))
+            apart.setdefault(_final_position(checkpoint, member, becomes), []).extend(group_of(checkpoint, member))
         if len(apart) > 1:
             first, *others = apart
             names = _names(checkpoint, [first, *(i for other in others for i in apart[other])])
@@ -56,17 +56,15 @@ def candidates(checkpoint: Checkpoint, found: Sequence[Equals]) -> list[Candidat
 
 
 def command(file: str, found: Candidate, out: str) -> list[str]:
-    """The words of the `paramctl tie` that makes one of them."""
+    """Return the words of the `paramctl tie` command for a candidate."""
     words = (file, *found.names)
     if any(word.startswith("-") and word != "-" for word in words):
         return ["paramctl", "tie", "-o", out, "--", *words]
     return ["paramctl", "tie", *words, "-o", out]
 
 
-
-
-def _kinds(checkpoint: Checkpoint, found: Iterable[Equals]) -> dict[int, int]:
-    """Position of each param that is equal or tied to another → of the first of those."""
+def _kinds(checkpoint: Checkpoint, found: Iterable[EqualParams]) -> dict[int, int]:
+    """Return, for each param that is equal or tied to another, the first position of all of those."""
     groups = checkpoint.groups_by_first
     kinds = {i: first for first, group in groups.items() if checkpoint.params[first].is_plain for i in group}
     kinds |= {i: one.members[0] for one in found for member in one.members for i in group_of(checkpoint, member)}
@@ -74,7 +72,7 @@ def _kinds(checkpoint: Checkpoint, found: Iterable[Equals]) -> dict[int, int]:
 
 
 def _equal_layers(checkpoint: Checkpoint, kinds: Mapping[int, int]) -> Iterable[list[Layer]]:
-    """Groups of layers whose params have the same names and are of the same kinds."""
+    """Return groups of layers whose params have the same names and equal values."""
     alike: dict[frozenset[tuple[str, int]], list[Layer]] = {}
     for path, own in checkpoint.own_params.items():
         if len(own) > 1 and path.isprintable() and all(i in kinds for i in own):
@@ -85,35 +83,36 @@ def _equal_layers(checkpoint: Checkpoint, kinds: Mapping[int, int]) -> Iterable[
 
 
 def _members(checkpoint: Checkpoint, name: str) -> Mapping[str, int]:
-    """What `paramctl tie` finds under a name; nothing where that is not clear."""
+    """Return the params that `paramctl tie` finds under a name; none if the name is ambiguous."""
     try:
         return dict(layer_members(checkpoint, name))
     except (UsageError, NoMatch):
         return {}
 
 
-def _tears(checkpoint: Checkpoint, layers: Sequence[Layer]) -> bool:
-    """Whether tying the layers would part one of their params from another that it is tied to."""
+def _breaks_ties(checkpoint: Checkpoint, layers: Sequence[Layer]) -> bool:
+    """Return whether tying the layers would untie one of their params from a param outside."""
     (_, leaders), *others = layers
     inside = {i for _, members in layers for i in members.values()}
     pairs = [(group_of(checkpoint, i), leaders[name]) for _, members in others for name, i in members.items()]
     return any(leader not in group and not inside.issuperset(group) for group, leader in pairs)
 
 
-def _tie(checkpoint: Checkpoint, layers: Sequence[Layer], becomes: dict[int, int]) -> int:
-    """Note what the params of all layers become, and return how many bytes that saves."""
+def _record_ties(checkpoint: Checkpoint, layers: Sequence[Layer], becomes: dict[int, int]) -> int:
+    """Record what the params of all layers become, and return the bytes saved."""
     saved = 0
     (_, leaders), *others = layers
     for _, members in others:
         for name, i in members.items():
-            first, other = (_final(checkpoint, at, becomes) for at in (leaders[name], i))
+            first, other = (_final_position(checkpoint, at, becomes) for at in (leaders[name], i))
             if first != other:
                 becomes[other] = first
                 saved += checkpoint.params[i].nbytes
     return saved
 
 
-def _final(checkpoint: Checkpoint, at: int, becomes: Mapping[int, int]) -> int:
+def _final_position(checkpoint: Checkpoint, at: int, becomes: Mapping[int, int]) -> int:
+    """Return the position of the param that `at` is tied to in the end."""
     first = checkpoint.tied_to.get(at, at)
     while first in becomes:
         first = becomes[first]
@@ -121,7 +120,7 @@ def _final(checkpoint: Checkpoint, at: int, becomes: Mapping[int, int]) -> int:
 
 
 def _names(checkpoint: Checkpoint, indices: Sequence[int]) -> tuple[str, ...]:
-    """What `paramctl tie` is to call params: their paths, or positions where a path cannot be typed or names others."""
+    """Return the names to give to `paramctl tie`: paths, or positions if a path cannot be typed or is ambiguous."""
     paths = {i: checkpoint.params[i].path for i in indices}
     unclear = {i for i, path in paths.items() if not path.isprintable() or _members(checkpoint, path) != {"": i}}
     named = {**paths, **positions(checkpoint, unclear)} if unclear else paths

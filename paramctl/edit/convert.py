@@ -1,4 +1,4 @@
-"""Carry a checkpoint into another format, or a part of it into a file of its own."""
+"""Convert a checkpoint to another format, or take a part of it into a file of its own."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def convert(
     lossy: bool = False,
     division: Division | None = None,
 ) -> Edit:
-    """The checkpoint as `form` can hold it; with `layer`, that subtree with its names from there on.
+    """Return the checkpoint as `form` can hold it; with `layer`, only that subtree, named from there on.
 
-    `division` says how it becomes a set of shards. Raises UsageError that lists what `form` has no place
-    for, unless `lossy` accepts its loss.
+    `division` describes the shards of a set. Raises UsageError with a list of what `form` cannot hold, unless `lossy`
+    accepts the loss.
     """
     part, notes = (checkpoint, ()) if layer is None else subtree(checkpoint, layer)
     if checkpoint.format != form.NAME or layer is not None or division is not None:
@@ -44,40 +44,41 @@ def convert(
     count = f"{len(kept.params):,} tensor{'s' * (len(kept.params) != 1)}"
     count += f" ({unique:,} unique)" if kept.tied_to else ""
     texts = [f"{name} (metadata)" for name in checkpoint.metadata if name != "format"]
-    dropped = [[loss.text for loss in lost], [] if _keeps_texts(checkpoint, form, division) else texts]
+    dropped = [[loss.text for loss in lost], [] if _keeps_metadata(checkpoint, form, division) else texts]
     left = tuple(f"left out {some(what)}" for what in dropped if what)
-    told = (f"{count} {_as(kept, form, division)}", *untied, *_parted(kept), *_too_large(kept, division), *left)
+    told = (
+        f"{count} {_written_as(kept, form, division)}",
+        *untied,
+        *_overlap_note(kept),
+        *_too_large_note(kept, division),
+        *left,
+    )
     return Edit(kept, (), notes=(*notes, *told))
 
 
-def _too_large(kept: Checkpoint, division: Division | None) -> Iterator[str]:
-    """A note where a tensor alone is larger than a shard may be."""
+def _too_large_note(kept: Checkpoint, division: Division | None) -> Iterator[str]:
+    """Yield a note if a single tensor is larger than a shard may be."""
     large = [param.path or "." for param in kept.params if division and param.nbytes > division.limit]
     if large:
-        yield f"{some(large)} {'are' if len(large) > 1 else 'is'} larger than that, and no tensor is parted"
+        yield f"{some(large)} {'are' if len(large) > 1 else 'is'} larger than that: tensors are never split"
 
 
-def _as(kept: Checkpoint, form: AnyFormat, division: Division | None) -> str:
+def _written_as(kept: Checkpoint, form: AnyFormat, division: Division | None) -> str:
+    """Return the words for the new format."""
     if division is None:
         return f"as {form.NAME}"
     n = len(kept.derived(shard_division.divided).shards)
     return f"in {n:,} {division.form} file{'s' * (n != 1)} and an index"
 
 
-def _keeps_texts(checkpoint: Checkpoint, form: AnyFormat, division: Division | None) -> bool:
-    """Whether what is written holds the file's own notes: only safetensors files have a place for them."""
+def _keeps_metadata(checkpoint: Checkpoint, form: AnyFormat, division: Division | None) -> bool:
+    """Return whether the output keeps the file's metadata: only safetensors files have a place for it."""
     made = division.form if division else form.NAME
     return checkpoint.format == made or (checkpoint.format, made) == (sharded.NAME, shard_division.SAFETENSORS)
 
 
-
-
-
-
-
-
 def _untied(checkpoint: Checkpoint) -> tuple[Checkpoint, tuple[str, ...]]:
-    """The checkpoint for a format that knows no ties, and saves each of them in full as torch does; a note says so."""
+    """Return the checkpoint without ties, for a format that has none, and a note on the tensors that were tied."""
     if not checkpoint.tied_to:
         return checkpoint, ()
     taken = set(checkpoint.storages)
@@ -95,15 +96,15 @@ def _untied(checkpoint: Checkpoint) -> tuple[Checkpoint, tuple[str, ...]]:
     return checkpoint.with_params(params).with_storages(storages), (note,)
 
 
-def _parted(checkpoint: Checkpoint) -> Iterator[str]:
-    """A note where params that share only some of their bytes are written one after the other."""
+def _overlap_note(checkpoint: Checkpoint) -> Iterator[str]:
+    """Yield a note if params that share some of their bytes are written separately."""
     sharing = [checkpoint.labels[i] for group in overlaps(checkpoint) for i in group]
     if sharing and (checkpoint.document is None or isinstance(checkpoint.document, Division)):
         yield f"{some(sharing)} overlapped, and have bytes of their own now"
 
 
 def subtree(checkpoint: Checkpoint, layer: str) -> tuple[Checkpoint, tuple[str, ...]]:
-    """What lies under `layer`, with its names counted from there, and a note where that is not its full path.
+    """Return the entries under `layer`, named from there on, and a note if `layer` is not their full path.
 
     A single param keeps its last name. Raises NoMatch if nothing is there.
     """
@@ -125,14 +126,12 @@ def subtree(checkpoint: Checkpoint, layer: str) -> tuple[Checkpoint, tuple[str, 
         for name, module in checkpoint.modules.items()
         if name == path or name.startswith(start)
     }
-    keys = {
-        name[len(start) :]: below(found, path) for name, found in checkpoint.keys.items() if name.startswith(start)
-    }
+    keys = {name[len(start) :]: below(found, path) for name, found in checkpoint.keys.items() if name.startswith(start)}
     notes = (f"selected '{path}'",) if path != layer else ()
     return replace(checkpoint, entries=entries, modules=modules, keys=keys, document=None), notes
 
 
 def _without(checkpoint: Checkpoint, lost: Iterable[Loss], division: Division | None) -> Checkpoint:
-    """The checkpoint without what is lost, and so without what only fits the whole of it."""
+    """Return the checkpoint without the lost entries."""
     gone = {id(loss.entry) for loss in lost}
     return replace(checkpoint, entries=tuple(e for e in checkpoint.entries if id(e) not in gone), document=division)

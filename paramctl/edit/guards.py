@@ -1,4 +1,4 @@
-"""TODO-DOC."""
+"""Refuse to edit params that cannot be edited, with the reason and what to do."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def check_editable(
     named: Iterable[int],
     hint: str = "name them all, or 'paramctl untie' first",
 ) -> None:
-    """Raise UsageError if the values of a param cannot be changed without changing others that are not `named`."""
+    """Raise UsageError if changing the params would change others that are not `named`."""
     indices = tuple(indices)
     outside = Outside(checkpoint, indices, with_tied(checkpoint, named))
     for index in indices:
@@ -37,7 +37,7 @@ def check_plain(param: Param) -> None:
 
 
 def _how_to_loosen(param: Param) -> str:
-    """What a person's own program can do about a param that cannot be changed here."""
+    """Return what the user's program can do about a param that cannot be changed."""
     if param.is_plain:
         return "save it from your program after .clone()"
     if param.layout == "meta":
@@ -50,7 +50,7 @@ def _how_to_loosen(param: Param) -> str:
 
 
 def why_fixed(param: Param) -> str:
-    """What keeps the values of a param from being changed; empty if nothing does."""
+    """Return the reason why the values of a param cannot be changed, or ""."""
     if not param.is_plain:
         saved = param.storage is not None or param.components
         return f"is a {param.layout} tensor" + ("" if saved else ", and no values are saved for it")

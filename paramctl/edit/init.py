@@ -1,4 +1,4 @@
-"""Draw chosen params anew with named schemes, each from a generator of its own."""
+"""Draw params anew with named schemes, each from a generator of its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import partial
 from typing import NamedTuple
 
 from paramctl.edit.guards import check_editable, check_plain, why_fixed
-from paramctl.edit.optimizer_reset import settle
+from paramctl.edit.optimizer_reset import update_optimizers
 from paramctl.edit.report import Change, Edit, Kept
 from paramctl.errors import UsageError
 from paramctl.files.content import Buffer, read
@@ -17,15 +17,17 @@ from paramctl.model.checkpoint import Checkpoint, Param, Storage
 from paramctl.model.selection import Selection, model_params, select
 from paramctl.model.sharing import overlaps, with_tied
 from paramctl.schemes import defaults, drawing
-from paramctl.schemes.spec import Spec, UserFunction, fans, parse
-from paramctl.schemes.target import Role, Target
+from paramctl.schemes.drawn_param import DrawnParam, Role
+from paramctl.schemes.scheme import fans
+from paramctl.schemes.spec import Spec, parse
+from paramctl.schemes.user_function import UserFunction
 from paramctl.values.arrays import NewValues, content_of, storage_of, with_values
 
 MAX_SEED = 2**63  # seeds that are drawn; any whole number may be given
 
 
 class _Choice(NamedTuple):
-    """What was asked for one param."""
+    """The scheme requested for one param."""
 
     named: int  # its position, or that of the one tied to it that was selected
     spec: Spec
@@ -34,12 +36,12 @@ class _Choice(NamedTuple):
 
 
 class _Job(NamedTuple):
-    """The param at one position of `checkpoint.params`, and what becomes of it."""
+    """One param that is drawn: its position in `checkpoint.params`, and how."""
 
     at: int
     spec: Spec
     role: str
-    target: Target
+    drawn_param: DrawnParam
     assumed: bool  # that the layer is a Linear or a Conv, since the file names no class
 
 
@@ -52,27 +54,26 @@ def init(
     bias: str | None = None,
     reset_optimizer: bool = False,
 ) -> Edit:
-    """Draw the params of `layers` with `scheme`: one for all of them, or one for each.
+    """Draw the params of `layers` with `scheme`: one scheme for all layers, or one for each.
 
-    Without layers the whole model is drawn. On a layer its weights (2 or more dimensions) get the
-    scheme, biases become zeros (or what `bias` says: `zeros`, `keep`, `default` or a scheme), the scale of
-    a normalisation becomes ones; a param named by its full path gets the scheme itself. Each param's
-    generator is seeded with `generators.seed_for(seed, path)`. With `reset_optimizer` what an optimizer
-    remembers of them starts anew. Raises UsageError where a scheme cannot
-    apply, NoMatch where a layer names nothing.
+    Without layers the whole model is drawn. Of a layer, the weights (2 or more dimensions) get the scheme, biases
+    become zeros (or what `bias` says: `zeros`, `keep`, `default` or a scheme), and the scale of a normalisation
+    becomes ones; a param named by its full path gets the scheme itself. Each param's generator is seeded with
+    `generators.seed_for(seed, path)`. With `reset_optimizer` the optimizer state of the drawn params is reset.
+    Raises UsageError if a scheme cannot apply, NoMatch if a layer names nothing.
     """
     if seed is None:
         seed = secrets.randbelow(MAX_SEED)
     if type(seed) is not int:
-        raise UsageError(f"the seed {seed!r} is no whole number")
+        raise UsageError(f"the seed {seed!r} is not a whole number")
     bias = _checked_bias(bias)
     model = model_params(checkpoint)
     chosen: dict[int, _Choice] = {}
     named: set[int] = set()
     notes: list[str] = []
     settled: set[int] = set()  # named by their full path: no layer takes that back
-    for patterns, text in _pairs(layers, scheme):
-        spec = _parsed(text, checkpoint)
+    for patterns, text in _paired(layers, scheme):
+        spec = _spec_of(text, checkpoint)
         selection = select(checkpoint, patterns, among=model) if patterns else Selection(model, frozenset())
         if selection.under:
             notes.append(f"selected inside '{selection.under}'")
@@ -84,23 +85,23 @@ def init(
     jobs, kept = _plan(checkpoint, chosen, seed, bias)
     drawn = [job.at for job in jobs]
     check_editable(checkpoint, drawn, named)
-    edited = checkpoint.with_storages(_drawn(checkpoint, jobs))
-    edited, moments, stale = settle(checkpoint, edited, drawn, reset_optimizer)
-    notes += [*_assumptions(jobs), *_shared(checkpoint, drawn), *stale]
+    edited = checkpoint.with_storages(_drawn_storages(checkpoint, jobs))
+    edited, moments, stale = update_optimizers(checkpoint, edited, drawn, reset_optimizer)
+    notes += [*_assumption_notes(jobs), *_shared_bytes_notes(checkpoint, drawn), *stale]
     changes = (*_changes(checkpoint, jobs), *moments)
     return Edit(edited, changes, tuple(kept), seed, tuple(dict.fromkeys(notes)))
 
 
 def _checked_bias(bias: str | None) -> str | None:
-    """`bias` without spaces around it. Raises UsageError if it names no scheme, whether one is needed or not."""
+    """Return `bias` without spaces around it. Raises UsageError if it names no scheme."""
     text = None if bias is None else bias.strip()
     if text is not None and text not in ("keep", "default"):
         parse(text)
     return text
 
 
-def _pairs(layers: Sequence[str], scheme: Sequence[str]) -> list[tuple[list[str], str]]:
-    """Selections with their schemes. Raises UsageError where they do not pair up."""
+def _paired(layers: Sequence[str], scheme: Sequence[str]) -> list[tuple[list[str], str]]:
+    """Return selections with their schemes. Raises UsageError if their numbers differ."""
     scheme = scheme or ("default",)
     if len(scheme) == 1:
         return [(list(layers), scheme[0])]
@@ -113,10 +114,10 @@ def _pairs(layers: Sequence[str], scheme: Sequence[str]) -> list[tuple[list[str]
 
 
 def _choices(checkpoint: Checkpoint, selection: Selection, spec: Spec) -> dict[int, _Choice]:
-    """What a selection asks for each param, or group of tied ones, by the position of its first.
+    """Return the requested scheme of each selected param, by the first position of its group of ties.
 
-    Where no weight is among them (all the biases, say, or a normalisation) they get the scheme itself,
-    but for statistics and integers, unless nothing else was named.
+    If no weight is selected (only biases, or a normalisation), the params get the scheme itself, except statistics and
+    integers, unless nothing else was named.
     """
     roles = {role_of(checkpoint.params[i]) for i in selection.indices if i not in selection.exact}
     found: dict[int, _Choice] = {}
@@ -131,7 +132,7 @@ def _choices(checkpoint: Checkpoint, selection: Selection, spec: Spec) -> dict[i
 
 
 def role_of(param: Param) -> str:
-    """`weight`, `bias`, `scale`, or `other`, which an initialisation of its layer leaves alone."""
+    """Return the role of a param: `weight`, `bias`, `scale`, or `other`, which drawing a layer leaves alone."""
     name = param.path.rsplit(".", 1)[-1]
     if not param.dtype.is_float and param.dtype.category != "complex":
         return "other"
@@ -147,7 +148,7 @@ def role_of(param: Param) -> str:
 def _plan(
     checkpoint: Checkpoint, chosen: Mapping[int, _Choice], seed: int, bias: str | None
 ) -> tuple[list[_Job], list[Kept]]:
-    """What becomes of each chosen param, all of it checked before anything is drawn."""
+    """Return how each chosen param is drawn or why it is kept; everything is checked before anything is drawn."""
     jobs: list[_Job] = []
     kept: list[Kept] = []
     siblings: dict[str, Mapping[str, tuple[int, ...]]] = {}
@@ -159,23 +160,23 @@ def _plan(
         check_plain(param)
         role = role_of(param)
         spec, why = _by_role(choice.spec, role, param, bias) if choice.by_role else (choice.spec, "")
-        target = _target(checkpoint, at, role, seed, siblings)
-        resolved, assumed = defaults.resolve(spec, target) if spec else (None, False)
+        drawn_param = _drawn_param(checkpoint, at, role, seed, siblings)
+        resolved, assumed = defaults.resolve(spec, drawn_param) if spec else (None, False)
         if spec is None or (resolved is None and choice.by_role):
             kept.append(Kept(checkpoint.labels[choice.named], why or _why_kept(param)))
             continue
-        jobs.append(_Job(at, drawing.check(spec, target), role, target, assumed))
+        jobs.append(_Job(at, drawing.check(spec, drawn_param), role, drawn_param, assumed))
     return jobs, kept
 
 
 def _by_role(spec: Spec, role: str, param: Param, bias: str | None) -> tuple[Spec | None, str]:
-    """The scheme for one param of a layer, or why it is kept."""
+    """Return the scheme for one param of a layer, or None and why it is kept."""
     if role == "other" and not (spec.is_default and _has_default(param)):
         return None, _why_kept(param)
     if role == "bias":
         choice = bias or ("" if spec.is_default else "zeros")
         if choice == "keep":
-            return None, "bias kept, as asked"
+            return None, "bias kept as requested"
         if choice == "default":
             return parse("torch-default"), ""
         return (parse(choice), "") if choice else (spec, "")
@@ -185,32 +186,36 @@ def _by_role(spec: Spec, role: str, param: Param, bias: str | None) -> tuple[Spe
 
 
 def _has_default(param: Param) -> bool:
-    """Whether a framework's default may know it: of buffers only the statistics of a normalisation."""
+    """Return whether a framework's default may know the param: of buffers, only statistics of a normalisation."""
     return param.kind != "buffer" or param.path.rsplit(".", 1)[-1] in defaults.STATE
 
 
 def _why_kept(param: Param) -> str:
+    """Return the reason why a param is kept."""
     if not param.dtype.is_float and param.dtype.category != "complex":
-        return f"{param.dtype.name} values are no weights"
+        return f"{param.dtype.name} values are not weights"
     if param.kind == "buffer":
         return "a buffer is not learnt"
-    return "neither weight nor bias by name and shape"
+    if param.path.rsplit(".", 1)[-1] in defaults.RUNNING:
+        return "running statistics are kept"
+    return "neither a weight nor a bias, by its name and shape"
 
 
-def _parsed(text: str, checkpoint: Checkpoint) -> Spec:
+def _spec_of(text: str, checkpoint: Checkpoint) -> Spec:
+    """Return the spec of a scheme's text; `default` depends on the format of the file."""
     return defaults.default_for(checkpoint.format) if text == "default" else parse(text)
 
 
-def _target(
+def _drawn_param(
     checkpoint: Checkpoint, index: int, role: str, seed: int, siblings: dict[str, Mapping[str, tuple[int, ...]]]
-) -> Target:
-    """What a scheme needs to know: the param, and what is known of its layer; `siblings` are those seen before."""
+) -> DrawnParam:
+    """Return the description of a param for its scheme; `siblings` caches the shapes of a layer's params."""
     param = checkpoint.params[index]
     layer, _, _ = param.path.rpartition(".")
     module = checkpoint.modules.get(layer)
     if layer not in siblings:
         siblings[layer] = _siblings(checkpoint, layer)
-    return Target(
+    return DrawnParam(
         checkpoint.labels[index],
         param.shape,
         param.dtype,
@@ -226,13 +231,13 @@ _ROLES: dict[str, Role] = {"weight": "weight", "bias": "bias", "scale": "scale",
 
 
 def _siblings(checkpoint: Checkpoint, layer: str) -> dict[str, tuple[int, ...]]:
-    """Shapes of a layer's own params by their last names."""
+    """Return the shapes of a layer's own params by their last names."""
     at = len(layer) + 1 if layer else 0
     return {checkpoint.params[i].path[at:]: checkpoint.params[i].shape for i in checkpoint.own_params.get(layer, ())}
 
 
 def _changes(checkpoint: Checkpoint, jobs: Sequence[_Job]) -> tuple[Change, ...]:
-    """What the report says of each drawn param: its first path, and those tied to it."""
+    """Return the report of each drawn param: its first path, and the paths tied to it."""
     labels = checkpoint.labels
     groups = {group[0]: group for group in checkpoint.groups()}
     changes = []
@@ -245,14 +250,15 @@ def _changes(checkpoint: Checkpoint, jobs: Sequence[_Job]) -> tuple[Change, ...]
     return tuple(changes)
 
 
-def _assumptions(jobs: Sequence[_Job]) -> list[str]:
+def _assumption_notes(jobs: Sequence[_Job]) -> list[str]:
+    """Return a note if the class of a layer was assumed."""
     if not any(job.assumed for job in jobs):
         return []
     return ["assumed: the file names no class for these layers, so they were taken for Linear, Conv or the like"]
 
 
-def _shared(checkpoint: Checkpoint, drawn: Sequence[int]) -> list[str]:
-    """A note for params that were named, are kept by their role, and yet share bytes with one that is drawn."""
+def _shared_bytes_notes(checkpoint: Checkpoint, drawn: Sequence[int]) -> list[str]:
+    """Return notes on params that are kept but share bytes with a drawn one."""
     changed = with_tied(checkpoint, drawn)
     labels = checkpoint.labels
     return [
@@ -263,8 +269,8 @@ def _shared(checkpoint: Checkpoint, drawn: Sequence[int]) -> list[str]:
     ]
 
 
-def _drawn(checkpoint: Checkpoint, jobs: Sequence[_Job]) -> dict[str, Storage]:
-    """The storages of the drawn params; a scheme draws each only when its bytes are written."""
+def _drawn_storages(checkpoint: Checkpoint, jobs: Sequence[_Job]) -> dict[str, Storage]:
+    """Return the storages of the drawn params; values are drawn when their bytes are written."""
     changes: dict[str, list[NewValues]] = {}
     results: Spool | None = None
     checked: set[str] = set()
@@ -272,22 +278,22 @@ def _drawn(checkpoint: Checkpoint, jobs: Sequence[_Job]) -> dict[str, Storage]:
         param = checkpoint.params[job.at]
         if not param.numel:
             continue
-        make: Callable[[], Buffer] = partial(drawing.draw, job.spec, job.target)
+        make: Callable[[], Buffer] = partial(drawing.draw, job.spec, job.drawn_param)
         if isinstance(job.spec.scheme, UserFunction):
             # It may fail, and may return something else when it is called again: both must not be noticed
             # when half of the file has gone down a pipe.
             results = results or Spool("what the function made")
-            make = results.keep(drawing.draw(job.spec, job.target, _current(checkpoint, param, checked)))
+            make = results.keep(drawing.draw(job.spec, job.drawn_param, _current_values(checkpoint, param, checked)))
         elif job.spec.is_extreme:
             make()
         changes.setdefault(str(param.storage), []).append(NewValues(param, make))
     return {key: with_values(checkpoint.storages[key], *made) for key, made in changes.items()}
 
 
-def _current(checkpoint: Checkpoint, param: Param, checked: set[str]) -> bytes:
-    """The present values of a param, little-endian in C order, from which a person's own function starts.
+def _current_values(checkpoint: Checkpoint, param: Param, checked: set[str]) -> bytes:
+    """Return the present values of a param, little-endian in C order, from which a user's function starts.
 
-    Its storage is checked, unless it is among those that were `checked` already.
+    The checksum of its storage is verified, unless the storage is in `checked` already.
     """
     key, storage = str(param.storage), storage_of(checkpoint, param)
     if param.nbytes < storage.nbytes and key not in checked:

@@ -1,4 +1,4 @@
-"""What an optimizer remembers of params that changed: said to be stale, or put back to where training starts."""
+"""Report that the optimizer state of changed params is stale, or reset it to the start of training."""
 
 from __future__ import annotations
 
@@ -25,36 +25,36 @@ _ONE = {"mu": 1.0, "mu_product": 1.0}  # ASGD, NAdam
 _OF_GROUP = {"eta": "lr", "step_size": "lr", "sum": "initial_accumulator_value"}  # ASGD, Rprop, Adagrad
 
 
-class Settled(NamedTuple):
-    """An edited checkpoint with its optimizers seen to: what was reset, and what a person should know."""
+class OptimizerUpdate(NamedTuple):
+    """An edited checkpoint, the optimizer state that was reset, and notes for the user."""
 
     checkpoint: Checkpoint
     changed: tuple[Change, ...] = ()
     notes: tuple[str, ...] = ()
 
 
-def settle(before: Checkpoint, edited: Checkpoint, changed: Iterable[int], reset: bool) -> Settled:
-    """`edited`, with the moments of the params that `changed` as new if `reset`, else with a note where they are stale.
+def update_optimizers(before: Checkpoint, edited: Checkpoint, changed: Iterable[int], reset: bool) -> OptimizerUpdate:
+    """Return `edited`, with the optimizer state of `changed` params reset if `reset`, else a note that it is stale.
 
-    With the moments goes the count of steps, which tells an optimizer how far they can be relied on.
-    Raises UsageError if `reset` and it is not certain which moments are theirs, or how they start.
+    The count of steps is reset too, because it tells an optimizer how far to trust its moments. Raises UsageError
+    if `reset` and it is uncertain which moments belong to the params, or how they start.
     """
-    found = _found(before, changed)
+    found = _remembered(before, changed)
     if reset:
         return _reset(before, edited, found)
-    names = _names(before, found.values)
+    names = _labels(before, found.values)
     if found.objects:
-        return Settled(edited, (), (STALE,))
+        return OptimizerUpdate(edited, (), (STALE,))
     if found.uncertain:
-        return Settled(edited, (), (f"{STALE}; which of it is that of {names} is not certain",))
+        return OptimizerUpdate(edited, (), (f"{STALE}; it is not certain which part belongs to {names}",))
     if found.stale:
-        names = _names(before, {one.owner for one in found.stale if one.owner is not None})
-        return Settled(edited, (), (f"{STALE} of {names}; --reset-optimizer starts it anew",))
-    return Settled(edited)
+        names = _labels(before, {one.owner for one in found.stale if one.owner is not None})
+        return OptimizerUpdate(edited, (), (f"{STALE} of {names}; --reset-optimizer resets it",))
+    return OptimizerUpdate(edited)
 
 
-class _Found(NamedTuple):
-    """What optimizers remember of some params of a model."""
+class _Remembered(NamedTuple):
+    """The optimizer state of some params."""
 
     values: frozenset[int] = frozenset()  # the params, tied ones by their first
     stale: tuple[Moment, ...] = ()
@@ -62,22 +62,23 @@ class _Found(NamedTuple):
     objects: tuple[str, ...] = ()  # paths of optimizers that are objects
 
 
-def _found(checkpoint: Checkpoint, changed: Iterable[int]) -> _Found:
+def _remembered(checkpoint: Checkpoint, changed: Iterable[int]) -> _Remembered:
+    """Return the optimizer state of the changed params."""
     values = {i for i in changed if checkpoint.params[i].kind != "optimizer"} - gradient_owners(checkpoint).keys()
     if not values:
-        return _Found()
+        return _Remembered()
     leaders = frozenset(checkpoint.tied_to.get(i, i) for i in values)
     known = moments(checkpoint)
-    return _Found(
+    return _Remembered(
         leaders,
         tuple(one for one in known if one.owner in leaders),
-        tuple(_uncertain(checkpoint, leaders, known)),
+        tuple(_uncertain_layers(checkpoint, leaders, known)),
         tuple(entry.path for entry in checkpoint.entries if isinstance(entry, Leaf) and entry.moments),
     )
 
 
-def _uncertain(checkpoint: Checkpoint, values: Iterable[int], known: tuple[Moment, ...]) -> list[str]:
-    """The layers of moments that may be those of the params, by their shapes, or of none that is known."""
+def _uncertain_layers(checkpoint: Checkpoint, values: Iterable[int], known: tuple[Moment, ...]) -> list[str]:
+    """Return the paths of optimizer state that may belong to the params, by their shapes."""
     params = checkpoint.params
     listed = {one.at for one in known}
     others = [
@@ -99,47 +100,48 @@ def _uncertain(checkpoint: Checkpoint, values: Iterable[int], known: tuple[Momen
 
 
 def _fits_any(kind: Signature, shapes: Iterable[Shape]) -> bool:
+    """Return whether moments of that kind fit a param of one of the shapes."""
     return any(fits(kind, shape) for shape in shapes)
 
 
-def _names(checkpoint: Checkpoint, indices: Iterable[int]) -> str:
+def _labels(checkpoint: Checkpoint, indices: Iterable[int]) -> str:
+    """Return the labels of params, in words."""
     return some([checkpoint.labels[i] or "." for i in sorted(indices)], NAMED)
 
 
-# --- putting back --------------------------------------------------------------------------------
-
-
-def _reset(before: Checkpoint, edited: Checkpoint, found: _Found) -> Settled:
-    """The checkpoint with all that is stale as training starts with it."""
+def _reset(before: Checkpoint, edited: Checkpoint, found: _Remembered) -> OptimizerUpdate:
+    """Return the checkpoint with all stale moments at their start."""
     if found.objects:
         where = some(found.objects, NAMED)
-        what = f"--reset-optimizer cannot reach into {where}: an optimizer that was saved whole, as an object"
+        what = f"--reset-optimizer cannot change {where}: this optimizer was saved whole, as an object"
         raise UsageError(what, hint="leave the option out, or save optimizer.state_dict() from your program")
     if found.uncertain:
-        what = f"which of {some(found.uncertain, NAMED)} is remembered of {_names(before, found.values)} is not certain"
+        what = (
+            f"it is not certain which of {some(found.uncertain, NAMED)} belongs to {_labels(before, found.values)}"
+        )
         raise UsageError(
             f"--reset-optimizer: {what}",
-            hint=f"leave it out, or set what you mean yourself: '{found.uncertain[0]}.exp_avg = 0'",
+            hint=f"leave it out, or set the values yourself: '{found.uncertain[0]}.exp_avg = 0'",
         )
     if not found.stale:
-        return Settled(edited, (), ("no optimizer in this file remembers anything of what changed",))
-    _check(before, found.stale)
+        return OptimizerUpdate(edited, (), ("no optimizer in this file has state of the changed params",))
+    _check_resettable(before, found.stale)
     numbers = {entry.path: entry.value for entry in before.entries if isinstance(entry, Leaf)}
     storages: dict[str, list[NewValues]] = {}
     changes: list[Change] = []
     for one in found.stale:
-        param, value = before.params[one.at], _start(one, before.params[one.at], numbers)
+        param, value = before.params[one.at], _initial_value(one, before.params[one.at], numbers)
         assert one.owner is not None
         how = f"reset to {value:g}, {one.name} of {before.labels[one.owner] or '.'}"
         changes.append(Change(before.labels[one.at], how))
         if param.numel:
-            storages.setdefault(str(param.storage), []).append(NewValues(param, partial(_full, param, value)))
+            storages.setdefault(str(param.storage), []).append(NewValues(param, partial(_filled_bytes, param, value)))
     made = {key: with_values(edited.storages[key], *views) for key, views in storages.items()}
-    return Settled(edited.with_storages(made), tuple(changes), _steps_kept(found.stale, numbers))
+    return OptimizerUpdate(edited.with_storages(made), tuple(changes), _steps_kept(found.stale, numbers))
 
 
-def _check(checkpoint: Checkpoint, stale: tuple[Moment, ...]) -> None:
-    """Raise UsageError unless these can be changed, and nothing else with them."""
+def _check_resettable(checkpoint: Checkpoint, stale: tuple[Moment, ...]) -> None:
+    """Raise UsageError unless the moments can be changed without changing anything else."""
     ours = {one.at for one in stale}
     check_editable(checkpoint, ours, ours, "leave --reset-optimizer out")
     for one in stale:
@@ -147,14 +149,14 @@ def _check(checkpoint: Checkpoint, stale: tuple[Moment, ...]) -> None:
         others = [checkpoint.labels[i] for i in group_of(checkpoint, one.at) if i not in ours]
         if others:
             what = f"--reset-optimizer: {param.path} is one with {some(others, NAMED)}, of params that did not change"
-            raise UsageError(what, hint="part them first with 'paramctl untie'")
+            raise UsageError(what, hint="untie them first with 'paramctl untie'")
         if param.dtype.category not in ("float", "complex") and param.shape not in SCALARS:
-            codes = f"{param.path} holds {param.dtype.name} codes, and which of them is 0 is not known"
+            codes = f"{param.path} holds {param.dtype.name} codes, and the code of 0 is not known"
             raise UsageError(f"--reset-optimizer: {codes}", hint="leave the option out")
 
 
-def _start(moment: Moment, param: Param, numbers: Mapping[str, object]) -> float:
-    """What a moment is when training starts. Raises UsageError where its group does not say."""
+def _initial_value(moment: Moment, param: Param, numbers: Mapping[str, object]) -> float:
+    """Return the value of a moment at the start of training. Raises UsageError if its group does not say."""
     if moment.name in _ONE and param.shape in SCALARS:
         return _ONE[moment.name]
     word = _OF_GROUP.get(moment.name)
@@ -167,8 +169,8 @@ def _start(moment: Moment, param: Param, numbers: Mapping[str, object]) -> float
     return float(value)
 
 
-def _full(param: Param, value: float) -> Buffer:
-    """The bytes of a tensor that is one number all over."""
+def _filled_bytes(param: Param, value: float) -> Buffer:
+    """Return the bytes of a tensor filled with one number."""
     if not value:
         return bytes(param.nbytes)
     import numpy as np
@@ -177,7 +179,7 @@ def _full(param: Param, value: float) -> Buffer:
 
 
 def _steps_kept(stale: tuple[Moment, ...], numbers: Mapping[str, object]) -> tuple[str, ...]:
-    """A note where steps are counted by numbers of the file's own, as torch before 1.12 did: those stay."""
+    """Return a note if steps are counted by plain numbers, as torch before 1.12 did: those are kept."""
     layers = dict.fromkeys(one.layer for one in stale)
     kept = [f"{layer}.step" for layer in layers if numbers.get(f"{layer}.step")]
-    return (f"{some(kept, NAMED)} stays as it is: a number, and no tensor",) if kept else ()
+    return (f"{some(kept, NAMED)} is kept: it is a plain number, not a tensor",) if kept else ()

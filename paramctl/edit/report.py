@@ -1,4 +1,4 @@
-"""What a verb did: the checkpoint it made, and a report of every param it touched or left alone."""
+"""Define the result of an edit: the new checkpoint, and a report of every param it touched or kept."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from paramctl.model.checkpoint import Checkpoint
 
 
 class Change(NamedTuple):
-    """One param that has new values or a new storage. `also` are the paths tied to it.
+    """A param with new values or a new storage; `also` are the paths tied to it.
 
-    A `role` and fans are said of what was drawn; they are None where there are none.
+    `role` and fans are given for drawn params; they are None for others.
     """
 
     path: str
@@ -22,31 +22,17 @@ class Change(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """A param that was named, but only as part of a layer, and was left as it is."""
+    """A param that was named as part of a layer and was left unchanged."""
 
     path: str
     why: str
 
 
 class Edit(NamedTuple):
-    """A new checkpoint and how it differs; `notes` are what a person should know about it."""
+    """A new checkpoint and its differences; `notes` are for the user."""
 
     checkpoint: Checkpoint
     changed: tuple[Change, ...]
     kept: tuple[Kept, ...] = ()
     seed: int | None = None
     notes: tuple[str, ...] = ()
-
-
-
-
-
-
-
-
-
-
-
-
-
-

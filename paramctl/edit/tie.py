@@ -1,11 +1,11 @@
-"""Make params one, and part them again."""
+"""Tie params together, and untie them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import count, islice
 
-from paramctl.edit.optimizer_reset import settle
+from paramctl.edit.optimizer_reset import update_optimizers
 from paramctl.edit.report import Change, Edit, Kept
 from paramctl.errors import NoMatch, UsageError, some
 from paramctl.formats.registry import BY_NAME
@@ -19,10 +19,10 @@ NAMED = 5  # params that one line of the report names
 
 
 def tie(checkpoint: Checkpoint, first: str, *others: str, reset_optimizer: bool = False) -> Edit:
-    """Each of `others`, a layer or a param, becomes `first`, param by param; empty ones have nothing to share.
+    """Tie each of `others`, a layer or a param, to `first`, param by param; empty params share nothing.
 
-    With `reset_optimizer` what an optimizer remembers of the others starts anew. Raises UsageError, with
-    every mismatch at once, where names, shapes or dtypes differ; NoMatch where a path names nothing.
+    With `reset_optimizer` the optimizer state of the others is reset. Raises UsageError with every mismatch of names,
+    shapes and dtypes; NoMatch if a path names nothing.
     """
     if not others:
         raise UsageError("tie needs at least two layers or params", hint="name the one to keep first")
@@ -39,25 +39,25 @@ def tie(checkpoint: Checkpoint, first: str, *others: str, reset_optimizer: bool 
             leader, param = checkpoint.params[leaders[name]], checkpoint.params[index]
             if leader.view == param.view or not param.numel:
                 continue
-            changed[index] = _retied(param, leader)
+            changed[index] = _pointing_to(param, leader)
             changes.append(Change(checkpoint.labels[index], f"tied to {checkpoint.labels[leaders[name]] or '.'}"))
     if problems:
         raise UsageError("cannot tie: " + "; ".join(problems))
-    edited, moments, stale = settle(checkpoint, checkpoint.with_params(changed), changed, reset_optimizer)
+    edited, moments, stale = update_optimizers(checkpoint, checkpoint.with_params(changed), changed, reset_optimizer)
     notes = stale or (() if changes else ("they are tied already",))
-    return Edit(edited, (*changes, *moments), notes=(*notes, *_left(edited)))
+    return Edit(edited, (*changes, *moments), notes=(*notes, *_unlisted_note(edited)))
 
 
 def untie(checkpoint: Checkpoint, *paths: str) -> Edit:
     """Give every selected param that shares its bytes with others a copy of its own.
 
-    The first of a group keeps the storage, so that naming all of them parts all. Raises NoMatch where a
-    path names nothing.
+    The first of a group keeps the storage, so that selecting a whole group unties all of it. Raises NoMatch if a path
+    names nothing.
     """
     chosen = frozenset(select(checkpoint, paths).indices)
-    groups = _sharing(checkpoint)
+    groups = _sharing_groups(checkpoint)
     staying = {members[0] for members in groups if chosen.issuperset(members)}  # where all others leave
-    keys = _fresh_keys(checkpoint)
+    keys = _new_storage_keys(checkpoint)
     params: dict[int, Param] = {}
     storages: dict[str, Storage] = {}
     changes: list[Change] = []
@@ -71,13 +71,14 @@ def untie(checkpoint: Checkpoint, *paths: str) -> Edit:
         key = keys(param)
         byteorder = checkpoint.storages[str(param.storage)].byteorder
         params[index], storages[key] = contiguous_copy(checkpoint, param, key, byteorder)
-        changes.append(Change(checkpoint.labels[index], f"untied from {_others(checkpoint, index, group)}"))
-    notes = () if changes or kept else ("nothing there shares its bytes with anything else",)
+        changes.append(Change(checkpoint.labels[index], f"untied from {_other_labels(checkpoint, index, group)}"))
+    notes = () if changes or kept else ("nothing selected shares its bytes with other params",)
     edited = checkpoint.with_params(params).with_storages(storages)
-    return Edit(edited, tuple(changes), tuple(kept), notes=(*notes, *_left(edited)))
+    return Edit(edited, tuple(changes), tuple(kept), notes=(*notes, *_unlisted_note(edited)))
 
 
 def _members(checkpoint: Checkpoint, text: str) -> list[tuple[str, int]]:
+    """Return the params of a layer by their names in it. Raises NoMatch if there are none."""
     found = layer_members(checkpoint, text)
     if not found:
         raise NoMatch(f"no parameter or layer matches '{text}'")
@@ -87,7 +88,7 @@ def _members(checkpoint: Checkpoint, text: str) -> list[tuple[str, int]]:
 def _mismatches(
     checkpoint: Checkpoint, first: str, leaders: dict[str, int], other: str, members: dict[str, int]
 ) -> list[str]:
-    """Everything that keeps one layer from becoming another."""
+    """Return every reason why one layer cannot be tied to another."""
     if ("" in leaders) != ("" in members):
         layer, param = (other, first) if "" in leaders else (first, other)
         return [f"{layer} is a layer and {param} a single parameter"]
@@ -102,35 +103,38 @@ def _mismatches(
 
 
 def _kind(param: Param) -> str:
+    """Return dtype and shape, in words."""
     return f"{param.dtype.name} {dims(param.shape)}"
 
 
-def _retied(param: Param, leader: Param) -> Param:
+def _pointing_to(param: Param, leader: Param) -> Param:
+    """Return the param as a view of the leader's storage."""
     return param._replace(
         storage=leader.storage, offset=leader.offset, strides=leader.strides, flags=leader.flags, device=leader.device
     )
 
 
-def _left(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """A note, where the file goes on to hold tensors that are no params any more."""
-    places = BY_NAME[checkpoint.format].left(checkpoint)
-    return (f"tensors that no path names any more are still held at {some(places)}",) if places else ()
+def _unlisted_note(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Return a note if the file still holds tensors that no path names."""
+    places = BY_NAME[checkpoint.format].unlisted_tensors(checkpoint)
+    return (f"the file still holds tensors that no path names, at {some(places)}",) if places else ()
 
 
-def _sharing(checkpoint: Checkpoint) -> list[tuple[int, ...]]:
-    """Positions of params that share bytes, in groups: tied, or overlapping with all that are tied to them."""
+def _sharing_groups(checkpoint: Checkpoint) -> list[tuple[int, ...]]:
+    """Return positions of params that share bytes, in groups: tied, or overlapping and tied to those."""
     overlapping = overlaps(checkpoint)
     inside = {i for group in overlapping for i in group}
     return [*(group for group in checkpoint.groups() if group[0] not in inside), *overlapping]
 
 
-def _fresh_keys(checkpoint: Checkpoint) -> Callable[[Param], str]:
-    """Makes keys for new storages: a param's own path, or the next number where storages are numbered."""
+def _new_storage_keys(checkpoint: Checkpoint) -> Callable[[Param], str]:
+    """Return a function that makes keys for new storages: the param's path, or the next number."""
     taken = set(checkpoint.storages)
     numbers = [n for key in taken if (n := shapes.number(key)) is not None]
     following = count(max(numbers, default=-1) + 1)
 
     def key_for(param: Param) -> str:
+        """Return an unused key."""
         key = str(next(following)) if numbers or not taken else param.path
         while key in taken:
             key += "'"
@@ -140,7 +144,8 @@ def _fresh_keys(checkpoint: Checkpoint) -> Callable[[Param], str]:
     return key_for
 
 
-def _others(checkpoint: Checkpoint, index: int, group: Sequence[int]) -> str:
+def _other_labels(checkpoint: Checkpoint, index: int, group: Sequence[int]) -> str:
+    """Return the labels of the other params of a group, in words."""
     some = islice((i for i in group if i != index), NAMED)
     more = len(group) - 1 - NAMED
     names = ", ".join(checkpoint.labels[i] or "." for i in some)

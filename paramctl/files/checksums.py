@@ -1,7 +1,8 @@
-"""CRC-32 as fast as this machine can, and that of bytes of which only some changed, from those alone.
+"""Compute CRC-32 checksums quickly, and update one when only some of its bytes changed.
 
-The checksum is linear: two texts of one length differ in it by what their difference gives, whatever
-else they hold, and bytes that follow multiply that by a power of x. Reference: crc32_combine of zlib.
+CRC-32 is linear: the checksums of two texts of the same length differ by a value that depends only on
+where and how the texts differ; bytes that follow multiply it by a power of x. Reference: crc32_combine
+of zlib.
 """
 
 from __future__ import annotations
@@ -13,20 +14,20 @@ try:
 except ImportError:  # no wheels of it for this kind of machine
     from zlib import crc32
 
-__all__ = ["crc32", "followed"]
+__all__ = ["crc32", "extend_difference"]
 
 _POLYNOMIAL = 0xEDB88320  # of CRC-32; the coefficient of x**0 is the highest of its 32 bits
 _ONE = 1 << 31
 
 
-def followed(difference: int, nbytes: int) -> int:
-    """What a difference of two CRC-32s becomes when `nbytes` more bytes, the same in both, follow."""
+def extend_difference(difference: int, nbytes: int) -> int:
+    """Return the difference of two CRC-32s after `nbytes` more bytes, the same in both texts, have followed."""
     return _product(_power(nbytes * 8), difference)
 
 
 @lru_cache(1024)  # a strided change has many gaps of one length
 def _power(exponent: int) -> int:
-    """x ** exponent, modulo the polynomial."""
+    """Return x ** exponent, modulo the polynomial."""
     square, result = _ONE >> 1, _ONE
     while exponent:
         if exponent & 1:
@@ -37,7 +38,7 @@ def _power(exponent: int) -> int:
 
 
 def _product(a: int, b: int) -> int:
-    """Two polynomials multiplied, modulo the polynomial."""
+    """Return the product of two polynomials, modulo the polynomial."""
     result = 0
     while a:
         if a & _ONE:

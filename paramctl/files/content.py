@@ -1,4 +1,7 @@
-"""TODO-DOC."""
+"""Describe bytes without holding them: literal, computed when needed, or an extent of a source file.
+
+Contents are clipped and patched as descriptions; bytes are read or computed when they are asked for.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,11 @@ from itertools import accumulate
 from operator import itemgetter
 from typing import NamedTuple
 
-from paramctl.errors import FormatError
+from paramctl.errors import FileError, FormatError
 from paramctl.files import checksums
-from paramctl.files.segments import Keeper
-from paramctl.files.sources import Source
+from paramctl.files.sources import Source, Spool
 
 Buffer = bytes | bytearray | memoryview
-
-
 CHUNK = 1 << 20  # bytes read at a time; larger chunks gain nothing and cost memory
 
 
@@ -27,6 +27,7 @@ class Literal(NamedTuple):
 
     @property
     def nbytes(self) -> int:
+        """The number of bytes."""
         return len(self.data)
 
 
@@ -41,7 +42,7 @@ class Extent(NamedTuple):
 class Computed(NamedTuple):
     """`nbytes` bytes that `chunks()` makes when they are needed; every call makes the same bytes.
 
-    `reads` is how many bytes of files that takes, as far as it is known before.
+    `reads` is the number of bytes read from files to make them, as far as it is known in advance.
     """
 
     nbytes: int
@@ -49,11 +50,67 @@ class Computed(NamedTuple):
     reads: int = 0
 
 
-class Patch(NamedTuple):
-    """A change of the `nbytes` bytes from `start` on: `put` makes it where they lie.
+class Keeper:
+    """Makes the bytes of a `Computed` segment, and keeps them in a temporary file if they are asked for again.
 
-    Where nothing remains of them, `make` returns what they become, and they need not be read. `reads` is
-    how many bytes of files it takes to know what they become.
+    So many parts of what can only be made from its first byte on cost no more than two passes over it. Where
+    making them fails, it fails again at once.
+    """
+
+    def __init__(self, nbytes: int, make: Callable[[], Iterable[Buffer]], what: str) -> None:
+        self._nbytes = nbytes
+        self._make = make
+        self._what = what
+        self._was_asked = False
+        self._kept: Extent | None = None
+        self._error: FormatError | None = None
+
+    def __call__(self) -> Iterable[Buffer]:
+        """All of the bytes."""
+        return self.part(0, self._nbytes)
+
+    def part(self, start: int, nbytes: int) -> Iterator[Buffer]:
+        """The `nbytes` bytes from `start` on."""
+        if self._error is not None:
+            raise FormatError(self._error.what, hint=self._error.hint)
+        again, self._was_asked = self._was_asked, True
+        kept = self._kept_if_there_is_room() if again else None
+        if kept is None:
+            yield from _slice_chunks(self._noted(), start, nbytes)
+            return
+        yield from chunks((kept._replace(offset=kept.offset + start, nbytes=nbytes),))
+
+    def kept(self) -> Extent:
+        """All of the bytes in a file. Raises FileError where there is no room for them."""
+        if self._kept is None:
+            spool = Spool(self._what)
+            for chunk in self._noted():
+                spool.keep(memoryview(chunk))
+            self._kept = Extent(spool.source, 0, self._nbytes)
+        return self._kept
+
+    def _kept_if_there_is_room(self) -> Extent | None:
+        try:
+            return self.kept()
+        except FormatError:
+            raise
+        except FileError:
+            return None
+
+    def _noted(self) -> Iterator[Buffer]:
+        """The bytes as they are made; an error is noted."""
+        try:
+            yield from self._make()
+        except FormatError as error:
+            self._error = error
+            raise
+
+
+class Patch(NamedTuple):
+    """A change of the `nbytes` bytes from `start` on; `put` applies it to a buffer that holds them.
+
+    If the change overwrites all of them, `make` returns the new bytes, and the old ones need not be read.
+    `reads` is the number of bytes read from files to make the change.
     """
 
     start: int
@@ -67,7 +124,7 @@ Content = Literal | Extent | Computed
 
 
 def chunks(content: Iterable[Content]) -> Iterator[Buffer]:
-    """The bytes of `content`, at most about CHUNK of a source file at a time."""
+    """Yield the bytes of `content`, at most CHUNK bytes of a source file at a time."""
     for part in content:
         match part:
             case Literal(data):
@@ -80,16 +137,16 @@ def chunks(content: Iterable[Content]) -> Iterator[Buffer]:
 
 
 def clip(content: Iterable[Content], start: int, nbytes: int) -> tuple[Content, ...]:
-    """The segments that hold bytes `start` to `start + nbytes` of `content`; nothing is read."""
+    """Return the parts of `content` that hold its bytes `start` to `start + nbytes`; nothing is read."""
     return _parts(content).clip(start, start + nbytes)
 
 
 def patched(content: Iterable[Content], patches: Iterable[Patch]) -> tuple[Content, ...]:
-    """`content` with all `patches` done, one after the other; those of the same bytes become one segment."""
+    """Return `content` with all `patches` applied in order; patches that share bytes become one computed part."""
     parts = _parts(content)
     out: list[Content] = []
     at = 0
-    for start, end, group in _intersecting(patches):
+    for start, end, group in _overlapping_groups(patches):
         out += parts.clip(at, start)
         out.append(_patched(parts.clip(start, end), start, end - start, group))
         at = end
@@ -97,7 +154,7 @@ def patched(content: Iterable[Content], patches: Iterable[Patch]) -> tuple[Conte
 
 
 def read(content: Iterable[Content], start: int, nbytes: int) -> bytearray:
-    """Bytes `start` to `start + nbytes` of `content`."""
+    """Return bytes `start` to `start + nbytes` of `content`."""
     out = bytearray(nbytes)
     at = 0
     view = memoryview(out)
@@ -112,8 +169,8 @@ def read(content: Iterable[Content], start: int, nbytes: int) -> bytearray:
     return out
 
 
-def filled(content: Iterable[Content], buffer: memoryview) -> Iterator[memoryview]:
-    """The bytes of `content`, a whole `buffer` at a time but for the last; each is overwritten by the next."""
+def fill_buffer(content: Iterable[Content], buffer: memoryview) -> Iterator[memoryview]:
+    """Yield the bytes of `content` in `buffer`: full each time except the last, and overwritten by the next step."""
     at, size = 0, len(buffer)
     for part in content:
         for piece in (part,) if isinstance(part, Extent) else chunks((part,)):
@@ -133,7 +190,7 @@ def filled(content: Iterable[Content], buffer: memoryview) -> Iterator[memoryvie
 
 
 def crc32(content: Iterable[Content]) -> int:
-    """CRC-32 of all bytes of `content`, in constant memory."""
+    """Return the CRC-32 of all bytes of `content`, in constant memory."""
     value = 0
     for chunk in chunks(content):
         value = checksums.crc32(chunk, value)
@@ -141,14 +198,15 @@ def crc32(content: Iterable[Content]) -> int:
 
 
 class _Parts(tuple[Content, ...]):
-    """Segments one after the other, found by where they start; `starts` ends with the end of the last."""
+    """Parts in sequence, found by their start by binary search."""
 
     @cached_property
     def starts(self) -> tuple[int, ...]:
+        """The start of each part, and the end of the last one."""
         return (0, *accumulate(part.nbytes for part in self))
 
     def clip(self, start: int, end: int) -> tuple[Content, ...]:
-        """The segments that hold the bytes from `start` up to `end`."""
+        """Return the parts that hold the bytes from `start` up to `end`."""
         out: list[Content] = []
         for i in range(max(bisect_right(self.starts, start) - 1, 0), len(self)):
             first, last = max(start, self.starts[i]), min(end, self.starts[i + 1])
@@ -160,32 +218,34 @@ class _Parts(tuple[Content, ...]):
 
 
 def _parts(content: Iterable[Content]) -> _Parts:
+    """Return `content` as `_Parts`, so that a part can be found by its start."""
     return content if isinstance(content, _Parts) else _Parts(content)
 
 
-def _intersecting(patches: Iterable[Patch]) -> Iterator[tuple[int, int, list[Patch]]]:
-    """Where patches that share bytes, directly or through others, start and end, and which they are."""
+def _overlapping_groups(patches: Iterable[Patch]) -> Iterator[tuple[int, int, list[Patch]]]:
+    """Yield the start, the end and the patches of each group that shares bytes, directly or through other patches."""
     group: list[tuple[int, Patch]] = []
     start = end = 0
     for order, patch in sorted(enumerate(patches), key=lambda pair: pair[1].start):
         if not patch.nbytes:
             continue
         if group and patch.start >= end:
-            yield start, end, _in_order(group)
+            yield start, end, _by_request(group)
             group = []
         start = start if group else patch.start
         end = max(end, patch.start + patch.nbytes)
         group.append((order, patch))
     if group:
-        yield start, end, _in_order(group)
+        yield start, end, _by_request(group)
 
 
-def _in_order(group: list[tuple[int, Patch]]) -> list[Patch]:
+def _by_request(group: list[tuple[int, Patch]]) -> list[Patch]:
+    """Return the patches in the order in which they were requested."""
     return [patch for _, patch in sorted(group, key=itemgetter(0))]
 
 
 def _patched(content: tuple[Content, ...], start: int, nbytes: int, patches: list[Patch]) -> Computed:
-    """`content`, which starts at `start`, with patches that reach from its first byte to its last."""
+    """Return the bytes of `content`, which starts at `start`, with patches that cover it from end to end."""
     whole = patches[0].make if len(patches) == 1 else None
     reads = sum(patch.reads for patch in patches)
     if whole is not None:
@@ -201,6 +261,7 @@ def _patched(content: tuple[Content, ...], start: int, nbytes: int, patches: lis
 
 
 def _clip_part(part: Content, start: int, nbytes: int) -> Content:
+    """Return `nbytes` bytes of one part, from its byte `start` on."""
     if nbytes == part.nbytes:
         return part
     match part:
@@ -211,10 +272,11 @@ def _clip_part(part: Content, start: int, nbytes: int) -> Content:
         case Computed(_, make, reads):
             if isinstance(make, Keeper):
                 return Computed(nbytes, lambda: make.part(start, nbytes), reads)
-            return Computed(nbytes, lambda: _window(make(), start, nbytes), reads)
+            return Computed(nbytes, lambda: _slice_chunks(make(), start, nbytes), reads)
 
 
-def _window(made: Iterable[Buffer], start: int, nbytes: int) -> Iterator[Buffer]:
+def _slice_chunks(made: Iterable[Buffer], start: int, nbytes: int) -> Iterator[Buffer]:
+    """Yield `nbytes` bytes of a sequence of chunks, from its byte `start` on."""
     for chunk in made:
         if nbytes <= 0:
             return

@@ -1,4 +1,4 @@
-"""The one function that writes: segments into a new file, in place of an old one, into it, or down a pipe."""
+"""Write segments: into a new file, over an old one, as a patch inside it, or down a pipe."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import NamedTuple
 from paramctl.errors import FileError, ReaderLeft, UsageError
 from paramctl.files import checksums, temporary, undo_journal
 from paramctl.files.content import CHUNK, Buffer, Extent
-from paramctl.files.kernel_copy import can_share, copy, get_at, put, put_at, reserve
-from paramctl.files.segments import Segment, Summed, gathered, pieces, read_for, stays
+from paramctl.files.kernel_copy import can_share, copy, read_at, reserve, write_all, write_at
+from paramctl.files.segments import Segment, Summed, bytes_read_for, is_unchanged, join_small_pieces, pieces
 from paramctl.files.sources import Source
 from paramctl.files.targets import InPlace, NewFile, Stream, Target, destination
-from paramctl.files.undo_journal import Run
-from paramctl.progress import Watch, nobody
+from paramctl.files.undo_journal import ChangedRange
+from paramctl.progress import ProgressCallback, ignore
 
 BLOCK = 4096  # bytes that a change in place rounds its ends to
 
@@ -26,9 +26,9 @@ Verify = Callable[[Path], None]
 
 
 class Plan(NamedTuple):
-    """What a write would do: `method` is `patch`, `reflink`, `copy` or `stream`, the others count bytes.
+    """What a write would do: `method` is `patch`, `reflink`, `copy` or `stream`; the other fields count bytes.
 
-    `copied` are taken over from files by the kernel, `made` are new, `read` pass through memory for them.
+    `copied` are copied from files by the kernel, `made` are new, and `read` pass through memory.
     """
 
     method: str
@@ -42,32 +42,32 @@ def write(
     target: Target,
     sources: Iterable[Source],
     verify: Verify,
-    watch: Watch = nobody,
+    on_progress: ProgressCallback = ignore,
     guard: Source | None = None,
 ) -> int:
-    """Write `segments` and return how many bytes that were.
+    """Write `segments` and return the number of bytes written.
 
-    A file is written beside its place under a temporary name, synced, re-read by `verify`, and only
-    then renamed: whoever looks sees the old file or the whole new one. A patch writes what differs
-    into the file, under an undo journal. If one of `sources` changed meanwhile nothing is written; `guard`
-    is one that whoever changes another file that must agree with this one locks too, as they lock theirs.
-    Raises FileError where the system refuses, UsageError where a file exists and was not to be
-    replaced, or cannot be patched.
+    A file is written under a temporary name in the same directory, synced, re-read by `verify`, and only
+    then renamed, so that a reader sees the old file or the whole new one. A patch writes the changed bytes
+    into the file, under an undo journal. If one of `sources` changed in the meantime nothing is written.
+    `guard` is a file that is locked too: writers of files that must agree with each other lock the same one.
+    Raises FileError if the system refuses, UsageError if the file exists and must not be replaced, or
+    cannot be patched.
     """
     sources, segments = tuple(sources), tuple(segments)
     if isinstance(target, Stream):
         check_stream(target, sources)
-        with _reported("standard output"):
-            written = _emit(segments, target.fd, watch)
+        with _explain_failure("standard output"):
+            written = _emit(segments, target.fd, on_progress)
         for source in sources:
-            source.check_unchanged("what went to standard output is of no use")
+            source.check_unchanged("what was written to standard output is unusable")
         return written
     path, previous = destination(target)
-    with _reported(str(path)):
+    with _explain_failure(str(path)):
         if isinstance(target, InPlace) and target.patch:
-            return _patch(segments, target.source, path, sources, verify, watch, guard)
+            return _patch(segments, target.source, path, sources, verify, on_progress, guard)
         force = previous is not None or (isinstance(target, NewFile) and target.force)
-        return _replace(segments, path, previous, force, sources, verify, watch, guard)
+        return _replace(segments, path, previous, force, sources, verify, on_progress, guard)
 
 
 def check_stream(target: Stream, sources: Iterable[Source]) -> None:
@@ -78,9 +78,9 @@ def check_stream(target: Stream, sources: Iterable[Source]) -> None:
 
 
 def plan(segments: Iterable[Segment], target: Target | None) -> Plan:
-    """What `write` would do. Raises UsageError where a patch does not apply."""
+    """Return what `write` would do. Raises UsageError if a patch does not apply."""
     segments = tuple(segments)
-    read = sum(map(read_for, segments))
+    read = sum(map(bytes_read_for, segments))
     extents = [segment for segment in segments if isinstance(segment, Extent)]
     copied = sum(extent.nbytes for extent in extents)
     made = sum(segment.nbytes for segment in segments) - copied
@@ -89,13 +89,10 @@ def plan(segments: Iterable[Segment], target: Target | None) -> Plan:
     path, _ = destination(target)
     if isinstance(target, InPlace) and target.patch:
         _check_patchable(segments, target.source)
-        made = _changing(segments, target.source)
+        made = _changed_bytes(segments, target.source)
         return Plan("patch", 0, made, read + made)
     shared = extents and all(can_share(source, path.parent) for source in {extent.source for extent in extents})
     return Plan("reflink" if shared else "copy", copied, made, read)
-
-
-# --- a new file, or another in place of an old one -------------------------------------------------
 
 
 def _replace(
@@ -105,18 +102,19 @@ def _replace(
     force: bool,
     sources: Sequence[Source],
     verify: Verify,
-    watch: Watch,
+    on_progress: ProgressCallback,
     guard: Source | None,
 ) -> int:
-    takes = _room_for(segments, path)
-    with temporary.beside(path, 0o666 if previous is None else 0o600) as (fd, name):
+    """Write the segments under a temporary name, verify them, rename the file, and return its bytes."""
+    takes = _bytes_to_reserve(segments, path)
+    with temporary.file_beside(path, 0o666 if previous is None else 0o600) as (fd, name):
         reserve(fd, takes)
-        written = _emit(segments, fd, watch)
-        temporary.restore(fd, previous)
-        watch("syncing", 0, written)
+        written = _emit(segments, fd, on_progress)
+        temporary.copy_owner_and_mode(fd, previous)
+        on_progress("syncing", 0, written)
         os.fsync(fd)
         verify(name)
-        with _nobody_else(path, sources, guard):
+        with _exclusive_access(path, sources, guard):
             _check_unchanged(sources)
             if force:
                 name.replace(path)
@@ -129,34 +127,34 @@ def _replace(
     return written
 
 
-def _emit(segments: Sequence[Segment], fd: int, watch: Watch) -> int:
-    """Write every segment to `fd`, front to back."""
+def _emit(segments: Sequence[Segment], fd: int, on_progress: ProgressCallback) -> int:
+    """Write every segment to `fd`, front to back, and return the number of bytes."""
     at, total = 0, sum(segment.nbytes for segment in segments)
-    for piece in gathered(pieces(segments)):
+    for piece in join_small_pieces(pieces(segments)):
         if isinstance(piece, Extent):
             for n in copy(piece, fd, at):
                 at += n
-                watch("writing", at, total)
+                on_progress("writing", at, total)
         else:
-            put(fd, piece)
+            write_all(fd, piece)
             at += len(piece)
-            watch("writing", at, total)
+            on_progress("writing", at, total)
     return at
 
 
 @contextlib.contextmanager
-def _nobody_else(path: Path, sources: Iterable[Source], guard: Source | None) -> Iterator[None]:
-    """Keep out whoever would replace or patch the same file between our last look at it and our replacing it."""
+def _exclusive_access(path: Path, sources: Iterable[Source], guard: Source | None) -> Iterator[None]:
+    """Lock the file that is about to be replaced, and `guard`, against other writers."""
     with contextlib.ExitStack() as stack:
         for source in sources:
             if source.path == path or source is guard:
-                stack.enter_context(_ours(source.fileno()))
+                stack.enter_context(_locked(source.fileno()))
         yield
 
 
 @contextlib.contextmanager
-def _ours(fd: int) -> Iterator[None]:
-    """Hold the lock of an open file. Raises FileError if somebody else has it."""
+def _locked(fd: int) -> Iterator[None]:
+    """Hold the lock of an open file. Raises FileError if another process holds it."""
     if temporary.locked_by_another(fd):
         raise FileError("is being changed by another paramctl; nothing was written", hint="run it again")
     try:
@@ -166,7 +164,7 @@ def _ours(fd: int) -> Iterator[None]:
 
 
 def _link_new(name: Path, path: Path) -> None:
-    """Give the file its name, unless somebody else made one of that name meanwhile."""
+    """Give the file its name. Raises UsageError if a file of that name was created in the meantime."""
     try:
         os.link(name, path)
     except FileExistsError:
@@ -178,42 +176,42 @@ def _link_new(name: Path, path: Path) -> None:
             name.unlink()  # before the directory is synced, or a power cut brings a second name back
 
 
-# --- changed where it lies -------------------------------------------------------------------------
-
-
 def _patch(
     segments: Sequence[Segment],
     source: Source,
     path: Path,
     sources: Sequence[Source],
     verify: Verify,
-    watch: Watch,
+    on_progress: ProgressCallback,
     guard: Source | None,
 ) -> int:
-    """Write what differs from `source` into it. All of that is made, and what it was is kept, before the first byte."""
+    """Write the bytes that differ from `source` into it, and return how many they are.
+
+    All new bytes are made, and all old ones are in the journal, before the first byte is written.
+    """
     _check_patchable(segments, source)
-    changed = _changing(segments, source)
+    changed = _changed_bytes(segments, source)
     _check_free(path, 2 * changed, source.size)
     with contextlib.ExitStack() as stack:
-        spool = temporary.nameless(path.parent)
-        stack.callback(temporary.let_go, spool)
-        runs = _make(segments, source, spool, changed, watch)
+        spool = temporary.unnamed_file(path.parent)
+        stack.callback(temporary.close_quietly, spool)
+        runs = _spool_changes(segments, source, spool, changed, on_progress)
         if not runs:
             _check_unchanged(sources)
             return 0
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        stack.callback(temporary.let_go, fd)
-        stack.enter_context(_ours(fd))
+        stack.callback(temporary.close_quietly, fd)
+        stack.enter_context(_locked(fd))
         if guard is not None:
-            stack.enter_context(_ours(guard.fileno()))
+            stack.enter_context(_locked(guard.fileno()))
         written = sum(run.nbytes for run in runs)
-        with undo_journal.kept(path, fd, runs, lambda: _check_unchanged(sources)):
+        with undo_journal.undo_on_error(path, fd, runs, lambda: _check_unchanged(sources)):
             done = 0
             for run in runs:
-                put_at(fd, get_at(spool, run.nbytes, done), run.offset)
+                write_at(fd, read_at(spool, run.nbytes, done), run.offset)
                 done += run.nbytes
-                watch("writing", done, written)
-            watch("syncing", 0, written)
+                on_progress("writing", done, written)
+            on_progress("syncing", 0, written)
             os.fsync(fd)
             if not os.path.samestat(os.fstat(fd), path.stat()):
                 raise FileError("was replaced while it was being changed; the new file is as it was")
@@ -222,11 +220,11 @@ def _patch(
 
 
 def _check_patchable(segments: Sequence[Segment], source: Source) -> None:
-    """Raise UsageError unless the file keeps its size, and every byte of it that stays keeps its place."""
+    """Raise UsageError unless the file keeps its size, and every unchanged byte keeps its place."""
     hint = "leave out --patch: -i alone writes the file anew, and replaces it"
     moved = sum(
         part.nbytes
-        for part, at in _placed(segments)
+        for part, at in _with_offsets(segments)
         if isinstance(part, Extent) and part.source is source and part.offset != at
     )
     if moved:
@@ -236,13 +234,13 @@ def _check_patchable(segments: Sequence[Segment], source: Source) -> None:
         raise UsageError(f"--patch does not apply: {source.size:,} bytes would become {nbytes:,}", hint=hint)
 
 
-def _changing(segments: Sequence[Segment], source: Source) -> int:
-    """Bytes that are made anew: as many as may differ from what `source` holds there."""
-    return sum(part.nbytes for part, at in _placed(segments) if not stays(part, source, at))
+def _changed_bytes(segments: Sequence[Segment], source: Source) -> int:
+    """Return the number of bytes that are made anew: all that may differ from `source` at that place."""
+    return sum(part.nbytes for part, at in _with_offsets(segments) if not is_unchanged(part, source, at))
 
 
-def _placed(segments: Iterable[Segment]) -> Iterator[tuple[Segment, int]]:
-    """Every part of `segments`, and where it begins in what they make."""
+def _with_offsets(segments: Iterable[Segment]) -> Iterator[tuple[Segment, int]]:
+    """Yield every part of `segments` with its offset in the output."""
     at = 0
     for segment in segments:
         for part in segment.parts if isinstance(segment, Summed) else (segment,):
@@ -250,24 +248,26 @@ def _placed(segments: Iterable[Segment]) -> Iterator[tuple[Segment, int]]:
             at += part.nbytes
 
 
-def _make(segments: Sequence[Segment], source: Source, spool: int, total: int, watch: Watch) -> list[Run]:
-    """Make every byte that is not what it was, put those into `spool`, and say where they belong."""
-    runs: list[Run] = []
+def _spool_changes(
+    segments: Sequence[Segment], source: Source, spool: int, total: int, on_progress: ProgressCallback
+) -> list[ChangedRange]:
+    """Make all changed bytes, append them to `spool`, and return their ranges."""
+    runs: list[ChangedRange] = []
     at = made = 0
     for piece in pieces(segments):
         nbytes = piece.nbytes if isinstance(piece, Extent) else len(piece)
-        if not (isinstance(piece, Extent) and stays(piece, source, at)):
-            for run, data in _differing(piece, source, at):
-                put(spool, data)
+        if not (isinstance(piece, Extent) and is_unchanged(piece, source, at)):
+            for run, data in _changed_ranges(piece, source, at):
+                write_all(spool, data)
                 runs.append(run)
             made += nbytes
-            watch("making what changes", made, total)
+            on_progress("making what changes", made, total)
         at += nbytes
     return runs
 
 
-def _differing(piece: Extent | Buffer, source: Source, at: int) -> Iterator[tuple[Run, bytes]]:
-    """Where a piece that belongs at `at` differs from what `source` holds there, CHUNK by CHUNK."""
+def _changed_ranges(piece: Extent | Buffer, source: Source, at: int) -> Iterator[tuple[ChangedRange, bytes]]:
+    """Yield the ranges in which a piece for offset `at` differs from `source`, CHUNK by CHUNK, with the new bytes."""
     nbytes = piece.nbytes if isinstance(piece, Extent) else len(piece)
     for start in range(0, nbytes, CHUNK):
         n = min(CHUNK, nbytes - start)
@@ -284,30 +284,27 @@ def _differing(piece: Extent | Buffer, source: Source, at: int) -> Iterator[tupl
         while last - BLOCK > first and old[last - BLOCK : last] == new[last - BLOCK : last]:
             last -= BLOCK
         old, new = old[first:last], new[first:last]
-        yield Run(at + start + first, last - first, checksums.crc32(old), checksums.crc32(new)), new
+        yield ChangedRange(at + start + first, last - first, checksums.crc32(old), checksums.crc32(new)), new
 
 
-# --- what must hold before and after ---------------------------------------------------------------
-
-
-def _room_for(segments: Sequence[Segment], path: Path) -> int:
-    """Bytes to reserve for a file; none where it shares blocks with its source. Raises FileError if it cannot fit."""
+def _bytes_to_reserve(segments: Sequence[Segment], path: Path) -> int:
+    """Return the bytes to reserve for a file: 0 if it shares blocks. Raises FileError if there is no room for it."""
     nbytes = sum(segment.nbytes for segment in segments)
-    needed = _needed(segments, path.parent)
+    needed = _needed_bytes(segments, path.parent)
     _check_free(path, needed, nbytes)
     return nbytes if needed == nbytes else 0
 
 
 def check_room(several: Iterable[Sequence[Segment]], directory: Path) -> None:
-    """Raise FileError unless there is room in a directory for several files."""
-    needed, free = sum(_needed(segments, directory) for segments in several), _free(directory)
+    """Raise FileError unless a directory has room for several files."""
+    needed, free = sum(_needed_bytes(segments, directory) for segments in several), _free_bytes(directory)
     if needed > free:
         what = f"cannot write: it takes {needed:,} bytes, and {free:,} are free there"
         raise FileError(what, hint=_ROOM, file=str(directory))
 
 
-def _needed(segments: Sequence[Segment], directory: Path) -> int:
-    """Bytes that a file takes there beside those it shares with its sources."""
+def _needed_bytes(segments: Sequence[Segment], directory: Path) -> int:
+    """Return the bytes that a file takes beyond the blocks it shares with its sources."""
     extents = [segment for segment in segments if isinstance(segment, Extent)]
     shared = {source for source in {extent.source for extent in extents} if can_share(source, directory)}
     kept = sum(extent.nbytes for extent in extents if extent.source in shared)
@@ -315,8 +312,8 @@ def _needed(segments: Sequence[Segment], directory: Path) -> int:
 
 
 def _check_free(path: Path, needed: int, nbytes: int) -> None:
-    """Raise FileError unless `needed` bytes are free, and a file of `nbytes` is allowed."""
-    free, limit = _free(path.parent), resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    """Raise FileError unless `needed` bytes are free and a file of `nbytes` is allowed."""
+    free, limit = _free_bytes(path.parent), resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if needed > free:
         raise FileError(
             f"cannot write: it takes {needed:,} bytes, and {free:,} are free there", hint=_ROOM, file=str(path)
@@ -327,8 +324,8 @@ def _check_free(path: Path, needed: int, nbytes: int) -> None:
         )
 
 
-def _free(directory: Path) -> float:
-    """Bytes that may be written there; infinite where the file system does not say."""
+def _free_bytes(directory: Path) -> float:
+    """Return the free bytes of a directory; infinity if its file system does not say."""
     try:
         found = os.statvfs(directory)
     except OSError:
@@ -337,8 +334,8 @@ def _free(directory: Path) -> float:
 
 
 @contextlib.contextmanager
-def _reported(file: str) -> Iterator[None]:
-    """Say an operating system's refusal in one line that names the file."""
+def _explain_failure(file: str) -> Iterator[None]:
+    """Turn an error of the operating system into a FileError of one line that names the file."""
     try:
         yield
     except BrokenPipeError:
@@ -353,6 +350,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _check_unchanged(sources: Iterable[Source]) -> None:
+    """Raise FileError if one of the sources changed since it was opened."""
     for source in sources:
         source.check_unchanged()
 

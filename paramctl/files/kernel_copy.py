@@ -1,7 +1,7 @@
-"""Bytes put into a file: extents of other files by the fastest means the kernel has, buffers as they are.
+"""Write bytes to a file descriptor: buffers directly, extents by the fastest copy the kernel offers.
 
-Copies share blocks with their source (reflinks) where the file system can and both ends lie alike on
-its pages; else they stay within the kernel; only where neither works are they read and written.
+A copy shares blocks with its source (reflink) if the file system can do so and both ends have the same
+offset within a page; else it stays inside the kernel; only as a last resort bytes are read and written.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ WORTH_RESERVING = 16 << 20  # bytes
 _FICLONERANGE = 0x4020940D  # _IOW(0x94, 13, struct file_clone_range) of linux/fs.h
 
 
-def put(fd: int, data: Buffer) -> None:
-    """Write all of `data` where `fd` stands."""
+def write_all(fd: int, data: Buffer) -> None:
+    """Write all of `data` at the current position of `fd`."""
     view = memoryview(data).cast("B") if data else memoryview(b"")
     while view:
         view = view[os.write(fd, view) :]
 
 
-def put_at(fd: int, data: Buffer, offset: int) -> None:
+def write_at(fd: int, data: Buffer, offset: int) -> None:
     """Write all of `data` at `offset`."""
     view = memoryview(data).cast("B") if data else memoryview(b"")
     while view:
@@ -41,8 +41,8 @@ def put_at(fd: int, data: Buffer, offset: int) -> None:
         view, offset = view[n:], offset + n
 
 
-def get_at(fd: int, nbytes: int, offset: int) -> bytes:
-    """The `nbytes` bytes at `offset`; fewer only where the file ends."""
+def read_at(fd: int, nbytes: int, offset: int) -> bytes:
+    """Return the `nbytes` bytes at `offset`; fewer if the file ends there."""
     data = os.pread(fd, nbytes, offset)
     while len(data) < nbytes and (more := os.pread(fd, nbytes - len(data), offset + len(data))):
         data += more
@@ -50,7 +50,7 @@ def get_at(fd: int, nbytes: int, offset: int) -> bytes:
 
 
 def copy(extent: Extent, fd: int, at: int) -> Iterator[int]:
-    """Copy an extent to where `fd` stands, which is `at`; says how many bytes each step copied."""
+    """Copy an extent to the current position of `fd`, which is `at`; yield the bytes copied by each step."""
     source, offset, nbytes = extent
     end = offset + nbytes
     for way in (_copy_file_range, _sendfile, _read_write):
@@ -68,11 +68,11 @@ def copy(extent: Extent, fd: int, at: int) -> Iterator[int]:
 
 
 def reserve(fd: int, nbytes: int) -> None:
-    """Take the room for a file that is about to be written, where the file system can: then none is missing later.
+    """Reserve room for a file before it is written, so that it does not run out later, if the file system can.
 
-    It also spares the kernel finding room page by page, a fifth of the cost of a copy. Raises OSError
-    where there is not as much. os.posix_fallocate will not do: where a file system knows no such call,
-    that writes every block instead.
+    It also saves the kernel from allocating page by page, a fifth of the cost of a copy. Raises OSError if
+    there is too little room. os.posix_fallocate is no replacement: on a file system without that call it
+    writes every block instead.
     """
     import ctypes
 
@@ -86,11 +86,11 @@ def reserve(fd: int, nbytes: int) -> None:
 
 
 def can_share(source: Source, directory: Path) -> bool:
-    """Whether files in `directory` can share blocks with `source`: tried with a file that has no name."""
+    """Return whether files in `directory` can share blocks with `source`; an unnamed file is used to try."""
     if source.size < PAGE:
         return False
     with contextlib.suppress(OSError):
-        fd = temporary.nameless(directory)
+        fd = temporary.unnamed_file(directory)
         try:
             fcntl.ioctl(fd, _FICLONERANGE, struct.pack("qQQQ", source.fileno(), 0, PAGE, 0))
             return True
@@ -102,9 +102,9 @@ def can_share(source: Source, directory: Path) -> bool:
 
 
 def _step(offset: int, at: int, nbytes: int) -> int:
-    """Bytes of the next copy: up to where the target's next run of pages begins, where both ends lie alike on theirs.
+    """Return the bytes of the next copy: up to the target's next run of pages if both ends are aligned alike.
 
-    The kernel copies PAGES at a time, half as fast again where it has to split them at its target.
+    The kernel copies PAGES at a time, and takes half as long again if it has to split them at its target.
     """
     head = -at % PAGES
     return head if 0 < head < nbytes and offset % PAGE == at % PAGE else min(COPY, nbytes)
@@ -114,16 +114,19 @@ _CANNOT_THAT_WAY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, e
 
 
 def _copy_file_range(source: int, target: int, offset: int, nbytes: int) -> int:
+    """Copy with copy_file_range and return the number of bytes."""
     if not hasattr(os, "copy_file_range"):
         raise OSError(errno.ENOSYS, "no copy_file_range here")
     return os.copy_file_range(source, target, nbytes, offset_src=offset)
 
 
 def _sendfile(source: int, target: int, offset: int, nbytes: int) -> int:
+    """Copy with sendfile and return the number of bytes."""
     return os.sendfile(target, source, offset, nbytes)
 
 
 def _read_write(source: int, target: int, offset: int, nbytes: int) -> int:
+    """Copy through memory and return the number of bytes."""
     data = os.pread(source, min(nbytes, 1 << 20), offset)
-    put(target, data)
+    write_all(target, data)
     return len(data)

@@ -1,7 +1,7 @@
-"""What an output is made of: literal bytes, extents of source files, bytes made when they are needed.
+"""Describe an output file as segments, and turn them into the pieces that are written.
 
-A write is a list of segments, written front to back. None holds a tensor in memory: an extent is read
-or copied by the kernel, a computed one exists only while it is written.
+A write is a list of segments, written front to back: literal bytes, extents of source files, bytes that
+are computed, and bytes that depend on checksums of earlier ones. No segment holds a tensor in memory.
 """
 
 from __future__ import annotations
@@ -9,88 +9,26 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from paramctl.errors import FileError, FormatError
 from paramctl.files import checksums
-from paramctl.files.content import CHUNK, Buffer, Computed, Content, Extent, Literal, _window, chunks, crc32
-from paramctl.files.sources import Source, Spool, Window
+from paramctl.files.content import CHUNK, Buffer, Computed, Content, Extent, Literal, chunks, crc32
+from paramctl.files.sources import Source, Window
 
 SMALL = 1 << 15  # bytes of an extent below which it is not worth the kernel's while
 
 
-
-
-
-
-
-
 class Known(NamedTuple):
-    """Bytes that lie in a file already, and their CRC-32."""
+    """Bytes of a file, and their CRC-32."""
 
     extent: Extent
     crc32: int
 
 
-class Keeper:
-    """Makes the bytes of a `Computed` segment, and keeps them in a temporary file if they are asked for again.
-
-    So many parts of what can only be made from its first byte on cost no more than two passes over it. Where
-    making them fails, it fails again at once.
-    """
-
-    def __init__(self, nbytes: int, make: Callable[[], Iterable[Buffer]], what: str) -> None:
-        self._nbytes = nbytes
-        self._make = make
-        self._what = what
-        self._was_asked = False
-        self._kept: Extent | None = None
-        self._error: FormatError | None = None
-
-    def __call__(self) -> Iterable[Buffer]:
-        """All of the bytes."""
-        return self.part(0, self._nbytes)
-
-    def part(self, start: int, nbytes: int) -> Iterator[Buffer]:
-        """The `nbytes` bytes from `start` on."""
-        if self._error is not None:
-            raise FormatError(self._error.what, hint=self._error.hint)
-        again, self._was_asked = self._was_asked, True
-        kept = self._kept_if_there_is_room() if again else None
-        if kept is None:
-            yield from _window(self._noted(), start, nbytes)
-            return
-        yield from chunks((kept._replace(offset=kept.offset + start, nbytes=nbytes),))
-
-    def kept(self) -> Extent:
-        """All of the bytes in a file. Raises FileError where there is no room for them."""
-        if self._kept is None:
-            spool = Spool(self._what)
-            for chunk in self._noted():
-                spool.keep(memoryview(chunk))
-            self._kept = Extent(spool.source, 0, self._nbytes)
-        return self._kept
-
-    def _kept_if_there_is_room(self) -> Extent | None:
-        try:
-            return self.kept()
-        except FormatError:
-            raise
-        except FileError:
-            return None
-
-    def _noted(self) -> Iterator[Buffer]:
-        """The bytes as they are made; an error is noted."""
-        try:
-            yield from self._make()
-        except FormatError as error:
-            self._error = error
-            raise
-
-
 class Summed(NamedTuple):
-    """Parts whose CRC-32 the writer keeps under `name` for a `Derived` segment further on.
+    """Parts whose CRC-32 is stored under `name`, for a `Derived` segment further on.
 
-    `before` is what they replace, as many bytes. Where some of it stays, the sum follows from the rest:
-    what is not read is not vouched for, and if it was corrupt, that still shows.
+    `before` are the bytes that the parts replace, the same number of them. If some parts are unchanged, the
+    new checksum is computed from the old one and the changed parts. Unchanged parts are not read and not
+    verified; if they were corrupt before, the checksum still shows it.
     """
 
     name: str
@@ -99,6 +37,7 @@ class Summed(NamedTuple):
 
     @property
     def nbytes(self) -> int:
+        """The number of bytes of all parts."""
         return sum(part.nbytes for part in self.parts)
 
 
@@ -109,26 +48,22 @@ class Derived(NamedTuple):
     make: Callable[[Mapping[str, int]], bytes]
 
 
-
-
 Segment = Content | Summed | Derived
 
 
-
-
 def pieces(segments: Iterable[Segment]) -> Iterator[Extent | Buffer]:
-    """What `segments` are when they are written: bytes as they are made, and extents that nobody need read."""
+    """Yield `segments` as they are written: made bytes, and extents that the kernel can copy."""
     digests: dict[str, int] = {}
-    for segment in joined(segments):
+    for segment in merge_extents(segments):
         match segment:
             case Literal(data):
                 yield data
             case Extent():
                 yield segment
             case Computed():
-                yield from _all_of(segment)
+                yield from _whole_chunks(segment)
             case Summed(name):
-                digests[name] = yield from _summed(segment)
+                digests[name] = yield from _sum_pieces(segment)
             case Derived(nbytes, make):
                 data = make(digests)
                 if len(data) != nbytes:
@@ -136,8 +71,8 @@ def pieces(segments: Iterable[Segment]) -> Iterator[Extent | Buffer]:
                 yield data
 
 
-def gathered(pieces: Iterable[Extent | Buffer]) -> Iterator[Extent | Buffer]:
-    """The same bytes, small pieces read and joined: neither a disk nor a network is asked for a few at a time."""
+def join_small_pieces(pieces: Iterable[Extent | Buffer]) -> Iterator[Extent | Buffer]:
+    """Yield the same bytes with small pieces read and joined, so that a disk or network gets few large requests."""
     held = bytearray()
     windows: dict[Source, Window] = {}
     for piece in pieces:
@@ -157,25 +92,26 @@ def gathered(pieces: Iterable[Extent | Buffer]) -> Iterator[Extent | Buffer]:
         yield held
 
 
-def stays(part: Segment, source: Source, offset: int) -> bool:
-    """Whether a part is what `source` holds at `offset` already."""
+def is_unchanged(part: Segment, source: Source, offset: int) -> bool:
+    """Return whether a part is the bytes that `source` already holds at `offset`."""
     return isinstance(part, Extent) and part.source is source and part.offset == offset
 
 
-def read_for(segment: Segment) -> int:
-    """Bytes of files that are read, not copied by the kernel, to write a segment."""
+def bytes_read_for(segment: Segment) -> int:
+    """Return the number of bytes read from files (not copied by the kernel) to write a segment."""
     match segment:
         case Computed():
             return segment.reads
         case Summed(_, parts, before):
-            kept = _kept(segment)
+            kept = _unchanged_bytes(segment)
             through = segment.nbytes - kept if before and kept else kept
             return through + sum(part.reads for part in parts if isinstance(part, Computed))
         case _:
             return 0
 
 
-def _all_of(part: Content) -> Iterator[Buffer]:
+def _whole_chunks(part: Content) -> Iterator[Buffer]:
+    """Yield the bytes of a part. Raises AssertionError if there are fewer than announced."""
     left = part.nbytes
     for chunk in chunks((part,)):
         left -= len(chunk)
@@ -184,60 +120,53 @@ def _all_of(part: Content) -> Iterator[Buffer]:
         raise AssertionError(f"a computed segment was {left} bytes short")
 
 
-def _summed(segment: Summed) -> Generator[Extent | Buffer, None, int]:
-    """Its pieces; returns their CRC-32."""
-    if segment.before is not None and _kept(segment):
-        return (yield from _summed_again(segment.parts, segment.before))
+def _sum_pieces(segment: Summed) -> Generator[Extent | Buffer, None, int]:
+    """Yield the pieces of a segment and return their CRC-32."""
+    if segment.before is not None and _unchanged_bytes(segment):
+        return (yield from _update_sum(segment.parts, segment.before))
     value = 0
     for part in segment.parts:
-        for chunk in _all_of(part):
+        for chunk in _whole_chunks(part):
             value = checksums.crc32(chunk, value)
             yield chunk
     return value
 
 
-def _summed_again(parts: tuple[Content, ...], before: Known) -> Generator[Extent | Buffer, None, int]:
-    """The pieces of parts that change some of the bytes of `before`; of those that stay none is read."""
+def _update_sum(parts: tuple[Content, ...], before: Known) -> Generator[Extent | Buffer, None, int]:
+    """Yield the pieces of parts that change some bytes of `before`, and return the new CRC-32.
+
+    Unchanged parts are not read.
+    """
     source, offset, left = before.extent
     value = before.crc32
     for part in parts:
-        if stays(part, source, offset):
+        if is_unchanged(part, source, offset):
             yield part  # type: ignore[misc]
             offset, left = offset + part.nbytes, left - part.nbytes
             continue
-        for chunk in _all_of(part):
+        for chunk in _whole_chunks(part):
             offset, left = offset + len(chunk), left - len(chunk)
             was = crc32((Extent(source, offset - len(chunk), len(chunk)),))
-            value ^= checksums.followed(was ^ checksums.crc32(chunk), left)
+            value ^= checksums.extend_difference(was ^ checksums.crc32(chunk), left)
             yield chunk
     return value
 
 
-def _kept(segment: Summed) -> int:
-    """Bytes of its extents; where it is known what they replace, of those that stay where they are."""
+def _unchanged_bytes(segment: Summed) -> int:
+    """Return the bytes of the segment's extents; if `before` is known, only of those that keep their place."""
     kept = at = 0
     for part in segment.parts:
         before = segment.before
         if before is None:
             kept += part.nbytes if isinstance(part, Extent) else 0
-        elif stays(part, before.extent.source, before.extent.offset + at):
+        elif is_unchanged(part, before.extent.source, before.extent.offset + at):
             kept += part.nbytes
         at += part.nbytes
     return kept
 
 
-
-
-
-
-
-
-
-
-
-
-def joined(segments: Iterable[Segment]) -> Iterator[Segment]:
-    """The same bytes with neighbouring extents made one, so that each copy is as long as it can be."""
+def merge_extents(segments: Iterable[Segment]) -> Iterator[Segment]:
+    """Yield the same bytes with neighbouring extents merged, so that each copy is as long as possible."""
     held: Extent | None = None
     for segment in segments:
         if segment.nbytes == 0 and not isinstance(segment, Summed):
@@ -256,17 +185,3 @@ def joined(segments: Iterable[Segment]) -> Iterator[Segment]:
         yield segment
     if held:
         yield held
-
-
-
-
-
-
-
-
-
-
-
-
-
-

@@ -1,4 +1,4 @@
-"""What a checkpoint of several files is, told from the names of files: which of them opens it, and its parts."""
+"""Tell from file names which file opens a set of several files, and which are its parts."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ EDITION = re.compile(r"-edit[0-9]{1,9}(?=\.|$)")  # in the name of a part that t
 
 
 class Part(NamedTuple):
-    """One file of a set: its plain name beside the index, and what it holds.
+    """One file of a set: its name beside the index, and its content.
 
-    `was` is the name that the same part has where nothing is renamed.
+    `was` is the name of the same file if nothing is renamed.
     """
 
     name: str
@@ -27,9 +27,11 @@ class Part(NamedTuple):
 
 
 def index_in(folder: Path) -> Path | None:
-    """The one index in a folder, or None where there is none. Raises UsageError where there are several."""
+    """Return the index in a folder, or None if there is none. Raises UsageError if there are several."""
     try:
-        found = sorted(path.name for path in folder.iterdir() if path.name.endswith(INDEXES) and is_named(path.name))
+        found = sorted(
+            path.name for path in folder.iterdir() if path.name.endswith(INDEXES) and is_final_name(path.name)
+        )
     except OSError as error:
         raise FileError(f"cannot read: {error.strerror}", file=str(folder)) from None
     if len(found) > 1:
@@ -38,17 +40,20 @@ def index_in(folder: Path) -> Path | None:
     return folder / found[0] if found else None
 
 
-def first_in(folder: Path) -> Path | None:
-    """The first file in a folder of which each safetensors file is called as one without an index; None if none is."""
-    names = [path.name for path in folder.iterdir() if path.suffix == ".safetensors" and is_named(path.name)]
+def first_without_index(folder: Path) -> Path | None:
+    """Return the first file of a set without an index, or None if the folder holds no such set.
+
+    Every safetensors file of such a folder is named like one of the set.
+    """
+    names = [path.name for path in folder.iterdir() if path.suffix == ".safetensors" and is_final_name(path.name)]
     return folder / min(names) if names and all(map(WITHOUT_INDEX.fullmatch, names)) else None
 
 
-def stands_for_others(name: str) -> bool:
-    """Whether a file of that name may be opened for all of its set."""
+def opens_a_set(name: str) -> bool:
+    """Return whether opening a file of that name opens the whole set."""
     return name.endswith(INDEXES) or WITHOUT_INDEX.fullmatch(name) is not None
 
 
-def is_named(name: str) -> bool:
-    """Whether a name is an index's own: no temporary one, and of torch.distributed's just `.metadata`."""
+def is_final_name(name: str) -> bool:
+    """Return whether a name is not temporary; of names with a leading dot only `.metadata` is final."""
     return name == ".metadata" or not name.startswith(".")

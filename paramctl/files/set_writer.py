@@ -1,7 +1,7 @@
-"""A checkpoint that is several files, written: the others first, the index last, which makes them count.
+"""Write a checkpoint of several files: the parts first, the index last, as the commit record.
 
-Whoever looks at any moment, or after a crash at any moment, finds the old set or the whole new one,
-because only the index says which files are the set's.
+At any moment, and after a crash at any moment, a reader finds the old set or the whole new one, because
+only the index says which files belong to the set.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from paramctl.errors import FileError, UsageError
 from paramctl.files import file_writer, targets, temporary
 from paramctl.files.content import Extent
 from paramctl.files.file_writer import Plan, Verify
-from paramctl.files.segments import Segment, joined
-from paramctl.files.set_names import EDITION, INDEXES, Part, index_in, is_named
+from paramctl.files.segments import Segment, merge_extents
+from paramctl.files.set_names import EDITION, INDEXES, Part, index_in, is_final_name
 from paramctl.files.sources import Source
 from paramctl.files.targets import InPlace, NewFile, Stream, Target
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 
 
-class Job(NamedTuple):
+class SetJob(NamedTuple):
     """A set that is to be written.
 
-    `lay` gives its files, the index last, under the names it is told for their own; it is `layout_set` of
-    a format. `sources` are the files of the set that was read, each opened by its plain name in one folder,
-    and any others that are read for it. `endings` are those of the names of an index. `verify` looks at
-    the index when all else is in place, under a temporary name beside it; `verify_part` at any
-    other file, and is told what it `was`.
+    `layout` returns its files, the index last, given new names for some of them; it is `layout_set` of a
+    format. `sources` are the files of the set that was read, each opened by its plain name in one folder,
+    and other files that are read for the new set. `endings` are the endings of an index's name. `verify`
+    checks the index, under a temporary name, when all other files are in place; `verify_part` checks any
+    other file, and gets the name that it had before.
     """
 
-    lay: Callable[[Mapping[str, str]], Sequence[Part]]
+    layout: Callable[[Mapping[str, str]], Sequence[Part]]
     sources: Sequence[Source]
     endings: tuple[str, ...]
     verify: Verify
@@ -44,9 +44,9 @@ class Job(NamedTuple):
 
 
 def destination(target: Target, sources: Sequence[Source], endings: tuple[str, ...]) -> tuple[Path, str | None]:
-    """The folder of the set that will be written, and its index's name where that was said.
+    """Return the folder in which the set is written, and the name of its index if one was given.
 
-    Raises before any work is done: UsageError for a pipe, or where a set or another file is in the way.
+    Raises UsageError, before any work is done, for a pipe, or if another set or file is in the way.
     """
     if isinstance(target, Stream):
         hint = "write it to a directory with -o DIR, or make it one file with 'paramctl convert'"
@@ -69,50 +69,47 @@ def destination(target: Target, sources: Sequence[Source], endings: tuple[str, .
     return folder, index
 
 
-def write(job: Job, target: Target, watch: Watch = nobody) -> int:
-    """Write a set, and return how many bytes that were.
+def write(job: SetJob, target: Target, on_progress: ProgressCallback = ignore) -> int:
+    """Write a set and return the number of bytes written.
 
-    In place, files that stay as they are are not touched. One that changes alone takes the place of the
-    old one; several get new names, which the new index gives, and the old ones are removed after.
+    In place, unchanged files are not touched. If one file changes, it replaces the old one; if several
+    change, they get new names, the new index lists those, and the old files are removed afterwards.
     """
     folder, index = destination(target, job.sources, job.endings)
     if isinstance(target, InPlace):
-        return _change(job, target, folder, watch)
+        return _write_in_place(job, target, folder, on_progress)
     assert isinstance(target, NewFile)
-    parts = job.lay({})
+    parts = job.layout({})
     if names := _plain_names(parts, index):
-        parts = job.lay(names)
+        parts = job.layout(names)
     _check_in_the_way(folder, parts, target.force, job.sources)
-    with _folder(folder):
-        return _commit(job, parts, folder, NewFile(folder / parts[-1].name, target.force), watch)
+    with _new_folder(folder):
+        return _commit(job, parts, folder, NewFile(folder / parts[-1].name, target.force), on_progress)
 
 
-def plan(job: Job, target: Target | None) -> Plan:
-    """What `write` would do; nothing is written. Raises as it does for what is in the way, where there is a target."""
-    parts: Sequence[Part] = job.lay({})
+def plan(job: SetJob, target: Target | None) -> Plan:
+    """Return what `write` would do; nothing is written. Raises the same errors if a target is given."""
+    parts: Sequence[Part] = job.layout({})
     beside = None if target is None else destination(target, job.sources, job.endings)[0]
     if isinstance(target, InPlace):
-        parts, held = _changed(parts, job.sources), _held(job.sources)
+        parts, held = _changed_parts(parts, job.sources), _sources_by_name(job.sources)
         if len(parts) == 1 and parts[0].was in held:
             return file_writer.plan(parts[0].segments, InPlace(held[parts[0].was], target.patch))
         _check_not_patched(target, parts)
-    plans = [file_writer.plan(part.segments, _beside(beside, part)) for part in parts]
+    plans = [file_writer.plan(part.segments, _same_file_system(beside, part)) for part in parts]
     copied, made, read = (sum(getattr(plan, word) for plan in plans) for word in ("copied", "made", "read"))
     return Plan("reflink" if any(plan.method == "reflink" for plan in plans) else "copy", copied, made, read)
 
 
-def _beside(folder: Path | None, part: Part) -> Target | None:
-    """A file on the file system where the part will be."""
+def _same_file_system(folder: Path | None, part: Part) -> Target | None:
+    """Return a target on the file system on which the part will lie."""
     if folder is None:
         return None
     return NewFile((folder if folder.is_dir() else folder.parent) / part.name, True)
 
 
-# --- a new set -------------------------------------------------------------------------------------
-
-
 def _check_in_the_way(folder: Path, parts: Sequence[Part], force: bool, sources: Iterable[Source]) -> None:
-    """Raise UsageError where a file of that name is there: without an index, `force` lets it be replaced."""
+    """Raise UsageError if a file of that name exists; without an index, `force` replaces it."""
     ours = {source.identity[:2] for source in sources}
     for part in parts:
         path = folder / part.name
@@ -125,8 +122,8 @@ def _check_in_the_way(folder: Path, parts: Sequence[Part], force: bool, sources:
 
 
 @contextlib.contextmanager
-def _folder(folder: Path) -> Iterator[None]:
-    """Make a folder, unless it is there; after an error it is gone again."""
+def _new_folder(folder: Path) -> Iterator[None]:
+    """Make a folder unless it exists; remove it again after an error."""
     try:
         folder.mkdir()
     except FileExistsError:
@@ -144,78 +141,78 @@ def _folder(folder: Path) -> Iterator[None]:
         temporary.sync_directory(folder.parent)
 
 
-# --- in place --------------------------------------------------------------------------------------
-
-
-def _change(job: Job, target: InPlace, folder: Path, watch: Watch) -> int:
-    parts = job.lay({})
-    changed, held = _changed(parts, job.sources), _held(job.sources)
+def _write_in_place(job: SetJob, target: InPlace, folder: Path, on_progress: ProgressCallback) -> int:
+    """Write the changed files of a set over the old set, and return the number of bytes."""
+    parts = job.layout({})
+    changed, held = _changed_parts(parts, job.sources), _sources_by_name(job.sources)
     if not changed:
         for source in job.sources:
             source.check_unchanged()
         return 0
     part, index = changed[0], held.get(parts[-1].was)
     if len(changed) == 1 and part.was in held:
-        look = job.verify if part is parts[-1] else partial(_look, job, part)
+        look = job.verify if part is parts[-1] else partial(_verify_part, job, part)
         place = InPlace(held[part.was], target.patch)
-        written = file_writer.write(part.segments, place, job.sources, look, watch, None if part is parts[-1] else index)
+        lock = None if part is parts[-1] else index
+        written = file_writer.write(part.segments, place, job.sources, look, on_progress, lock)
     else:
         _check_not_patched(target, changed)
         _check_not_linked([held[part.was] for part in changed if part.was in held], folder)
         others = (part.was for part in changed if part is not parts[-1] and part.was in held)
-        parts = job.lay({was: _free_name(folder, was) for was in others})
-        changed = _changed(parts, job.sources)
+        parts = job.layout({was: _free_name(folder, was) for was in others})
+        changed = _changed_parts(parts, job.sources)
         try:
-            written = _commit(job, changed, folder, InPlace(target.source), watch)
+            written = _commit(job, changed, folder, InPlace(target.source), on_progress)
         except UsageError:
             if any(os.path.lexists(folder / part.name) for part in changed if part.name not in held):
                 what = "is being changed by another paramctl; nothing was written"
                 raise FileError(what, hint="run it again", file=target.source.name) from None
             raise
     old = held.keys() - {part.name for part in parts}
-    for name in old - _named_elsewhere(old, folder, parts[-1].name):
+    for name in old - _used_by_other_index(old, folder, parts[-1].name):
         _remove(folder / name)
     return written
 
 
-def _named_elsewhere(names: Set[str], folder: Path, index: str) -> set[str]:
-    """Those of the names that another index in the folder may hold too: its set needs the files."""
+def _used_by_other_index(names: Set[str], folder: Path, index: str) -> set[str]:
+    """Return the names that another index in the folder may use: such files must never be deleted."""
     if not names:
         return set()
     try:
         others = [path for path in folder.iterdir() if path.name.endswith(INDEXES) and path.name != index]
-        texts = [path.read_bytes() for path in others if is_named(path.name)]
+        texts = [path.read_bytes() for path in others if is_final_name(path.name)]
     except OSError:
         return set(names)
     spellings = {name: (os.fsencode(name), json.dumps(name).encode()) for name in names}
     return {name for name, found in spellings.items() if any(word in text for word in found for text in texts)}
 
 
-def _changed(parts: Sequence[Part], sources: Sequence[Source]) -> list[Part]:
-    """Those of the parts that are not, byte for byte and under that name, what is there."""
-    held = _held(sources)
-    return [part for part in parts if part.name not in held or not _is(part.segments, held[part.name])]
+def _changed_parts(parts: Sequence[Part], sources: Sequence[Source]) -> list[Part]:
+    """Return the parts that differ, in name or bytes, from the files that exist."""
+    held = _sources_by_name(sources)
+    return [part for part in parts if part.name not in held or not _is_whole_file(part.segments, held[part.name])]
 
 
-def _held(sources: Sequence[Source]) -> dict[str, Source]:
-    """The files of a set that was read, by their plain names."""
+def _sources_by_name(sources: Sequence[Source]) -> dict[str, Source]:
+    """Return the files of the set that was read, by their plain names."""
     return {Path(source.name).name: source for source in sources}
 
 
-def _is(segments: Sequence[Segment], source: Source) -> bool:
-    """Whether segments are one whole file."""
-    found = list(joined(segments))
+def _is_whole_file(segments: Sequence[Segment], source: Source) -> bool:
+    """Return whether segments are exactly one whole file."""
+    found = list(merge_extents(segments))
     return found == [Extent(source, 0, source.size)] or (not found and source.size == 0)
 
 
 def _check_not_patched(target: InPlace, changed: Sequence[Part]) -> None:
+    """Raise UsageError if the target asks for a patch: several files of the set change."""
     if target.patch:
-        what = f"--patch does not apply: {len(changed)} files of the set change, and one can be changed where it lies"
+        what = f"--patch does not apply: {len(changed)} files of the set change, and only one file can be patched"
         raise UsageError(what, hint="leave out --patch: -i alone writes them anew")
 
 
 def _check_not_linked(sources: Iterable[Source], folder: Path) -> None:
-    """Raise UsageError where a file would get another name, and is only linked to from the folder."""
+    """Raise UsageError if a file that would get a new name is only a link in the folder."""
     real = Path(os.path.realpath(folder))
     for source in sources:
         if source.path != real / Path(source.name).name:
@@ -224,7 +221,7 @@ def _check_not_linked(sources: Iterable[Source], folder: Path) -> None:
 
 
 def _plain_names(parts: Sequence[Part], index: str | None) -> dict[str, str]:
-    """The new names of parts where none is in the way: of the index as it was said, of others without `-edit1`."""
+    """Return the new names of parts in an empty folder: the given name of the index, no `-edit1` in others."""
     plain = {part.was: EDITION.sub("", part.was) for part in parts}
     if len(set(plain.values())) < len(plain):
         plain = {}
@@ -233,7 +230,7 @@ def _plain_names(parts: Sequence[Part], index: str | None) -> dict[str, str]:
 
 
 def _free_name(folder: Path, name: str) -> str:
-    """A name like that of a part, which no file has: the plain one, or with `-edit1`, `-edit2`, … in it."""
+    """Return an unused name for a part: its plain name, or one with `-edit1`, `-edit2`, … in it."""
     plain = EDITION.sub("", name)
     stem, dot, suffix = plain.rpartition(".")
     stem, suffix = (stem, f"{dot}{suffix}") if stem else (plain, "")
@@ -241,14 +238,13 @@ def _free_name(folder: Path, name: str) -> str:
     return next(found for found in names if not os.path.lexists(folder / found))
 
 
-# --- the order that keeps a set whole --------------------------------------------------------------
-
-
-def _commit(job: Job, parts: Sequence[Part], folder: Path, index: NewFile | InPlace, watch: Watch) -> int:
-    """Write all parts, the index last; after an error none of them is left, and the index is as it was."""
+def _commit(
+    job: SetJob, parts: Sequence[Part], folder: Path, index: NewFile | InPlace, on_progress: ProgressCallback
+) -> int:
+    """Write all parts, the index last; after an error remove the new parts, so that the old index stays valid."""
     *others, last = parts
     file_writer.check_room([part.segments for part in parts], folder)
-    path, before = _index_of(index)
+    path, before = _index_file(index)
     written, made, ours = 0, [], None
 
     def verify(name: Path) -> None:
@@ -259,9 +255,9 @@ def _commit(job: Job, parts: Sequence[Part], folder: Path, index: NewFile | InPl
     try:
         for part in others:
             own = NewFile(folder / part.name, isinstance(index, NewFile) and index.force)
-            written += file_writer.write(part.segments, own, (), partial(_look, job, part), watch)
+            written += file_writer.write(part.segments, own, (), partial(_verify_part, job, part), on_progress)
             made.append(own.path)
-        return written + file_writer.write(last.segments, index, job.sources, verify, watch)
+        return written + file_writer.write(last.segments, index, job.sources, verify, on_progress)
     except BaseException:
         now = _inode(path)
         theirs = isinstance(index, InPlace) and now not in (None, ours)
@@ -271,18 +267,20 @@ def _commit(job: Job, parts: Sequence[Part], folder: Path, index: NewFile | InPl
         raise
 
 
-def _look(job: Job, part: Part, path: Path) -> None:
+def _verify_part(job: SetJob, part: Part, path: Path) -> None:
+    """Check a part that was just written, before it gets its name."""
     job.verify_part(path, part.was)
 
 
-def _index_of(target: NewFile | InPlace) -> tuple[Path, tuple[int, int] | None]:
-    """Where an index lies, and which file that is now."""
+def _index_file(target: NewFile | InPlace) -> tuple[Path, tuple[int, int] | None]:
+    """Return the path of an index, and the identity of the file that is there now."""
     path = target.path if isinstance(target, NewFile) else target.source.path
     assert path is not None, "only a file has others beside it"
     return path, _inode(path)
 
 
 def _inode(path: Path) -> tuple[int, int] | None:
+    """Return device and inode of a file, or None if it does not exist."""
     try:
         info = path.stat()
     except OSError:
@@ -291,5 +289,6 @@ def _inode(path: Path) -> tuple[int, int] | None:
 
 
 def _remove(path: Path) -> None:
+    """Remove a file that belongs to no set any more."""
     with contextlib.suppress(OSError):  # it is of no set any more, and does no harm
         path.unlink()

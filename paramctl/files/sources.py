@@ -1,4 +1,4 @@
-"""Files opened for reading by position: regular files, and a spooled standard input."""
+"""Open files for reading at any position: regular files, and standard input, spooled to a file."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from paramctl.errors import FileError, FormatError
-from paramctl.files.temporary import nameless
-from paramctl.progress import Watch, nobody
+from paramctl.files.temporary import unnamed_file
+from paramctl.progress import ProgressCallback, ignore
 
 STDIN = "-"
 WINDOW = 1 << 16  # bytes that are read at once where small pieces lie near one another
 
 
 class Identity(NamedTuple):
-    """What a file was when it was opened; it differs once somebody writes to it or replaces it."""
+    """The identity of a file when it was opened; it changes if the file is written to or replaced."""
 
     device: int
     inode: int
@@ -32,8 +32,8 @@ class Identity(NamedTuple):
 class Source:
     """A regular file, read at any position by any number of readers.
 
-    `name` is what people called it (`-` for standard input), `size` its length in bytes. The
-    descriptor is closed when the last user lets go.
+    `name` is the name the user gave (`-` for standard input), `size` its length in bytes. The descriptor is
+    closed when the last reference to the source is gone.
     """
 
     __slots__ = ("__weakref__", "_fd", "identity", "name", "path", "size")
@@ -52,26 +52,26 @@ class Source:
             self._fd = -1
 
     def __copy__(self) -> Source:
-        """Itself: it does not change, and one descriptor has one owner."""
+        """Return the source itself: it is immutable, and its descriptor must have one owner."""
         return self
 
     def __deepcopy__(self, memo: object) -> Source:
-        """Itself, as a copy is."""
+        """Return the source itself, as `__copy__` does."""
         return self
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("an open file cannot be pickled")
 
     def fileno(self) -> int:
-        """The open descriptor, which stays this object's own."""
+        """Return the open descriptor, which the source goes on to own."""
         return self._fd
 
     def read(self, offset: int, nbytes: int) -> bytes:
-        """Exactly `nbytes` bytes from `offset` on. Raises FormatError where the file is shorter, FileError else."""
+        """Return exactly `nbytes` bytes from `offset` on. Raises FormatError if the file is shorter, else FileError."""
         try:
             data = os.pread(self._fd, nbytes, offset)
         except OSError as error:
-            raise self._refused(error) from error
+            raise self._read_error(error) from error
         if len(data) == nbytes:
             return data
         out = bytearray(nbytes)
@@ -79,22 +79,23 @@ class Source:
         return bytes(out)
 
     def read_into(self, offset: int, view: memoryview) -> None:
-        """Fill `view` from `offset` on. Raises as `read` does."""
+        """Fill `view` with bytes from `offset` on. Raises the same errors as `read`."""
         at = 0
         while at < len(view):
             try:
                 n = os.preadv(self._fd, [view[at:]], offset + at)
             except OSError as error:
-                raise self._refused(error) from error
+                raise self._read_error(error) from error
             if n == 0:
                 raise FormatError(f"file ends at byte {offset + at:,}, {len(view) - at:,} bytes early")
             at += n
 
-    def _refused(self, error: OSError) -> FileError:
+    def _read_error(self, error: OSError) -> FileError:
+        """Return the FileError for a read that the operating system refused."""
         return FileError(f"cannot read: {error.strerror}", file=self.name if self.path else "")
 
     def check_unchanged(self, so: str = "nothing was written") -> None:
-        """Raise FileError if the file was written to since it was opened, or its name replaced; `so` is what then."""
+        """Raise FileError if the file was written to or replaced since it was opened; `so` says what follows."""
         same = _identity(os.fstat(self._fd)) == self.identity
         if same and self.path is not None:
             try:
@@ -106,7 +107,7 @@ class Source:
 
 
 class Window:
-    """Reads small pieces that lie near one another in few large reads: each asks a network for an answer."""
+    """Read small neighbouring pieces of a source in few large requests, as each request to a network takes time."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -114,7 +115,7 @@ class Window:
         self._data = b""
 
     def read(self, offset: int, nbytes: int) -> bytes:
-        """As `Source.read`. What lies behind a piece that was read shortly before is read with it."""
+        """Return bytes as `Source.read` does; bytes behind a piece near the last one are read with it."""
         start = offset - self._start
         if start >= 0 and start + nbytes <= len(self._data):
             return self._data[start : start + nbytes]
@@ -124,15 +125,15 @@ class Window:
         return self._data[:nbytes]
 
 
-def open_source(name: str, watch: Watch = nobody) -> Source:
-    """Open a regular file, or standard input for `-`, for reading; `watch` is told how much came through a pipe.
+def open_source(name: str, on_progress: ProgressCallback = ignore) -> Source:
+    """Open a regular file, or standard input for `-`, for reading.
 
-    A pipe is spooled to an unlinked temporary file; a standard input that is a file is used as it is.
-    Raises FileError for what is missing, a directory, or not a regular file: a FIFO or a device could
-    block for ever or never end.
+    A pipe is copied to an unnamed temporary file, and `on_progress` is told of its bytes; a standard input that
+    is a file is used directly. Raises FileError if the file is missing, a directory, or not a regular file: a
+    FIFO or a device could block for ever or never end.
     """
     if name == STDIN:
-        return _open_stdin(watch)
+        return _open_stdin(on_progress)
     path = Path(name)
     try:
         # Without O_NONBLOCK, opening a FIFO waits for a writer before it can be refused.
@@ -146,11 +147,12 @@ def open_source(name: str, watch: Watch = nobody) -> Source:
     mode = os.fstat(fd).st_mode
     if not stat.S_ISREG(mode):
         os.close(fd)
-        raise FileError(f"is {_kind(mode)}, not a checkpoint file", hint=_kind_hint(mode))
+        raise FileError(f"is {_kind_of_file(mode)}, not a checkpoint file", hint=_kind_hint(mode))
     return Source(fd, name, path.resolve())
 
 
-def _open_stdin(watch: Watch) -> Source:
+def _open_stdin(on_progress: ProgressCallback) -> Source:
+    """Open standard input. Raises FileError if it is closed or a terminal."""
     if not _is_readable(0):
         raise FileError("is closed", hint="name a FILE")
     mode = os.fstat(0).st_mode
@@ -158,26 +160,26 @@ def _open_stdin(watch: Watch) -> Source:
         return Source(os.dup(0), STDIN, None)
     if os.isatty(0):
         raise FileError("is a terminal", hint="name a FILE or pipe a checkpoint in")
-    return _spool(watch)
+    return _spool(on_progress)
 
 
 def _is_readable(fd: int) -> bool:
-    """Whether a descriptor is open, and for reading: `__main__` fills a closed one with what is not."""
+    """Return whether a descriptor is open for reading; `__main__` opens a closed one for writing only."""
     try:
         return fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_WRONLY
     except OSError:
         return False
 
 
-def _spool(watch: Watch) -> Source:
-    """Copy what comes through the pipe to a temporary file that has no name."""
-    with _keeping("standard input") as directory:
-        fd = nameless(directory)
+def _spool(on_progress: ProgressCallback) -> Source:
+    """Copy the pipe to an unnamed temporary file and return that."""
+    with _spool_directory("standard input") as directory:
+        fd = unnamed_file(directory)
         try:
             done = 0
             while n := _splice(0, fd):
                 done += n
-                watch("reading standard input", done, None)
+                on_progress("reading standard input", done, None)
             return Source(fd, STDIN, None)
         except BaseException:
             os.close(fd)
@@ -185,29 +187,29 @@ def _spool(watch: Watch) -> Source:
 
 
 class Spool:
-    """Bytes that cannot be made a second time, kept in a temporary file that has no name.
+    """A temporary file without a name, for bytes that cannot be made a second time.
 
-    `what` is what an error calls them.
+    `what` names those bytes in error messages.
     """
 
     def __init__(self, what: str) -> None:
         self.what = what
-        with _keeping(what) as directory:
-            self.source = Source(nameless(directory), what, None)
+        with _spool_directory(what) as directory:
+            self.source = Source(unnamed_file(directory), what, None)
         self._size = 0
 
     def keep(self, data: bytes | memoryview) -> Callable[[], bytes]:
-        """Store `data`, and return a function that reads it back. Raises FileError where there is no room."""
+        """Store `data` and return a function that reads it back. Raises FileError if there is no room."""
         offset, nbytes = self._size, len(data)
-        with _keeping(self.what):
+        with _spool_directory(self.what):
             _write(self.source.fileno(), data)
         self._size += nbytes
         return lambda: self.source.read(offset, nbytes)
 
 
 @contextlib.contextmanager
-def _keeping(what: str) -> Iterator[str]:
-    """The directory for temporary files; an error there says what could not be kept."""
+def _spool_directory(what: str) -> Iterator[str]:
+    """Yield the directory for temporary files; an OSError inside becomes a FileError that names `what`."""
     directory = tempfile.gettempdir()
     try:
         yield directory
@@ -219,7 +221,7 @@ def _keeping(what: str) -> Iterator[str]:
 
 
 def _splice(source: int, target: int) -> int:
-    """Move up to 1 MiB from a pipe to a file, within the kernel where it can."""
+    """Move up to 1 MiB from a pipe to a file, inside the kernel if possible, and return the bytes moved."""
     if sys.platform == "linux" and stat.S_ISFIFO(os.fstat(source).st_mode):
         return os.splice(source, target, 1 << 20)
     data = os.read(source, 1 << 20)
@@ -228,20 +230,24 @@ def _splice(source: int, target: int) -> int:
 
 
 def _write(target: int, data: bytes | memoryview) -> None:
+    """Write all of `data` to a descriptor."""
     view = memoryview(data)
     while view:
         view = view[os.write(target, view) :]
 
 
 def _identity(info: os.stat_result) -> Identity:
+    """Return the identity in the result of a stat call."""
     return Identity(info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
 
 
 def _missing(path: Path) -> str:
+    """Return the message for a path that does not exist."""
     return "is a link to a file that is not there" if path.is_symlink() else "no such file"
 
 
-def _kind(mode: int) -> str:
+def _kind_of_file(mode: int) -> str:
+    """Return the words for a file that is not regular."""
     kinds = {
         stat.S_IFDIR: "a directory",
         stat.S_IFIFO: "a named pipe",
@@ -253,6 +259,7 @@ def _kind(mode: int) -> str:
 
 
 def _kind_hint(mode: int) -> str:
+    """Return what to do about a file that is not regular."""
     if stat.S_ISDIR(mode):
         return "name a file in it"
     return "pipe it in and name '-'" if stat.S_ISFIFO(mode) else "name a regular file"

@@ -1,4 +1,4 @@
-"""Where a checkpoint may be written to: a new file, the one it was read from, or an open descriptor."""
+"""Describe where a checkpoint may be written: a new file, the file it was read from, or an open descriptor."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from paramctl.files.sources import Source
 
 
 class NewFile(NamedTuple):
-    """Write to `path`; a file that is there already needs `force`."""
+    """Write to `path`; an existing file is replaced only with `force`."""
 
     path: Path
     force: bool = False
 
 
 class InPlace(NamedTuple):
-    """Replace the file that `source` was read from; with `patch`, change its bytes where they lie."""
+    """Replace the file that `source` was read from; with `patch`, change its bytes inside the file."""
 
     source: Source
     patch: bool = False
@@ -36,15 +36,17 @@ Target = NewFile | InPlace | Stream
 
 
 def destination(target: NewFile | InPlace) -> tuple[Path, os.stat_result | None]:
-    """Where the bytes will go, after links, and what is there now. Raises before any work is done.
+    """Return the file that will be written, after links, and the stat result of an existing one.
 
-    A patch of that file that was interrupted is rolled back first: its journal must not outlive the file.
+    Raises errors before any work is done. An interrupted patch of the file is rolled back first: its journal
+    must not outlive the file.
     """
     path, previous = _checked_new(target) if isinstance(target, NewFile) else _checked_in_place(target)
     return (path, path.stat()) if undo_journal.roll_back(path) else (path, previous)
 
 
 def _checked_new(target: NewFile) -> tuple[Path, os.stat_result | None]:
+    """Return the real path and stat result for a new file. Raises UsageError or FileError if it cannot be written."""
     path = target.path
     real = Path(os.path.realpath(path))
     try:
@@ -67,6 +69,7 @@ def _checked_new(target: NewFile) -> tuple[Path, os.stat_result | None]:
 
 
 def _checked_in_place(target: InPlace) -> tuple[Path, os.stat_result]:
+    """Return the real path and stat result of the file to replace. Raises UsageError or FileError if it cannot be."""
     source = target.source
     if source.path is None:
         raise UsageError("standard input has no place to write back to", hint="use -o FILE instead of -i")
@@ -77,27 +80,26 @@ def _checked_in_place(target: InPlace) -> tuple[Path, os.stat_result]:
 
 
 def _check_unshared(named: Path, real: Path, info: os.stat_result | None, *, hint: str) -> None:
-    """Raise UsageError for a file that is known by other names too; `info` is None where there is none yet."""
+    """Raise UsageError for a file that other names lead to; `info` is None if there is no file yet."""
     if named.is_symlink() and _content_addressed(real):
         what = f"is a link into a model cache ({real}), which other links share"
         raise UsageError(what, hint=hint, file=str(named))
     if info is not None and stat.S_ISREG(info.st_mode) and info.st_nlink > 1:
-        what = f"has {info.st_nlink} names (hard links), and replacing it would part them"
+        what = f"has {info.st_nlink} names (hard links), and replacing it would separate them"
         raise UsageError(what, hint=hint, file=str(named))
 
 
 def _content_addressed(path: Path) -> bool:
-    """Whether a file is named after what it holds: a hash, as in the `blobs` of a model cache."""
+    """Return whether a file is named after a hash of its content, as in the `blobs` of a model cache."""
     name = path.name
     return path.parent.name == "blobs" or (len(name) in (40, 64) and set(name) <= set("0123456789abcdef"))
 
 
 def _check_writable(named: Path, real: Path) -> None:
+    """Raise FileError if the file is read-only."""
     try:
         mode = real.stat().st_mode
     except OSError:
         raise FileError("changed while it was being read; nothing was written", hint="run it again") from None
     if not os.access(real, os.W_OK) or not mode & 0o222:
-        raise FileError(
-            "is read-only", hint="write elsewhere with -o, or make it writable first", file=str(named)
-        )
+        raise FileError("is read-only", hint="write elsewhere with -o, or make it writable first", file=str(named))

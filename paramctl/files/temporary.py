@@ -1,4 +1,4 @@
-"""Files that are there while something is written: beside a target under a name of their own, or nameless."""
+"""Make temporary files, beside the file that is written or without a name, and lock files."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _SUFFIX = ".tmp"
 
 
 @contextlib.contextmanager
-def beside(path: Path, mode: int = 0o600) -> Iterator[tuple[int, Path]]:
-    """An open file beside `path` that is gone afterwards unless it was renamed.
+def file_beside(path: Path, mode: int = 0o600) -> Iterator[tuple[int, Path]]:
+    """Open a temporary file beside `path`, and remove it at the end unless it was renamed.
 
-    It is locked while it is written: one that is not was left behind by a process that was killed.
-    Until it gets a mode of its own nobody else may read it, as what it stands for may be private.
+    It is locked while it is written: one without a lock was left by a process that was killed. Until it gets
+    its final mode only its owner may read it, because the file it replaces may be private.
     """
     _remove_stale(path)
     name = path.with_name(f"{_stem(path)}{os.urandom(4).hex()}{_SUFFIX}")
@@ -36,16 +36,16 @@ def beside(path: Path, mode: int = 0o600) -> Iterator[tuple[int, Path]]:
                 name.unlink()
         finally:
             if fd >= 0:
-                let_go(fd)
+                close_quietly(fd)
 
 
 def journal_of(file: Path) -> Path:
-    """Where the undo journal of a file lies, if it has one."""
+    """Return the path of a file's undo journal, whether it exists or not."""
     return file.with_name(f".{file.name}.paramctl-journal")
 
 
-def nameless(directory: str | Path) -> int:
-    """An open file in `directory` that has no name, and is gone when it is closed."""
+def unnamed_file(directory: str | Path) -> int:
+    """Open a file in `directory` that has no name and disappears when it is closed."""
     flags = os.O_RDWR | os.O_CLOEXEC
     if hasattr(os, "O_TMPFILE"):
         try:
@@ -57,14 +57,14 @@ def nameless(directory: str | Path) -> int:
     return fd
 
 
-def let_go(fd: int) -> None:
-    """Close a file of which all that counts was synced: a refusal changes nothing any more."""
+def close_quietly(fd: int) -> None:
+    """Close a file whose content was already synced; an error at this point changes nothing."""
     with contextlib.suppress(OSError):
         os.close(fd)
 
 
 def lock(fd: int) -> bool:
-    """Take the lock of an open file, if nobody has it. Some file systems know no locks."""
+    """Lock an open file and return whether that worked; some file systems have no locks."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -73,7 +73,7 @@ def lock(fd: int) -> bool:
 
 
 def locked_by_another(fd: int) -> bool:
-    """Whether somebody else has the lock of an open file, which else is ours until it is closed."""
+    """Return whether another process holds the lock of an open file; if not, it is ours until it is closed."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -84,13 +84,13 @@ def locked_by_another(fd: int) -> bool:
 
 
 def unlock(fd: int) -> None:
-    """Give back the lock of an open file."""
+    """Release the lock of an open file."""
     with contextlib.suppress(OSError):
         fcntl.flock(fd, fcntl.LOCK_UN)
 
 
-def restore(fd: int, previous: os.stat_result | None) -> None:
-    """Give a new file the owner and mode of the one it stands for."""
+def copy_owner_and_mode(fd: int, previous: os.stat_result | None) -> None:
+    """Give a new file the owner and mode of the file it replaces."""
     if previous is None:
         return
     with contextlib.suppress(PermissionError):  # only root may give files away
@@ -99,7 +99,7 @@ def restore(fd: int, previous: os.stat_result | None) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """See to it that the names in a directory survive a power cut."""
+    """Sync a directory, so that the names in it survive a power cut."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
@@ -108,12 +108,12 @@ def sync_directory(directory: Path) -> None:
 
 
 def _stem(path: Path) -> str:
-    """How the names of all temporary files for `path` begin."""
+    """Return the beginning of the names of all temporary files for `path`."""
     return f".{path.name[:200]}.paramctl-"
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove what writes to `path` that were killed left beside it."""
+    """Remove temporary files of `path` that killed writers left behind."""
     for name in path.parent.glob(f"{glob.escape(_stem(path))}{'[0-9a-f]' * 8}{_SUFFIX}"):
         with contextlib.suppress(OSError):  # gone meanwhile, or not ours to remove
             found = name.lstat()

@@ -1,11 +1,12 @@
-"""The undo journal of a file that is changed in place: what it held, until every change is on the disk.
+"""Keep an undo journal of a file while its bytes are changed in place.
 
-It lies beside the file as `.NAME.paramctl-journal`, and gets that name only when all of it is synced:
-where it is, the file may be half changed, and what it held is known. Its writer holds its lock; one that
-nobody holds was left by a writer that was killed, and is rolled back before anybody uses the file.
+The journal lies beside the file as `.NAME.paramctl-journal`, and gets that name only when all of it is
+synced: if it exists, the file may be half changed, and its old bytes are known. The writer holds the
+journal's lock; a journal without a lock was left by a writer that was killed, and is rolled back before the
+file is used.
 
-The journal holds the old bytes of every run one after the other, a description of them in JSON, and at
-its end how long that is, and its SHA-256.
+The journal holds the old bytes of every range in sequence, then a description of the ranges in JSON, then the
+length of that description and its SHA-256.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from typing import Any, NamedTuple
 from paramctl.errors import FileError
 from paramctl.files import checksums, temporary
 from paramctl.files.content import CHUNK
-from paramctl.files.kernel_copy import get_at, put, put_at
-from paramctl.progress import Watch, nobody
+from paramctl.files.kernel_copy import read_at, write_all, write_at
+from paramctl.progress import ProgressCallback, ignore
 
 _TRAILER = struct.Struct("<16sIQ32s")  # magic, version, bytes of the description, its SHA-256
 _MAGIC = b"paramctl journal"
@@ -35,8 +36,8 @@ _SAMPLE = 4096  # bytes at each
 _TORN = 2  # runs that one writer that is killed, and one roll-back that is, can leave neither old nor new
 
 
-class Run(NamedTuple):
-    """`nbytes` bytes of the file from `offset` on that change, and the CRC-32 of the old and of the new ones."""
+class ChangedRange(NamedTuple):
+    """`nbytes` bytes of the file that change, from `offset` on, and the CRC-32 of the old and of the new bytes."""
 
     offset: int
     nbytes: int
@@ -45,14 +46,14 @@ class Run(NamedTuple):
 
 
 @contextlib.contextmanager
-def kept(file: Path, fd: int, runs: Sequence[Run], check: Callable[[], None]) -> Iterator[None]:
-    """Let those runs of `file`, open as `fd`, be changed inside: all of them, or after an error none.
+def undo_on_error(file: Path, fd: int, runs: Sequence[ChangedRange], check: Callable[[], None]) -> Iterator[None]:
+    """Keep a journal while those ranges of `file`, open as `fd`, are changed; undo the change after an error.
 
-    `check` raises if the file is no more what it was when the runs were found; it is asked when nobody
-    else can begin to change it. Raises FileError if somebody else is doing so.
+    `check` raises if the file is not the one in which the ranges were found; it is called when no other
+    writer can start. Raises FileError if another process is changing the file.
     """
     path, begun, whole = temporary.journal_of(file), False, False
-    with temporary.beside(file) as (journal, name):
+    with temporary.file_beside(file) as (journal, name):
         _write(journal, fd, file, runs)
         try:
             _publish(name, path)
@@ -64,66 +65,71 @@ def kept(file: Path, fd: int, runs: Sequence[Run], check: Callable[[], None]) ->
         except BaseException:
             # Without its journal a change counts, and an undoing that is cut short could not be finished.
             if begun and (not whole or _is_at(path, journal)):
-                with _half_changed(file):
-                    _restore(fd, _begun(fd, _held(journal, runs)))
+                with _explain_half_changed(file):
+                    _restore(fd, _only_changed(fd, _old_bytes(journal, runs)))
             if _is_at(path, journal):
                 _remove(path)
             raise
 
 
-def roll_back(file: Path, watch: Watch = nobody) -> int:
-    """Undo a change of `file` that was interrupted, and return its bytes; 0 if there was none.
+def roll_back(file: Path, on_progress: ProgressCallback = ignore) -> int:
+    """Undo an interrupted change of `file` and return the bytes restored; 0 if there was none.
 
-    Raises FileError if one is still under way, or if its journal is damaged, of another file, or not to
-    be used for lack of permission.
+    Raises FileError if the change is still in progress, or if its journal is damaged, belongs to another
+    file, or may not be read.
     """
     path = temporary.journal_of(file)
     try:
         path.lstat()
     except (OSError, ValueError):  # there is none, or none can be: the name would be too long
         return 0
-    runs: list[Run] = []
-    with _reported(file, path), _opened(path) as journal:
+    runs: list[ChangedRange] = []
+    with _explain_failure(file, path), _open_for_changing(path) as journal:
         if not temporary.lock(journal):
             raise FileError("is being changed by another paramctl", hint="try again when it is done", file=str(file))
         if not _is_at(path, journal):  # its writer was done just now
             return 0
-        with _opened(file) as fd:
+        with _open_for_changing(file) as fd:
             _check_owner(journal, fd, path)
-            runs = _read(journal, fd, file, path)
+            runs = _read_checked(journal, fd, file, path)
             total = sum(run.nbytes for run in runs)
             # All of it, whatever the file seems to hold: after a sync that failed, the disk may hold something else.
-            _restore(fd, _held(journal, runs), lambda done: watch("undoing an interrupted change", done, total))
+            _restore(
+                fd, _old_bytes(journal, runs), lambda done: on_progress("undoing an interrupted change", done, total)
+            )
         _remove(path)
     return sum(run.nbytes for run in runs)
 
 
-def _write(journal: int, fd: int, file: Path, runs: Sequence[Run]) -> None:
-    """Write all of a journal, and sync it."""
+def _write(journal: int, fd: int, file: Path, runs: Sequence[ChangedRange]) -> None:
+    """Write and sync a whole journal."""
     info = os.fstat(fd)
     for run in runs:
-        data = get_at(fd, run.nbytes, run.offset)
+        data = read_at(fd, run.nbytes, run.offset)
         if checksums.crc32(data) != run.old:
             raise FileError("changed while it was being read; nothing was written", hint="run it again")
-        put(journal, data)
+        write_all(journal, data)
     description = {
         "file": file.name,
         "inode": info.st_ino,
         "size": info.st_size,
-        "boot": boot(),
+        "boot": boot_id(),
         "runs": runs,
-        "rest": [(at, n, checksums.crc32(get_at(fd, n, at))) for at, n in _samples(info.st_size, runs)],
+        "rest": [(at, n, checksums.crc32(read_at(fd, n, at))) for at, n in _samples(info.st_size, runs)],
     }
     text = json.dumps(description).encode()
     if len(text) > _LONGEST:
-        raise FileError(f"--patch does not apply: {len(runs):,} runs would change", hint="leave it out: -i alone")
-    put(journal, text + _TRAILER.pack(_MAGIC, _VERSION, len(text), _digest(text)))
-    temporary.restore(journal, info)  # who may change the file may undo what was changed
+        raise FileError(
+            f"--patch does not apply: {len(runs):,} separate ranges would change",
+            hint="leave out --patch: -i alone writes the file anew",
+        )
+    write_all(journal, text + _TRAILER.pack(_MAGIC, _VERSION, len(text), _digest(text)))
+    temporary.copy_owner_and_mode(journal, info)  # who may change the file may undo what was changed
     os.fsync(journal)
 
 
 def _publish(name: Path, path: Path) -> None:
-    """Give a journal the name that makes it count."""
+    """Give a journal the name that makes it valid."""
     try:
         os.link(name, path)
     except FileExistsError:
@@ -133,99 +139,105 @@ def _publish(name: Path, path: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Make a journal count no more: the file is whole."""
+    """Remove a journal: the file is whole."""
     path.unlink()
     with contextlib.suppress(OSError):  # it may come back after a power cut, and would undo a change then: no harm
         temporary.sync_directory(path.parent)
 
 
-def _held(journal: int, runs: Sequence[Run]) -> Iterator[tuple[Run, bytes]]:
-    """Each run, and what it was."""
+def _old_bytes(journal: int, runs: Sequence[ChangedRange]) -> Iterator[tuple[ChangedRange, bytes]]:
+    """Yield each range with its old bytes."""
     at = 0
     for run in runs:
-        yield run, get_at(journal, run.nbytes, at)
+        yield run, read_at(journal, run.nbytes, at)
         at += run.nbytes
 
 
-def _begun(fd: int, held: Iterable[tuple[Run, bytes]]) -> Iterator[tuple[Run, bytes]]:
-    """Those whose change was begun: a full disk may not take even what is there, written a second time."""
-    return ((run, old) for run, old in held if get_at(fd, run.nbytes, run.offset) != old)
+def _only_changed(fd: int, held: Iterable[tuple[ChangedRange, bytes]]) -> Iterator[tuple[ChangedRange, bytes]]:
+    """Yield the ranges whose bytes differ by now: a full disk may refuse even to rewrite equal bytes."""
+    return ((run, old) for run, old in held if read_at(fd, run.nbytes, run.offset) != old)
 
 
-def _restore(fd: int, held: Iterable[tuple[Run, bytes]], watch: Callable[[int], None] = lambda done: None) -> None:
-    """Put the old bytes back, and sync them."""
+def _restore(
+    fd: int, held: Iterable[tuple[ChangedRange, bytes]], on_progress: Callable[[int], None] = lambda done: None
+) -> None:
+    """Write the old bytes back and sync them."""
     done = 0
     for run, old in held:
-        put_at(fd, old, run.offset)
+        write_at(fd, old, run.offset)
         done += run.nbytes
-        watch(done)
+        on_progress(done)
     os.fsync(fd)
 
 
-def _read(journal: int, fd: int, file: Path, path: Path) -> list[Run]:
-    """The runs of a journal. Raises FileError unless it is whole, and the file the one it was written for."""
+def _read_checked(journal: int, fd: int, file: Path, path: Path) -> list[ChangedRange]:
+    """Return the ranges of a journal. Raises FileError unless it is whole and belongs to the file."""
     try:
-        description, held = _description(journal)
-        runs = [Run(*map(_count, run)) for run in description["runs"]]
-        rest = [(_count(at), _count(n), _count(crc)) for at, n, crc in description["rest"]]
-        inode, size = _count(description["inode"]), _count(description["size"])
-        same_boot = description["boot"] == boot() != ""
+        description, held = _read_description(journal)
+        runs = [ChangedRange(*map(_checked_count, run)) for run in description["runs"]]
+        rest = [(_checked_count(at), _checked_count(n), _checked_count(crc)) for at, n, crc in description["rest"]]
+        inode, size = _checked_count(description["inode"]), _checked_count(description["size"])
+        same_boot = description["boot"] == boot_id() != ""
         if sum(run.nbytes for run in runs) != held or len(rest) > _SAMPLES:
             raise ValueError("not what is written")
         if any(n > _SAMPLE or at + n > size for at, n, _ in rest):
             raise ValueError("a sample")
         if any(run.nbytes > CHUNK or run.offset + run.nbytes > size for run in runs):
             raise ValueError("a run")
-        if any(checksums.crc32(old) != run.old for run, old in _held(journal, runs)):
+        if any(checksums.crc32(old) != run.old for run, old in _old_bytes(journal, runs)):
             raise ValueError("what it held")
     except (ValueError, TypeError, KeyError, struct.error, RecursionError):
         hint = f"restore the file from a copy, or delete {path} if the file is as it should be"
-        raise FileError("was being changed when it was interrupted, and its journal is damaged", hint=hint) from None
+        raise FileError("has an interrupted change, and its journal is damaged", hint=hint) from None
     info = os.fstat(fd)
     if (inode, size) != (info.st_ino, info.st_size):
-        raise FileError("was replaced since its change was interrupted; nothing was undone", hint=_delete(path))
-    torn = sum(checksums.crc32(get_at(fd, run.nbytes, run.offset)) not in (run.old, run.new) for run in runs)
-    stayed = all(checksums.crc32(get_at(fd, n, at)) == crc for at, n, crc in rest)
+        raise FileError("was replaced since its change was interrupted; nothing was undone", hint=_delete_hint(path))
+    torn = sum(checksums.crc32(read_at(fd, run.nbytes, run.offset)) not in (run.old, run.new) for run in runs)
+    stayed = all(checksums.crc32(read_at(fd, n, at)) == crc for at, n, crc in rest)
     if not stayed or (same_boot and torn > _TORN):
-        raise FileError("was written to since its change was interrupted; nothing was undone", hint=_delete(path))
+        raise FileError("was written to since its change was interrupted; nothing was undone", hint=_delete_hint(path))
     return runs
 
 
 def _check_owner(journal: int, fd: int, path: Path) -> None:
-    """Raise FileError for the journal of somebody who may not write the file, but could lay it beside it."""
+    """Raise FileError if the journal's owner could place it beside the file but may not write the file."""
     theirs, info = os.fstat(journal).st_uid, os.fstat(fd)
     if theirs not in (0, os.geteuid(), info.st_uid) and not info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise FileError(f"has a journal of user {theirs}, who may not write it; nothing was undone", hint=_delete(path))
+        raise FileError(
+            f"has a journal of user {theirs}, who may not write it; nothing was undone", hint=_delete_hint(path)
+        )
 
 
-def _description(journal: int) -> tuple[dict[str, Any], int]:
-    """What a journal says of itself, and how many bytes it holds before that."""
+def _read_description(journal: int) -> tuple[dict[str, Any], int]:
+    """Return a journal's description, and the number of bytes before it."""
     size = os.fstat(journal).st_size
     trailer = os.pread(journal, _TRAILER.size, max(size - _TRAILER.size, 0))
     magic, version, nbytes, digest = _TRAILER.unpack(trailer)
     start = size - _TRAILER.size - nbytes
     if (magic, version) != (_MAGIC, _VERSION) or start < 0 or nbytes > _LONGEST:
         raise ValueError("no journal")
-    text = get_at(journal, nbytes, start)
+    text = read_at(journal, nbytes, start)
     if _digest(text) != digest:
         raise ValueError("not what was written")
     return json.loads(text), start
 
 
 def _digest(text: bytes) -> bytes:
+    """Return the SHA-256 of a description."""
     import hashlib  # which loads a library of 4 MiB, and looking at a file must not pay for it
 
     return hashlib.sha256(text).digest()
 
 
-def _count(n: object) -> int:
+def _checked_count(n: object) -> int:
+    """Return `n` if it is a whole number, 0 or more. Raises ValueError if not."""
     if type(n) is not int or n < 0:
         raise ValueError("no count")
     return n
 
 
-def _samples(size: int, runs: Sequence[Run]) -> Iterator[tuple[int, int]]:
-    """Where some of what stays lies, evenly over the file, and how many bytes to look at there."""
+def _samples(size: int, runs: Sequence[ChangedRange]) -> Iterator[tuple[int, int]]:
+    """Yield offset and length of samples of the unchanged bytes, spread evenly over the file."""
     changing = sorted(runs)
     starts = [run.offset for run in changing]
     for i in range(_SAMPLES):
@@ -237,10 +249,10 @@ def _samples(size: int, runs: Sequence[Run]) -> Iterator[tuple[int, int]]:
         yield at, min(_SAMPLE, end - at, size // _SAMPLES + 1)
 
 
-def boot() -> str:
-    """What tells one run of the kernel from the next; empty where nothing does.
+def boot_id() -> str:
+    """Return an identifier of this run of the kernel, or "" if the system has none.
 
-    As long as it runs, no byte that a process wrote is lost, whatever becomes of the process.
+    As long as the kernel runs, written bytes survive even if the process that wrote them is killed.
     """
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -249,7 +261,7 @@ def boot() -> str:
 
 
 def _is_at(path: Path, journal: int) -> bool:
-    """Whether the name still is that of the open journal."""
+    """Return whether a path still names the open journal."""
     try:
         return os.path.samestat(path.lstat(), os.fstat(journal))
     except FileNotFoundError:
@@ -257,43 +269,47 @@ def _is_at(path: Path, journal: int) -> bool:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[int]:
+def _open_for_changing(path: Path) -> Iterator[int]:
+    """Open a file for reading and writing."""
     fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         yield fd
     finally:
-        temporary.let_go(fd)
+        temporary.close_quietly(fd)
 
 
 @contextlib.contextmanager
-def _half_changed(file: Path) -> Iterator[None]:
-    """Say what to do where what was changed cannot be put back at once."""
+def _explain_half_changed(file: Path) -> Iterator[None]:
+    """Turn an OSError while old bytes are put back into a FileError that says what to do."""
     try:
         yield
     except OSError as error:
         raise FileError(
-            f"is half changed, and could not be put back: {error.strerror}",
+            f"is half changed, and its old bytes could not be restored: {error.strerror}",
             hint=f"its old bytes are safe in {temporary.journal_of(file)}: run 'paramctl recover {file.name}'",
         ) from error
 
 
 @contextlib.contextmanager
-def _reported(file: Path, path: Path) -> Iterator[None]:
-    """Say in one line why an interrupted change cannot be undone."""
+def _explain_failure(file: Path, path: Path) -> Iterator[None]:
+    """Turn an OSError while a change is undone into a FileError of one line."""
     try:
         yield
     except FileNotFoundError:
         if path.exists():
-            raise FileError("is gone, and the journal of a change of it is left", hint=_delete(path)) from None
+            raise FileError(
+                "does not exist, but the journal of an interrupted change does", hint=_delete_hint(path)
+            ) from None
     except OSError as error:
         raise FileError(
-            f"was being changed when it was interrupted, and this cannot be undone: {error.strerror}",
-            hint=f"run 'paramctl recover {file.name}' as somebody who may write it",
+            f"has an interrupted change, which cannot be undone: {error.strerror}",
+            hint=f"run 'paramctl recover {file.name}' as a user who may write it",
         ) from None
     except FileError as error:
         error.file = error.file or str(file)
         raise
 
 
-def _delete(path: Path) -> str:
+def _delete_hint(path: Path) -> str:
+    """Return the hint to delete a journal that does not apply."""
     return f"delete {path} if the file is as it should be"

@@ -16,6 +16,7 @@ class Later:
     """Stands for a format's module in this package; `NAME` and `SUFFIXES` are the module's own.
 
     Unless `may_be` is true of a file's head, the file is not of this format, and the module is not asked.
+    What the module does not provide is answered by `read_only`: the format is read and not written.
     """
 
     def __init__(self, module: str, name: str, suffixes: tuple[str, ...], may_be: MayBe) -> None:
@@ -29,7 +30,14 @@ class Later:
         return self._may_be(head, source) and bool(import_module(self._module).recognises(head, source))
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(import_module(self._module), name)
+        module = import_module(self._module)
+        return getattr(module, name) if hasattr(module, name) else getattr(_read_only(self.NAME), name)
+
+
+def _read_only(name: str) -> Any:
+    from paramctl.formats.read_only import ReadOnly
+
+    return ReadOnly(name)
 
 
 def begins(*heads: bytes, at: int = 0) -> MayBe:

@@ -1,51 +1,43 @@
-"""TODO-DOC."""
+"""Open the checkpoint that a name stands for: find its file, undo an interrupted patch, read it."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from paramctl.errors import ParamctlError
 from paramctl.files import set_names, temporary
 from paramctl.files.sources import STDIN, open_source
-from paramctl.model.checkpoint import Checkpoint
-from paramctl.progress import Watch, nobody
-
-if TYPE_CHECKING:
-    pass
-if TYPE_CHECKING:  # here the type checker holds every module to its protocol
-    from paramctl.formats import safetensors
-    from paramctl.formats.programs import torch_export, torchscript, torchscript_json
-    from paramctl.formats.pytorch import legacy_file, tar_file, zip_file
-    from paramctl.formats.sets import dcp, dcp_safetensors, sharded
-
-    _MEET: tuple[Format, ...] = (
-        zip_file, torchscript, torchscript_json, torch_export, legacy_file, tar_file, safetensors
-    )  # fmt: skip
-    _MEET_AS_SETS: tuple[SetFormat, ...] = (sharded, dcp, dcp_safetensors)
 from paramctl.formats.registry import as_set, of, read
+from paramctl.model.checkpoint import Checkpoint
+from paramctl.progress import ProgressCallback, ignore
 
 
-def open(name: str, watch: Watch = nobody) -> Checkpoint:
-    """List the checkpoint in the file `name` (`-`: standard input), or in that folder; no value is read.
+def open(
+    name: str, on_progress: ProgressCallback = ignore, on_undone: Callable[[int], object] | None = None
+) -> Checkpoint:
+    """Return the checkpoint in the file `name` (`-`: standard input), or in that folder; no value is read.
 
-    A patch of it that was interrupted is rolled back first. Raises FileError if it cannot be read,
-    FormatError if its bytes are not a checkpoint's, Unsupported if they are one's of a kind that is not read.
+    A patch of it that was interrupted is rolled back first, and `on_undone` is told how many bytes. Raises FileError
+    if it cannot be read, FormatError if its bytes are not a checkpoint's, Unsupported if they are one's in an
+    unsupported format.
     """
     try:
-        found = locate(name)
-        recover(found, watch)
-        return read(open_source(found, watch))
+        file = locate(name)
+        undone = recover(file, on_progress)
+        if undone and on_undone:
+            on_undone(undone)
+        return read(open_source(file, on_progress))
     except ParamctlError as error:
-        error.file = error.file or ("standard input" if name == "-" else name)
+        error.file = error.file or ("standard input" if name == STDIN else name)
         raise
 
 
 def locate(name: str) -> str:
-    """The file that is opened for `name`: of a folder that holds a set, its index, or its first file if it needs none.
+    """Return the file to open for `name`: of a folder that holds a set, its index, or its first file if it needs none.
 
-    Else it is `name` itself. Raises UsageError where a folder has several indexes.
+    Else that is `name` itself. Raises UsageError where a folder has several indexes.
     """
     if name == STDIN or not os.path.isdir(name):  # noqa: PTH112 - Path's raises OSError for a name that is too long
         return name
@@ -53,35 +45,35 @@ def locate(name: str) -> str:
 
 
 def _first_in(folder: Path) -> Path | None:
-    """The first file of a set without an index, by its bytes; None where a folder holds something else."""
-    first = set_names.first_in(folder)
+    """Return the first file of a set without an index, by its bytes; None where a folder holds something else."""
+    first = set_names.first_without_index(folder)
     try:
         return first if first is not None and as_set(of(open_source(str(first)))) else None
     except ParamctlError:
         return None
 
 
-def recover(name: str, watch: Watch = nobody) -> int:
-    """Roll back a patch of the file `name`, or of one of its set, that was interrupted, and return its bytes.
+def recover(file: str, on_progress: ProgressCallback = ignore) -> int:
+    """Roll back an interrupted patch of a file that `locate` found, or of one of its set; return how many bytes.
 
     0 if there was none. Raises FileError if one is under way, or if it cannot be rolled back.
     """
-    if name == STDIN or "\0" in name:
+    if file == STDIN or "\0" in file:
         return 0
-    path = Path(locate(name))
+    path = Path(file)
     paths = [Path(os.path.realpath(each)) for each in (path, *(path.parent / member for member in _members(path)))]
-    return sum(_rolled_back(each, watch) for each in paths if os.path.lexists(temporary.journal_of(each)))
+    return sum(_rolled_back(each, on_progress) for each in paths if os.path.lexists(temporary.journal_of(each)))
 
 
-def _rolled_back(path: Path, watch: Watch) -> int:
+def _rolled_back(path: Path, on_progress: ProgressCallback) -> int:
     from paramctl.files import undo_journal
 
-    return undo_journal.roll_back(path, watch)
+    return undo_journal.roll_back(path, on_progress)
 
 
 def _members(path: Path) -> list[str]:
-    """The others of a set, where a journal lies beside its index; none where it cannot be read, which shows."""
-    if not set_names.stands_for_others(path.name) or not any(path.parent.glob(".*.paramctl-journal")):
+    """Return the names of a set's other files, where a journal lies beside its index; none where it cannot be read."""
+    if not set_names.opens_a_set(path.name) or not any(path.parent.glob(".*.paramctl-journal")):
         return []
     try:
         source = open_source(str(path))

@@ -1,53 +1,57 @@
-"""TODO-DOC."""
+"""The protocols that the module of every format meets; nothing here knows any format."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from paramctl.files.segments import Segment
 from paramctl.files.sources import Source
 from paramctl.model.checkpoint import Checkpoint, Loss
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 
 if TYPE_CHECKING:
     from paramctl.files.set_names import Part
     from paramctl.findings import Finding
-if TYPE_CHECKING:  # here the type checker holds every module to its protocol
-    from paramctl.formats import safetensors
-    from paramctl.formats.programs import torch_export, torchscript, torchscript_json
-    from paramctl.formats.pytorch import legacy_file, tar_file, zip_file
-    from paramctl.formats.sets import dcp, dcp_safetensors, sharded
-
-    _MEET: tuple[Format, ...] = (
-        zip_file, torchscript, torchscript_json, torch_export, legacy_file, tar_file, safetensors
-    )  # fmt: skip
-    _MEET_AS_SETS: tuple[SetFormat, ...] = (sharded, dcp, dcp_safetensors)
 
 
-class AnyFormat(Protocol):
-    """What every format's module provides.
+# What a format can write: any checkpoint, only what was read from its own files (a program needs its code), or nothing.
+Writes = Literal["any", "own", "nothing"]
 
-    `KEEPS_TIES` says whether two params can be one tensor in it; else each is saved in full. `recognises` decides
-    by the bytes alone. `read` lists a file without reading its values.
-    `losses` are the entries of a checkpoint that this format has no place for, in their order. `left` says
+
+class Readable(Protocol):
+    """What the module of a format that is only read must provide; `read_only` adds the rest of `Format`.
+
+    `recognises` decides by the bytes alone. `read` lists a file without reading its values.
+    """
+
+    NAME: str
+    SUFFIXES: tuple[str, ...]
+
+    def recognises(self, head: bytes, source: Source) -> bool: ...
+    def read(self, source: Source) -> Checkpoint: ...
+
+
+class AnyFormat(Readable, Protocol):
+    """What every format provides, its module alone or with the help of `read_only`.
+
+    `WRITES` says which checkpoints it can write. `KEEPS_TIES` says whether two params can be one tensor in it; else
+    each is saved in full. `losses` are the entries of a checkpoint that this format has no place for, in their order;
+    it raises UsageError where the format cannot write the checkpoint at all. `unlisted_tensors` says
     where the file would hold tensors beside its params that an edit took away from all of them. `verify`
     opens a file that was just written with the format's own library, where that is cheap and could open
     the source. `audit` says what is wrong with a file that can be read, every byte of it looked at; `code`
     are the pickles in a file that its own library might run, each with the name of the part it is in and what reads it.
     """
 
-    NAME: str
-    SUFFIXES: tuple[str, ...]
+    WRITES: Writes
     KEEPS_TIES: bool
 
-    def recognises(self, head: bytes, source: Source) -> bool: ...
-    def read(self, source: Source) -> Checkpoint: ...
     def losses(self, checkpoint: Checkpoint) -> list[Loss]: ...
-    def left(self, checkpoint: Checkpoint) -> list[str]: ...
+    def unlisted_tensors(self, checkpoint: Checkpoint) -> list[str]: ...
     def verify(self, path: Path, meant: Checkpoint) -> None: ...
-    def audit(self, checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]: ...
+    def audit(self, checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]: ...
     def code(self, source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]: ...
 
 
@@ -74,6 +78,6 @@ class SetFormat(AnyFormat, Protocol):
     """
 
     def members(self, source: Source) -> Iterable[str]: ...
-    def apart(self, source: Source, watch: Watch = nobody) -> Iterator[Finding]: ...
+    def apart(self, source: Source, on_progress: ProgressCallback = ignore) -> Iterator[Finding]: ...
     def layout_set(self, checkpoint: Checkpoint, names: Mapping[str, str]) -> Sequence[Part]: ...
     def verify_part(self, path: Path, was: str, meant: Checkpoint) -> None: ...

@@ -1,26 +1,12 @@
-"""TODO-DOC."""
+"""Check that a file that was just written reads back as the checkpoint that was meant."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from paramctl.errors import FormatError
 from paramctl.model.checkpoint import Checkpoint, Param
 from paramctl.model.dtypes import PAIRS
-
-if TYPE_CHECKING:
-    pass
-if TYPE_CHECKING:  # here the type checker holds every module to its protocol
-    from paramctl.formats import safetensors
-    from paramctl.formats.programs import torch_export, torchscript, torchscript_json
-    from paramctl.formats.pytorch import legacy_file, tar_file, zip_file
-    from paramctl.formats.sets import dcp, dcp_safetensors, sharded
-
-    _MEET: tuple[Format, ...] = (
-        zip_file, torchscript, torchscript_json, torch_export, legacy_file, tar_file, safetensors
-    )  # fmt: skip
-    _MEET_AS_SETS: tuple[SetFormat, ...] = (sharded, dcp, dcp_safetensors)
 
 
 def verify_listing(written: Checkpoint, meant: Checkpoint) -> None:

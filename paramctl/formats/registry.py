@@ -1,33 +1,33 @@
-"""TODO-DOC."""
+"""The table of formats, one line each, and how a file finds its own by its bytes.
+
+A file has the first format of `_TRIED` that recognises its bytes, which is torch.load's order of trial:
+
+1. A name that ends in `.safetensors` goes to safetensors in torch.load, whatever the bytes are; it runs nothing, and
+   fails for others. Here the bytes decide, whatever the name: whoever renames the file gets no other verdict.
+2. `PK` and the bytes 3 and 4 in front: a zip archive. TorchScript is one whose list of records has constants.pkl in
+   just that case of letters (`zip_file` refuses another case, which torch.jit.load would find).
+3. What tarfile opens, from files on disk only (`tars`): a stream goes on to 4. What begins as both is refused.
+4. The old format: the first pickle is carried out whatever it is, and must be the magic number (`legacy_file`).
+
+torch.distributed unpickles whatever is called `.metadata`, and loads each object and chunk in the other files as 2 or
+4 (`dcp`); torch.export does so with archives in an archive. Every loader that unpickles begins at byte 0: `check`
+judges the pickle that a file of any format begins with.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from paramctl.errors import FormatError, UsageError
 from paramctl.files.sources import Source
 from paramctl.formats import lazy
 from paramctl.formats.containers import tar_header
 from paramctl.formats.lazy import Later
+from paramctl.formats.protocol import AnyFormat, Format, SetFormat
 from paramctl.formats.unknown import of_a_set, why_not
 from paramctl.model.checkpoint import Checkpoint
-
-if TYPE_CHECKING:
-    pass
-if TYPE_CHECKING:  # here the type checker holds every module to its protocol
-    from paramctl.formats import safetensors
-    from paramctl.formats.programs import torch_export, torchscript, torchscript_json
-    from paramctl.formats.pytorch import legacy_file, tar_file, zip_file
-    from paramctl.formats.sets import dcp, dcp_safetensors, sharded
-
-    _MEET: tuple[Format, ...] = (
-        zip_file, torchscript, torchscript_json, torch_export, legacy_file, tar_file, safetensors
-    )  # fmt: skip
-    _MEET_AS_SETS: tuple[SetFormat, ...] = (sharded, dcp, dcp_safetensors)
-from paramctl.formats import _TRIED
-from paramctl.formats.protocol import AnyFormat, Format, SetFormat
 
 
 def _later(module: str, name: str, suffixes: tuple[str, ...], may_be: lazy.MayBe) -> Any:
@@ -35,38 +35,26 @@ def _later(module: str, name: str, suffixes: tuple[str, ...], may_be: lazy.MayBe
 
 
 _TORCH = (".pt", ".pth", ".bin", ".ckpt")
-
-
 _SCRIPT = (".jit", ".ptl", ".torchscript", ".pts", ".pt", ".pth")
-
-
 _INDEX = (".safetensors.index.json", ".bin.index.json")
-
-
 _ZIP = lazy.begins(b"PK\x03\x04")
-
-
 FORMATS: tuple[Format, ...] = (
-    _later("torch_zip", "torch-zip", _TORCH, _ZIP),
-    _later("torchscript", "torchscript", _SCRIPT, _ZIP),
-    _later("torchscript_json", "torchscript-json", _SCRIPT, _ZIP),
-    _later("torch_export", "torch-export", (".pt2",), _ZIP),
-    _later("torch_tar", "torch-tar", _TORCH, lambda head, _: tar_header.recognises(head)),
-    _later("torch_legacy", "torch-legacy", _TORCH, lazy.begins(b"\x80", b"L")),
+    _later("pytorch.zip_file", "torch-zip", _TORCH, _ZIP),
+    _later("programs.torchscript", "torchscript", _SCRIPT, _ZIP),
+    _later("programs.torchscript_json", "torchscript-json", _SCRIPT, _ZIP),
+    _later("programs.torch_export", "torch-export", (".pt2",), _ZIP),
+    _later("pytorch.tar_file", "torch-tar", _TORCH, lambda head, _: tar_header.recognises(head)),
+    _later("pytorch.legacy_file", "torch-legacy", _TORCH, lazy.begins(b"\x80", b"L")),
     _later("safetensors", "safetensors", (".safetensors",), lazy.always),
 )
-
-
 SETS: tuple[SetFormat, ...] = (
-    _later("sharded", "sharded", _INDEX, lazy.called(*_INDEX, begins=b"{")),
-    _later("distributed", "dcp", (".metadata",), lazy.called(".metadata", begins=b"\x80")),
-    _later("distributed_shards", "dcp-safetensors", (), lazy.holds(b"DCP_SHARDING_INFO")),
+    _later("sets.sharded", "sharded", _INDEX, lazy.called(*_INDEX, begins=b"{")),
+    _later("sets.dcp", "dcp", (".metadata",), lazy.called(".metadata", begins=b"\x80")),
+    _later("sets.dcp_safetensors", "dcp-safetensors", (), lazy.holds(b"DCP_SHARDING_INFO")),
 )
-
-
+# A file is of the first of these that recognises it: before the name counts, what torch.load would take it for.
+_TRIED: tuple[AnyFormat, ...] = (*FORMATS[:-1], *SETS, FORMATS[-1])
 BY_NAME: dict[str, AnyFormat] = {form.NAME: form for form in (*FORMATS, *SETS)}
-
-
 HEAD = 512  # bytes that tell every format from every other
 
 

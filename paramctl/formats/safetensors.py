@@ -20,11 +20,12 @@ from paramctl.files.kernel_copy import PAGE
 from paramctl.files.segments import Segment
 from paramctl.files.sources import Source
 from paramctl.formats.containers import strict_json
+from paramctl.formats.protocol import Writes
 from paramctl.model import shapes
 from paramctl.model.checkpoint import Checkpoint, Entry, Leaf, Loss, Param, Storage, View, contiguous, natural_key
 from paramctl.model.dtypes import BY_SAFETENSORS, PAIRS, DType
 from paramctl.model.shapes import MAX_INT
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 from paramctl.values.arrays import content_of
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 NAME = "safetensors"
 SUFFIXES: tuple[str, ...] = (".safetensors",)
+WRITES: Writes = "any"
 KEEPS_TIES = True
 LARGE = 1 << 20  # bytes of data from which on it counts how they are copied
 MAX_HEADER = 100_000_000  # bytes; the library's own limit
@@ -123,7 +125,7 @@ def losses(checkpoint: Checkpoint) -> list[Loss]:
     return [Loss(entry, why) for entry in checkpoint.entries if (why := _no_place(entry))]
 
 
-def left(checkpoint: Checkpoint) -> list[str]:
+def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:
     """Nowhere: a file of this format holds nothing but its params."""
     return []
 
@@ -173,7 +175,7 @@ def verify(path: Path, meant: Checkpoint) -> None:
             raise FormatError(f"was written, but safetensors refuses it: {error}") from None
 
 
-def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
+def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
     """Names in the metadata that look like aliases, but of no tensor; the rest of a file is checked by reading it."""
     from paramctl.findings import Finding
 

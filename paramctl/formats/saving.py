@@ -14,10 +14,12 @@ from paramctl.formats.protocol import AnyFormat, Format, SetFormat
 from paramctl.formats.read_back import verify_listing
 from paramctl.formats.registry import BY_NAME, FORMATS, as_set
 from paramctl.model.checkpoint import Checkpoint, Param
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 
 
-def save(checkpoint: Checkpoint, target: Target, form: AnyFormat | None = None, watch: Watch = nobody) -> int:
+def save(
+    checkpoint: Checkpoint, target: Target, form: AnyFormat | None = None, on_progress: ProgressCallback = ignore
+) -> int:
     """Write `checkpoint` to `target`, a folder or an index where it is a set, and return the number of bytes.
 
     It keeps its own format unless another is given. A file is read back before it takes its name: its
@@ -33,8 +35,8 @@ def save(checkpoint: Checkpoint, target: Target, form: AnyFormat | None = None, 
         form.verify(path, checkpoint)
 
     if whole := as_set(form):
-        return set_writer.write(_job(checkpoint, whole, verify), target, watch)
-    return file_writer.write(_one_file(form).layout(checkpoint), target, checkpoint.sources, verify, watch)
+        return set_writer.write(_job(checkpoint, whole, verify), target, on_progress)
+    return file_writer.write(_one_file(form).layout(checkpoint), target, checkpoint.sources, verify, on_progress)
 
 
 def plan(checkpoint: Checkpoint, target: Target | None, form: AnyFormat | None = None) -> Plan:
@@ -55,13 +57,15 @@ def check_target(target: Target, checkpoint: Checkpoint, form: AnyFormat | None 
         file_writer.destination(target)
 
 
-def _job(checkpoint: Checkpoint, form: SetFormat, verify: file_writer.Verify) -> set_writer.Job:
+def _job(checkpoint: Checkpoint, form: SetFormat, verify: file_writer.Verify) -> set_writer.SetJob:
     """The set that `form` makes of a checkpoint."""
 
     def verify_part(path: Path, was: str) -> None:
         form.verify_part(path, was, checkpoint)
 
-    return set_writer.Job(partial(form.layout_set, checkpoint), checkpoint.sources, form.SUFFIXES, verify, verify_part)
+    return set_writer.SetJob(
+        partial(form.layout_set, checkpoint), checkpoint.sources, form.SUFFIXES, verify, verify_part
+    )
 
 
 def _one_file(form: AnyFormat) -> Format:

@@ -155,19 +155,10 @@ def layer_members(checkpoint: Checkpoint, text: str) -> list[tuple[str, int]]:
     raise no_match(checkpoint, text)
 
 
-def position_of(checkpoint: Checkpoint, index: int) -> str:
-    """`[0][1][0]`: where in the nested tree a param is, as one would index nested lists."""
-    return positions(checkpoint, {index})[index]
-
-
 def model_params(checkpoint: Checkpoint) -> tuple[int, ...]:
     """Positions in `params` of the model's own: neither what an optimizer remembers, nor gradients."""
     gradients = gradient_owners(checkpoint)
     return tuple(i for i, p in enumerate(checkpoint.params) if p.kind != "optimizer" and i not in gradients)
-
-
-
-
 
 
 # --- how a selection is read -------------------------------------------------------------------
@@ -436,8 +427,6 @@ def _twice(names: Iterable[str]) -> Iterator[str]:
         if name in seen:
             yield name
         seen.add(name)
-
-
 
 
 def _lines_of(checkpoint: Checkpoint, name: str) -> list[str]:

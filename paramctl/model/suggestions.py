@@ -1,4 +1,4 @@
-"""TODO-DOC."""
+"""Suggest the names nearest to one that matches nothing."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from paramctl.model.checkpoint import Checkpoint, Leaf
 from paramctl.model.optimizer_state import model_inside, wrapped_models
 
 LONGEST = 300  # characters of a name that may be the nearest to something
-
-
 CUTOFF = 0.6  # of difflib's ratio, below which names are no longer alike
 
 

@@ -75,7 +75,10 @@ Child = Node | Tensor | Scalar
 
 
 class Fold(NamedTuple):
-    """Several layers with consecutive numbers for names that are built alike; `first` stands for all."""
+    """Several layers that are built alike and have consecutive numbers as names, or at the end of them (`block 0`).
+
+    `first` stands for all.
+    """
 
     name: str
     blocks: int
@@ -257,14 +260,14 @@ class Folds:
 
         Only the numbers must follow one another, not the layers: many files have `10` before `2`.
         """
-        numbered = [child for child in node.children if isinstance(child, Node) and child.name.isdigit()]
+        numbered = [child for child in node.children if isinstance(child, Node) and child.name[-1:].isdigit()]
         if len(numbered) < 2:
             return node.children
-        alike: dict[int, list[tuple[int, Node]]] = {}
+        alike: dict[Hashable, list[tuple[int, Node]]] = {}
         for layer in numbered:
-            if _NUMBER.fullmatch(layer.name):
-                alike.setdefault(self._kind[layer], []).append((int(layer.name), layer))
-        runs = {id(child): run for same in alike.values() for run in _runs(same) for child in run}
+            if match := _NUMBERED(layer.name):
+                alike.setdefault((match[1], self._kind[layer]), []).append((int(match[2]), layer))
+        runs = {id(child): run for same in alike.values() for run in _runs(same) for _, child in run}
         out: list[Child | Fold] = []
         done: set[int] = set()
         for child in node.children:
@@ -273,7 +276,7 @@ class Folds:
                 out.append(child)
             elif id(run[0]) not in done:
                 done.add(id(run[0]))
-                out.append(Fold(f"{run[0].name}–{run[-1].name}", len(run), run[0]))
+                out.append(Fold(f"{run[0][1].name}–{run[-1][0]}", len(run), run[0][1]))
         return out
 
 
@@ -281,17 +284,18 @@ def _is_atom(value: object) -> bool:
     return value is None or isinstance(value, str | int | float)
 
 
-_NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
+# A number alone, or behind a word and a sign that parts them: `fc1` and `fc2` are seldom blocks of one stack.
+_NUMBERED = re.compile(r"((?:.*[ _-])?)(0|[1-9][0-9]{0,17})", re.S).fullmatch
 
 
-def _runs(layers: list[tuple[int, Node]]) -> Iterator[list[Node]]:
-    """The layers whose numbers follow one another, two or more at a time."""
+def _runs(layers: list[tuple[int, Node]]) -> Iterator[list[tuple[int, Node]]]:
+    """The layers whose numbers follow one another, each with its number, two or more at a time."""
     run: list[tuple[int, Node]] = []
     for number, node in sorted(layers, key=lambda pair: pair[0]):
         if run and number != run[-1][0] + 1:
             if len(run) > 1:
-                yield [node for _, node in run]
+                yield run
             run = []
         run.append((number, node))
     if len(run) > 1:
-        yield [node for _, node in run]
+        yield run

@@ -1,4 +1,4 @@
-"""Where random numbers come from: for each param a seed of its own, and the global generators lent and given back."""
+"""Seed random generators: one for each param, and the global ones for the time of a draw."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from paramctl.values.torch_import import import_torch
 
 
 def seed_for(seed: int, path: str) -> int:
-    """The seed of one param's generator: the first 8 bytes, little endian, of SHA-256 of f"{seed}/{path}"."""
+    """Return the seed of one param: the first 8 bytes, little endian, of SHA-256 of f"{seed}/{path}"."""
     digest = hashlib.sha256(f"{seed}/{path}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "little")
 
 
 @contextmanager
-def own_generators(seed: int) -> Iterator[None]:
-    """The global generators of torch, numpy and Python, seeded for a while."""
+def seeded_generators(seed: int) -> Iterator[None]:
+    """Seed the global generators of torch, numpy and Python, and restore their state at the end."""
     import random
 
     import numpy as np

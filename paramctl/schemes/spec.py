@@ -1,9 +1,9 @@
-"""Named initialisations: what their names mean, and how one is drawn.
+"""Parse the text of a scheme into a `Spec`: the scheme with its arguments.
 
-A scheme's text becomes a `Spec`; a spec and a `Target` become the bytes of one param. The functions
-themselves are in `initializers`; the frameworks' defaults, which choose among them by role, are here.
+`drawing` makes the bytes of a `DrawnParam` from a spec. The schemes are defined in `functions`; the frameworks'
+defaults, which choose among them by role, in `defaults`.
 
-A draw can be redone without paramctl:
+A draw can be repeated without paramctl:
 
     seed = int.from_bytes(hashlib.sha256(f"{seed}/{path}".encode()).digest()[:8], "little")
     torch.nn.init.xavier_uniform_(tensor, generator=torch.Generator().manual_seed(seed))
@@ -15,51 +15,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from paramctl.errors import UsageError
-from paramctl.schemes.defaults import Resolution, default_for, resolve
-from paramctl.schemes.drawing import check, draw, why_not
-from paramctl.schemes.generators import seed_for
-from paramctl.schemes.scheme import SCHEMES, Argument, Scheme, Value, fans
-from paramctl.schemes.target import Target
+from paramctl.schemes.scheme import ALIASES, SCHEMES, Argument, Scheme, Value
 from paramctl.schemes.user_function import UserFunction, find_function
-
-if TYPE_CHECKING:
-    pass
-
-__all__ = [
-    "ALIASES",
-    "SCHEMES",
-    "Argument",
-    "Resolution",
-    "Scheme",
-    "Spec",
-    "Target",
-    "UserFunction",
-    "check",
-    "default_for",
-    "draw",
-    "fans",
-    "find",
-    "parse",
-    "resolve",
-    "seed_for",
-    "why_not",
-]
 
 EXTREME = 1000  # larger arguments may not fit a dtype: half precision ends at 65,504
 
 
-
-
-
-# From a text to a Spec.
-
-
 @dataclass(frozen=True)
 class Spec:
-    """A scheme with its arguments, the defaults among them; `zero_row` is made zero after the draw."""
+    """A scheme with all its arguments; `zero_row` is set to zero after the draw."""
 
     scheme: Scheme | UserFunction
     arguments: Mapping[str, Value] = field(default_factory=lambda: MappingProxyType({}), hash=False)
@@ -67,17 +33,17 @@ class Spec:
 
     @property
     def is_default(self) -> bool:
-        """Whether it is a framework's default, which says itself what biases and scales become."""
+        """Whether it is a framework's default, which also chooses for biases and scales."""
         return isinstance(self.scheme, Scheme) and self.scheme.role_aware
 
     @property
     def is_extreme(self) -> bool:
-        """Whether torch may find a number too large for a dtype, which it only says when it draws."""
+        """Whether a number may be too large for a dtype, which torch reports only when it draws."""
         return any(isinstance(a, float | int) and abs(a) > EXTREME for a in self.arguments.values())
 
     @property
     def text(self) -> str:
-        """How one would write it: `normal:std=0.01`, `constant:42`."""
+        """The text of the spec: `normal:std=0.01`, `constant:42`."""
         if isinstance(self.scheme, UserFunction):
             return self.scheme.text
         given = [a for a in self.scheme.arguments if self.arguments[a.name] != a.default]
@@ -89,18 +55,19 @@ class Spec:
 
 
 def _value_text(value: Value) -> str:
+    """Return the text of an argument's value."""
     return str(value).removesuffix(".0")
 
 
-def _plain(name: str) -> str:
-    """What names that mean the same have in common: `GlorotUniform`, `glorot_uniform_`."""
+def _normalised(name: str) -> str:
+    """Return the form that equivalent names share: `GlorotUniform`, `glorot_uniform_`."""
     return name.lower().replace("_", "").replace("-", "")
 
 
 def find(name: str) -> Scheme:
-    """The scheme of that name or alias. Raises UsageError with the nearest names."""
-    known = {_plain(each): each for each in (*ALIASES, *SCHEMES)}
-    plain = _plain(name)
+    """Return the scheme of that name or alias. Raises UsageError with the nearest names."""
+    known = {_normalised(each): each for each in (*ALIASES, *SCHEMES)}
+    plain = _normalised(name)
     if plain in known:
         return SCHEMES[ALIASES.get(known[plain], known[plain])]
     near = (known[key] for key in get_close_matches(plain, known, n=4, cutoff=0.5))
@@ -110,10 +77,10 @@ def find(name: str) -> Scheme:
 
 
 def parse(text: str) -> Spec:
-    """What `name`, `name:key=value,key=value`, `constant:42` or `file.py:function` stands for.
+    """Return the spec for `name`, `name:key=value,key=value`, `constant:42` or `file.py:function`.
 
-    A single bare value goes to the first argument. Nothing in a person's file is run yet. Raises
-    UsageError for what does not exist or cannot be.
+    A single value without a name is the first argument. A user's file is not run yet. Raises UsageError if the
+    scheme does not exist or the arguments do not fit.
     """
     file, colon, function = text.rpartition(":")
     if colon and file.endswith(".py"):
@@ -122,11 +89,11 @@ def parse(text: str) -> Spec:
     if name.endswith(".py"):
         raise UsageError(f"{name} needs the name of a function in it", hint=f"write {name}:FUNCTION")
     found = find(name.strip())
-    return _spec(found, _split(found, rest.split(",")) if colon else {})
+    return _spec(found, _arguments_by_name(found, rest.split(",")) if colon else {})
 
 
-def _split(scheme: Scheme, words: list[str]) -> dict[str, str]:
-    """Texts of arguments by name."""
+def _arguments_by_name(scheme: Scheme, words: list[str]) -> dict[str, str]:
+    """Return the texts of the arguments by name."""
     given: dict[str, str] = {}
     for word in words:
         name, equals, value = (part.strip() for part in word.partition("="))
@@ -139,6 +106,7 @@ def _split(scheme: Scheme, words: list[str]) -> dict[str, str]:
 
 
 def _first_argument(scheme: Scheme, value: str, count: int) -> str:
+    """Return the name of the argument for a value without a name. Raises UsageError if there is none."""
     if not scheme.arguments:
         raise UsageError(f"{scheme.name} takes no arguments, but '{value}' was given")
     first = scheme.arguments[0].name
@@ -148,15 +116,17 @@ def _first_argument(scheme: Scheme, value: str, count: int) -> str:
 
 
 def _spec(scheme: Scheme, texts: Mapping[str, str]) -> Spec:
+    """Return the spec of a scheme with arguments as texts. Raises UsageError for an unknown argument."""
     known = [argument.name for argument in scheme.arguments]
     for name in texts:
         if name not in known:
             takes = f"it takes {', '.join(known)}" if known else "it takes no arguments"
             raise UsageError(f"{scheme.name} has no argument '{name}'", hint=takes)
-    return _bound(scheme, {a.name: _value(scheme, a, texts.get(a.name)) for a in scheme.arguments})
+    return _checked_spec(scheme, {a.name: _value(scheme, a, texts.get(a.name)) for a in scheme.arguments})
 
 
 def _value(scheme: Scheme, argument: Argument, text: str | None) -> Value:
+    """Return the value of an argument. Raises UsageError if it is missing or wrong."""
     if text is None:
         if argument.default is None:
             hint = f"write {scheme.name}:{argument.name}=VALUE"
@@ -168,74 +138,14 @@ def _value(scheme: Scheme, argument: Argument, text: str | None) -> Value:
         raise UsageError(f"{scheme.name}: {argument.name} must be {error}, not '{text}'") from None
 
 
-def _bound(scheme: Scheme, arguments: dict[str, Value]) -> Spec:
+def _checked_spec(scheme: Scheme, arguments: dict[str, Value]) -> Spec:
+    """Return the spec. Raises UsageError if the arguments contradict one another."""
     if wrong := scheme.valid(arguments):
         raise UsageError(f"{scheme.name}: {wrong}")
     return Spec(scheme, MappingProxyType(arguments))
 
 
-def _call(name: str, **arguments: Value) -> Spec:
-    """A spec in Python's words: `_call("uniform", a=-0.5, b=0.5)`."""
+def call(name: str, **arguments: Value) -> Spec:
+    """Return a spec from Python values: `call("uniform", a=-0.5, b=0.5)`."""
     scheme = SCHEMES[name]
-    return _bound(scheme, {a.name: arguments.get(a.name, a.default or 0.0) for a in scheme.arguments})
-
-
-# What the frameworks do when nobody says.
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-ALIASES: Mapping[str, str] = {alias: each.name for each in SCHEMES.values() for alias in each.aliases}
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-# May it be drawn?
-
-
-
-
-
-
-
-
-# Drawing.
-
-
-
-
-
-
-
-
-
-
+    return _checked_spec(scheme, {a.name: arguments.get(a.name, a.default or 0.0) for a in scheme.arguments})

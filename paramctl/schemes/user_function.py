@@ -1,4 +1,4 @@
-"""A person's own initialisation, `FILE.py:FUNCTION`: found, run once for a param, and its result checked."""
+"""Load a user's own initialisation, `FILE.py:FUNCTION`, run it once for a param, and check its result."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from paramctl.errors import Stopped, UsageError
-from paramctl.schemes.generators import own_generators, seed_for
+from paramctl.schemes.generators import seed_for, seeded_generators
 from paramctl.schemes.scheme import shape_text
 from paramctl.values.torch_import import import_torch
 
 if TYPE_CHECKING:
     import torch
 
-    from paramctl.schemes.target import Target
+    from paramctl.schemes.drawn_param import DrawnParam
 
 
 @dataclass(frozen=True)
 class UserFunction:
-    """A function in a person's own file, run because the command line names it."""
+    """A function in a user's file, run because the command line names it."""
 
     file: str
     name: str
@@ -36,12 +36,12 @@ class UserFunction:
 
     @property
     def text(self) -> str:
-        """How one would write it: `my_init.py:my_init`."""
+        """The text of the scheme: `my_init.py:my_init`."""
         return f"{self.file}:{self.name}"
 
     @cached_property
     def function(self) -> Callable[..., Any]:
-        """The function itself; its file is executed once, without leaving bytecode beside it."""
+        """The function; its file is executed once, and no bytecode is left beside it."""
         module = ModuleType(f"paramctl.user.{Path(self.file).stem}")
         module.__file__ = self.file
         sys.modules[module.__name__] = module  # dataclasses look their module up
@@ -53,7 +53,7 @@ class UserFunction:
 
 
 def find_function(file: str, name: str) -> UserFunction:
-    """The function `name` of a Python file, which is compiled, not run. Raises UsageError if there is none."""
+    """Return the function `name` of a Python file, compiled but not run. Raises UsageError if there is none."""
     path = Path(file)
     try:
         if path.exists() and not path.is_file():
@@ -71,34 +71,35 @@ def find_function(file: str, name: str) -> UserFunction:
     return UserFunction(file, name, code)
 
 
-def filled(user: UserFunction, target: Target, current: bytes | None) -> torch.Tensor:
+def fill_with(user: UserFunction, param: DrawnParam, current: bytes | None) -> torch.Tensor:
+    """Return the tensor that the function makes for a param. Raises UsageError if it does not fit."""
     torch = import_torch()
-    dtype = getattr(torch, target.dtype.name)
-    tensor = torch.zeros(target.shape, dtype=dtype)
+    dtype = getattr(torch, param.dtype.name)
+    tensor = torch.zeros(param.shape, dtype=dtype)
     if current is not None:
         tensor.view(-1).view(torch.uint8).copy_(torch.frombuffer(bytearray(current), dtype=torch.uint8))
-    returned = _run(user, tensor, target)
+    returned = _run(user, tensor, param)
     result = tensor if returned is None else returned
     if not isinstance(result, torch.Tensor):
-        raise _wrong_return(user, target, f"returned a {type(result).__name__}")
+        raise _wrong_return(user, param, f"returned a {type(result).__name__}")
     if result.layout is not torch.strided or result.is_quantized or result.is_meta or result.is_nested:
         kinds = {"quantized": result.is_quantized, "meta": result.is_meta, "nested": result.is_nested}
         kind = next((kind for kind, found in kinds.items() if found), str(result.layout)[6:])
-        raise _wrong_return(user, target, f"returned a {kind} tensor")
-    if tuple(result.shape) != target.shape:
-        raise _wrong_return(user, target, f"made a tensor of shape {shape_text(tuple(result.shape))}")
+        raise _wrong_return(user, param, f"returned a {kind} tensor")
+    if tuple(result.shape) != param.shape:
+        raise _wrong_return(user, param, f"made a tensor of shape {shape_text(tuple(result.shape))}")
     if result.is_complex() and not dtype.is_complex:
-        raise _wrong_return(user, target, "returned complex numbers")
+        raise _wrong_return(user, param, "returned complex numbers")
     found = result.detach().cpu().resolve_conj().resolve_neg()
     plain = found.to(dtype)
     if found.dtype != dtype and not _same_values(plain, found):
         kind = str(found.dtype)[6:]
-        raise _wrong_return(user, target, f"returned {kind} values that {target.dtype.name} cannot hold")
+        raise _wrong_return(user, param, f"returned {kind} values that {param.dtype.name} cannot hold")
     return plain.contiguous()  # type: ignore[no-any-return]
 
 
 def _same_values(converted: torch.Tensor, given: torch.Tensor) -> bool:
-    """Whether a conversion only rounded: nothing became infinite or NaN, and integers are whole as they were."""
+    """Return whether a conversion only rounded: nothing became infinite or NaN, and integers are unchanged."""
     torch = import_torch()
     if converted.is_floating_point() or converted.is_complex():
         wide = torch.complex128 if converted.is_complex() else torch.float64
@@ -106,48 +107,49 @@ def _same_values(converted: torch.Tensor, given: torch.Tensor) -> bool:
     return torch.equal(converted.to(given.dtype), given)  # type: ignore[no-any-return]
 
 
-def _wrong_return(user: UserFunction, target: Target, what: str) -> UsageError:
+def _wrong_return(user: UserFunction, param: DrawnParam, what: str) -> UsageError:
+    """Return the error for a result that does not fit."""
     return UsageError(
-        f"{user.text} {what} for {target.path or '.'}; "
-        f"it must change the tensor in place or return one of shape {shape_text(target.shape)}"
+        f"{user.text} {what} for {param.path or '.'}; "
+        f"it must change the tensor in place or return one of shape {shape_text(param.shape)}"
     )
 
 
-def _run(user: UserFunction, tensor: torch.Tensor, target: Target) -> object:
-    """What the function returns. It gets the path too if it has a second parameter without a default."""
+def _run(user: UserFunction, tensor: torch.Tensor, param: DrawnParam) -> object:
+    """Return the function's result. A second parameter without a default gets the path."""
     torch = import_torch()
     try:
         # What it prints must not end up in a checkpoint on standard output.
-        with redirect_stdout(_Remarks()), _same_directory(), torch.no_grad():
-            with own_generators(seed_for(target.seed, "")):
+        with redirect_stdout(_ToStandardError()), _keep_directory(), torch.no_grad():
+            with seeded_generators(seed_for(param.seed, "")):
                 function = user.function
-            with own_generators(seed_for(target.seed, target.path)):
-                return function(tensor, target.path) if _takes_path(function) else function(tensor)
+            with seeded_generators(seed_for(param.seed, param.path)):
+                return function(tensor, param.path) if _takes_path(function) else function(tensor)
     except (UsageError, Stopped):
         raise
     except BaseException as error:
         if type(error) is KeyboardInterrupt:  # Ctrl-C, where paramctl is a library
             raise
-        what = f"{user.text} failed for {target.path or '.'}: {_said(error)}{_line(error, user.file)}"
+        what = f"{user.text} failed for {param.path or '.'}: {_error_text(error)}{_line_number(error, user.file)}"
         raise UsageError(what) from error
 
 
-class _Remarks(io.TextIOBase):
-    """Where a person's function prints: standard error, which it cannot close."""
+class _ToStandardError(io.TextIOBase):
+    """The standard output of a user's function: standard error, which it cannot close."""
 
     def write(self, text: str) -> int:
-        """Pass the text on."""
+        """Write the text to standard error."""
         return sys.stderr.write(text) if sys.stderr else len(text)
 
     def flush(self) -> None:
-        """Pass it on at once."""
+        """Flush standard error."""
         if sys.stderr:
             sys.stderr.flush()
 
 
 @contextmanager
-def _same_directory() -> Iterator[None]:
-    """Undo a change of the working directory: the names on the command line count from where it began."""
+def _keep_directory() -> Iterator[None]:
+    """Restore the working directory at the end: paths on the command line are relative to it."""
     directory = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
     try:
         yield
@@ -156,8 +158,8 @@ def _same_directory() -> Iterator[None]:
         os.close(directory)
 
 
-def _said(error: BaseException) -> str:
-    """`ValueError: what it says`; an exception of a person's own may fail to say anything."""
+def _error_text(error: BaseException) -> str:
+    """Return `ValueError: message`, even if the message of a user's exception fails."""
     try:
         text = str(error)
     except Exception:  # noqa: BLE001 - whatever its __str__ raises, the first failure is the one to tell
@@ -166,6 +168,7 @@ def _said(error: BaseException) -> str:
 
 
 def _takes_path(function: Callable[..., Any]) -> bool:
+    """Return whether a function has a second parameter without a default."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (ValueError, TypeError):  # a built-in function says nothing
@@ -174,7 +177,8 @@ def _takes_path(function: Callable[..., Any]) -> bool:
     return len(positional) > 1 and positional[1].default is inspect.Parameter.empty
 
 
-def _line(error: BaseException, file: str) -> str:
+def _line_number(error: BaseException, file: str) -> str:
+    """Return the line of the user's file in which an error occurred, in words, or ""."""
     import traceback
 
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]

@@ -1,6 +1,6 @@
-"""What is drawn of params, as plain data: histograms, and curves of what `track` finds.
+"""Make charts as plain data: histograms of params, and curves of the figures that `track` computes.
 
-Names are text from files: whoever makes a chart has escaped them.
+Names in charts come from files; the caller must have escaped them.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from typing import NamedTuple
 
 from paramctl.errors import UsageError
 from paramctl.model.checkpoint import Checkpoint
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 from paramctl.stats.histogram import Histogram
 from paramctl.stats.runs import Run
 from paramctl.stats.stats import Summaries, Summary
 from paramctl.stats.track import Step, Tracked
 
-MOST = 24  # params in one chart: more are too small to read, and no two lines may look alike
-BINS = 64  # of a histogram of many values; of n values about 2 · ∛n (Rice's rule)
-FEW = 8
+MAX_PARAMS = 24  # params in one chart: more are too small to read, and no two lines may look alike
+MAX_BINS = 64  # of a histogram of many values; of n values about 2 · ∛n (Rice's rule)
+MIN_BINS = 8
 LARGEST = 1e300  # beyond it, positions between values are more than float64 holds
 CLOSE = 1e-12  # of their size: values that lie closer together than that are drawn as one
 
 
 class Bars(NamedTuple):
-    """A histogram: `counts[i]` values lie from `edges[i]` to `edges[i + 1]`; `note` says what is not in it."""
+    """A histogram: `counts[i]` values lie from `edges[i]` to `edges[i + 1]`; `note` names the values left out."""
 
     name: str
     counts: tuple[int, ...]
@@ -35,7 +35,7 @@ class Bars(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """A value at each of some places; None where there is none."""
+    """A value at each of several places; None if there is no value."""
 
     name: str
     places: tuple[float, ...]
@@ -44,7 +44,7 @@ class Curve(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """Histograms or curves with one title and what the axes say; `together` draws histograms into one panel."""
+    """Histograms or curves under one title; `x` and `y` label the axes, `together` puts histograms in one panel."""
 
     title: str
     x: str
@@ -54,64 +54,63 @@ class Chart:
     together: bool = False
 
 
-# --- histograms --------------------------------------------------------------------------------
-
-
 def histograms(
     checkpoint: Checkpoint,
     indices: Sequence[int],
     names: Sequence[str],
     *,
     together: bool = False,
-    watch: Watch = nobody,
+    on_progress: ProgressCallback = ignore,
 ) -> tuple[Bars, ...]:
-    """The histogram of each param, called by its name; with `together` all have the same bins.
+    """Return the histogram of each param, under its name; with `together` all have the same bins.
 
-    Bins are powers of two wide, so that every count is exact. Raises FormatError where a checksum is wrong.
+    The width of a bin is a power of two, so that every count is exact. Raises FormatError if a checksum is wrong.
     """
-    reader = Summaries(checkpoint, indices, histograms=True, watch=watch)
+    reader = Summaries(checkpoint, indices, histograms=True, on_progress=on_progress)
     summaries = [reader.of(i) for i in indices]
     drawn = [_drawable(summary) for summary in summaries]
     if together and any(one.counts for one in drawn):
         pairs = zip(drawn, summaries, strict=True)
-        drawn = _alike([one if one.counts else _fine(summary) for one, summary in pairs])
+        drawn = _in_same_bins([one if one.counts else _fallback_histogram(summary) for one, summary in pairs])
     return tuple(_bars(*one) for one in zip(names, summaries, drawn, strict=True))
 
 
 def _drawable(summary: Summary) -> Histogram:
-    """The histogram in as many bins as suit it; none where its values are too large or too close together."""
+    """Return the histogram in a suitable number of bins; an empty one if values are too large or too close."""
     moments = summary.moments
     size = max(abs(moments.low), abs(moments.high)) if moments.finite else 0.0
     if not moments.finite or size > LARGEST or moments.high - moments.low <= max(CLOSE * size, 1 / LARGEST):
         return Histogram()
-    return summary.histogram.within(min(max(ceil(2 * moments.finite ** (1 / 3)), FEW), BINS))
+    return summary.histogram.within(min(max(ceil(2 * moments.finite ** (1 / 3)), MIN_BINS), MAX_BINS))
 
 
-def _fine(summary: Summary) -> Histogram:
-    """The histogram of values that lie too close together to be drawn alone; none of too large ones."""
+def _fallback_histogram(summary: Summary) -> Histogram:
+    """Return the histogram of values too close together to be drawn alone; an empty one if they are too large."""
     large = max(abs(summary.moments.low), abs(summary.moments.high)) > LARGEST
     return Histogram() if large else summary.histogram
 
 
-def _alike(found: Sequence[Histogram]) -> list[Histogram]:
-    """Histograms in the same bins."""
+def _in_same_bins(found: Sequence[Histogram]) -> list[Histogram]:
+    """Return the histograms in common bins."""
     held = [one for one in found if one.counts]
     exponent = max((one.exponent for one in held), default=0)
     coarse = [one.coarser(exponent) for one in found]
     first = min((one.first for one in coarse if one.counts), default=0)
     last = max((one.first + len(one.counts) for one in coarse if one.counts), default=0)
-    while last - first > 2 * BINS:
+    while last - first > 2 * MAX_BINS:
         exponent += 1
         first, last = first >> 1, -(-last >> 1)
     return [_padded(one.coarser(exponent), first, last) if one.counts else one for one in coarse]
 
 
 def _padded(found: Histogram, first: int, last: int) -> Histogram:
+    """Return the histogram with empty bins added from `first` up to `last`."""
     before, behind = found.first - first, last - found.first - len(found.counts)
     return replace(found, first=first, counts=(*[0] * before, *found.counts, *[0] * behind))
 
 
 def _bars(name: str, summary: Summary, drawn: Histogram) -> Bars:
+    """Return the bars of one histogram, with a note on the values it leaves out."""
     moments = summary.moments
     odd = [f"{n:,} {what}" for n, what in ((moments.nan, "NaN"), (moments.inf, "infinite")) if n]
     if not moments.finite:
@@ -129,8 +128,6 @@ def _bars(name: str, summary: Summary, drawn: Histogram) -> Bars:
     return Bars(name, (0, moments.finite, 0), edges, note)
 
 
-# --- curves ------------------------------------------------------------------------------------
-
 FIGURES = {
     "norm": "‖w‖",
     "update": "‖w − w before‖",
@@ -141,31 +138,30 @@ FIGURES = {
 }
 
 
-def curves(
-    run: Run, tracked: Sequence[Tracked], of: str, called: Callable[[str | None], str]
-) -> tuple[Curve, ...]:
-    """A curve of one figure of `track` for each path that was followed, which `called` puts into words.
+def curves(run: Run, tracked: Sequence[Tracked], of: str, called: Callable[[str | None], str]) -> tuple[Curve, ...]:
+    """Return a curve of one figure of `track` for each path, under the name that `called` gives it.
 
-    Its places are the steps that the checkpoints hold if those order the run, else 1, 2, 3, …. Raises
-    UsageError where the figure is nowhere known.
+    Its places are the steps stored in the checkpoints if the run is ordered by those, else 1, 2, 3, …. Raises
+    UsageError if no checkpoint has the figure.
     """
     rows = [{step.path: _figure(step, of) for step in one.steps} for one in tracked]
     paths = dict.fromkeys(path for row in rows for path in row)
     if len(paths) > 1:
         paths.pop(None, None)  # stands for a checkpoint in which nothing matched
     if all(value is None for row in rows for value in row.values()):
-        raise UsageError(f"no checkpoint holds a {of} of what was selected", hint="draw another figure with --of")
+        raise UsageError(f"no checkpoint holds a {of} of the selected params", hint="draw another figure with --of")
     by_step = run.order not in ("name", "given")
-    places = tuple(float((stop.step or 0) if by_step else i) for i, stop in enumerate(run.stops, 1))
+    places = tuple(float((run_file.step or 0) if by_step else i) for i, run_file in enumerate(run.run_files, 1))
     return tuple(Curve(called(path), places, tuple(row.get(path) for row in rows)) for path in paths)
 
 
 def check_figure(run: Run, of: str) -> None:
-    """Raise UsageError unless `track` has a figure of that name, or an optimizer remembers it."""
+    """Raise UsageError unless `of` is a figure of `track` or the name of an optimizer's moment."""
     if of not in FIGURES and of not in run.moments:
         raise UsageError(f"there is no '{of}' to draw", hint=f"name one of {', '.join([*FIGURES, *run.moments])}")
 
 
 def _figure(step: Step, of: str) -> float | None:
+    """Return one figure of a step, or None."""
     value: float | None = getattr(step, of) if of in FIGURES else step.moments.get(of)
     return value

@@ -1,6 +1,6 @@
-"""How many values lie where: bins that grow with what they are given, so that one pass is enough.
+"""Count values in bins that widen as needed, so that one pass over the values is enough.
 
-Each bin is `2**exponent` wide and begins at a multiple of that. Where values fall outside, bins join in
+Each bin is `2**exponent` wide and begins at a multiple of that width. When values fall outside, bins are merged in
 pairs until there is room: every count stays exact, and two histograms can be added.
 """
 
@@ -35,12 +35,12 @@ class Histogram:
 
     @property
     def edges(self) -> tuple[float, ...]:
-        """Where the bins begin, and where the last one ends."""
+        """The start of each bin, and the end of the last one."""
         bounds = range(self.first, self.first + len(self.counts) + 1) if self.counts else ()
-        return tuple(_multiple(place, self.exponent) for place in bounds)
+        return tuple(_bin_edge(place, self.exponent) for place in bounds)
 
     def coarser(self, exponent: int) -> Histogram:
-        """The same values in bins that are as wide or wider."""
+        """Return the same counts in bins of at least `2**exponent`."""
         steps = exponent - self.exponent
         if steps <= 0 or not self.counts:
             return replace(self, exponent=max(exponent, self.exponent))
@@ -51,14 +51,14 @@ class Histogram:
         return Histogram(exponent, first, tuple(counts))
 
     def within(self, bins: int) -> Histogram:
-        """The same values in at most so many bins."""
+        """Return the same counts in at most `bins` bins."""
         made = self
         while len(made.counts) > bins:
             made = made.coarser(made.exponent + 1)
         return made
 
     def __add__(self, other: Histogram) -> Histogram:
-        """The values of both."""
+        """Return the histogram of the values of both."""
         if not self.counts or not other.counts:
             return self if self.counts else other
         exponent = max(self.exponent, other.exponent)
@@ -76,11 +76,11 @@ class Histogram:
         return Histogram(exponent, first, tuple(counts))
 
     def times(self, n: int) -> Histogram:
-        """The values `n` times over."""
+        """Return the histogram of the values repeated `n` times."""
         return replace(self, counts=tuple(n * count for count in self.counts))
 
     def resampled(self, low: float, high: float, bars: int) -> list[float]:
-        """About how many values lie in each of `bars` equal parts from `low` to `high`."""
+        """Return the approximate count of values in each of `bars` equal parts from `low` to `high`."""
         if not self.counts or not high - low > 0:
             return [float(sum(self.counts))]
         sums = [0, *accumulate(self.counts)]
@@ -100,7 +100,7 @@ EMPTY = Histogram()
 
 
 class Binning:
-    """Counts many values, an array at a time."""
+    """Count values in bins, an array at a time."""
 
     def __init__(self) -> None:
         self._exponent = FINEST
@@ -108,25 +108,25 @@ class Binning:
         self._counts: Array | None = None
 
     def add(self, values: Array, low: float, high: float, weights: Array | None = None) -> None:
-        """Count finite float64 `values`, which lie from `low` to `high`, each `weights` times."""
+        """Count finite float64 `values` between `low` and `high`, each `weights` times."""
         import numpy as np
 
-        self._make_room(low, high)
+        self._widen(low, high)
         counts = self._counts
         assert counts is not None
         if weights is not None:
-            np.add.at(counts, self._places(values, np.empty(len(values))), weights)
+            np.add.at(counts, self._bin_numbers(values, np.empty(len(values))), weights)
             return
         room = np.empty(min(len(values), PIECE))
         for start in range(0, len(values), PIECE):
             part = values[start : start + PIECE]
-            counts += np.bincount(self._places(part, room[: len(part)]), minlength=len(counts))
+            counts += np.bincount(self._bin_numbers(part, room[: len(part)]), minlength=len(counts))
 
-    def _places(self, values: Array, room: Array) -> Array:
-        """In which bin each value lies; made in `room`, which has a float64 for each."""
+    def _bin_numbers(self, values: Array, room: Array) -> Array:
+        """Return the bin of each value; `room`, which has a float64 for each, is used to compute it."""
         import numpy as np
 
-        if self._plain:
+        if self._scales_by_factor:
             np.multiply(values, ldexp(1.0, -self._exponent), out=room)
         else:
             np.ldexp(values, -self._exponent, out=room)
@@ -138,13 +138,13 @@ class Binning:
         return places
 
     @property
-    def _plain(self) -> bool:
-        """Whether a factor that is a normal number scales to the bins."""
+    def _scales_by_factor(self) -> bool:
+        """Whether values can be scaled to bins by a factor that is a normal number."""
         return abs(self._exponent) < 1000
 
     @property
     def histogram(self) -> Histogram:
-        """What was counted, without the empty bins at both ends."""
+        """The counts, without the empty bins at both ends."""
         import numpy as np
 
         if self._counts is None or not self._counts.any():
@@ -153,8 +153,8 @@ class Binning:
         counts = self._counts[held[0] : held[-1] + 1]
         return Histogram(self._exponent, self._first + int(held[0]), tuple(counts.tolist()))
 
-    def _make_room(self, low: float, high: float) -> None:
-        """See to it that bins reach from `low` to `high`, with half as much room again at each end at first."""
+    def _widen(self, low: float, high: float) -> None:
+        """Make the bins reach from `low` to `high`; the first time, with half of that span to spare at each end."""
         import numpy as np
 
         found = self.histogram
@@ -166,7 +166,7 @@ class Binning:
         exponent = max(self._exponent if found.counts else FINEST, frexp(max(abs(low), abs(high)))[1] - DIGITS)
         while True:
             old = found.coarser(exponent)
-            first, last = _place(low, exponent), _place(high, exponent)
+            first, last = _bin_number(low, exponent), _bin_number(high, exponent)
             if old.counts:
                 first, last = min(first, old.first), max(last, old.first + len(old.counts) - 1)
             if last - first < BINS:
@@ -177,19 +177,20 @@ class Binning:
         self._counts[old.first - first : old.first - first + len(old.counts)] = old.counts
 
     def _fits(self, low: float, high: float) -> bool:
-        first, last = _place(low, self._exponent), _place(high, self._exponent)
+        """Return whether the bins reach from `low` to `high`."""
+        first, last = _bin_number(low, self._exponent), _bin_number(high, self._exponent)
         return self._first <= first and last < self._first + BINS
 
 
-def _place(value: float, exponent: int) -> int:
-    """How often `2**exponent` goes into a value, rounded down; whole numbers do not overflow."""
+def _bin_number(value: float, exponent: int) -> int:
+    """Return `floor(value / 2**exponent)`, without overflow."""
     mantissa, power = frexp(value)
     whole, shift = int(ldexp(mantissa, 53)), power - 53 - exponent
     return whole << shift if shift >= 0 else whole >> -shift
 
 
-def _multiple(place: int, exponent: int) -> float:
-    """`place * 2**exponent`, or the largest number there is."""
+def _bin_edge(place: int, exponent: int) -> float:
+    """Return `place * 2**exponent`, or the largest float64 if that is too large."""
     try:
         return ldexp(place, exponent)
     except OverflowError:

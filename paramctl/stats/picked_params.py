@@ -1,4 +1,4 @@
-"""What was picked of one checkpoint to look at, by paths from the model inside: other formats may hold the same."""
+"""Select params, keyed by their path relative to the model, so that files of different formats can be compared."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from paramctl.model.selection import model_params, select
 
 @dataclass(frozen=True)
 class Picked:
-    """Params of one checkpoint, by their paths: `at` are positions in `params`.
+    """Selected params of one checkpoint: `at` maps their paths to positions in `params`.
 
-    `exact` are the positions that were named one by one, `under` is the model inside, if a selection
-    matched only there.
+    `exact` are the positions of params that were named one by one; `under` is the path of the model inside the
+    checkpoint, if a selection matched only there.
     """
 
     checkpoint: Checkpoint
@@ -27,23 +27,23 @@ class Picked:
 
     @cached_property
     def ties(self) -> Mapping[int, Sequence[int]]:
-        """Positions of what is picked of each group of tied params, by the first of all of that group."""
+        """Positions of the selected params of each group of ties, by the first position of the whole group."""
         found: dict[int, list[int]] = {}
         for i in self.at.values():
             found.setdefault(self.checkpoint.tied_to.get(i, i), []).append(i)
         return found
 
     @cached_property
-    def once(self) -> Mapping[str, int]:
-        """Those of `at` that are tied to none before them."""
+    def unique(self) -> Mapping[str, int]:
+        """The entries of `at` without params that are tied to an earlier one."""
         firsts = {group[0] for group in self.ties.values()}
         return {path: i for path, i in self.at.items() if i in firsts}
 
 
 def pick(checkpoint: Checkpoint, selections: Sequence[str]) -> Picked:
-    """What the selections name, or without any the model.
+    """Return the params that the selections name, or the whole model if there are no selections.
 
-    Raises NoMatch where one names nothing, or where there are no params.
+    Raises NoMatch if a selection names nothing, or if there are no params.
     """
     if not selections:
         at = _by_path(checkpoint, _model(checkpoint))
@@ -55,7 +55,7 @@ def pick(checkpoint: Checkpoint, selections: Sequence[str]) -> Picked:
 
 
 def _model(checkpoint: Checkpoint) -> tuple[int, ...]:
-    """Positions in `params` of the model inside, or of all that is neither an optimizer's nor a gradient."""
+    """Return the positions of the params of the model inside: no optimizer state and no gradients."""
     inside = model_inside(checkpoint)
     own = model_params(checkpoint)
     start = f"{inside}." if inside else ""
@@ -63,7 +63,7 @@ def _model(checkpoint: Checkpoint) -> tuple[int, ...]:
 
 
 def _by_path(checkpoint: Checkpoint, indices: Iterable[int]) -> dict[str, int]:
-    """Positions by the path from the model inside; by the whole one where that is another's."""
+    """Return positions by path relative to the model; by full path if the relative one belongs to another param."""
     inside = model_inside(checkpoint)
     start = f"{inside}." if inside else ""
     labels = checkpoint.labels

@@ -1,4 +1,4 @@
-"""The pictures that matplotlib makes of charts: PNG, SVG or PDF. The same chart gives the same bytes."""
+"""Draw charts with matplotlib: PNG, SVG or PDF. The same chart gives the same bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from paramctl.files import file_writer
 from paramctl.files.content import Literal
 from paramctl.files.file_writer import NewFile
 from paramctl.files.sources import open_source
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 from paramctl.stats.charts import Bars, Chart, Curve
 
 if TYPE_CHECKING:
@@ -55,27 +55,27 @@ LEGEND = 2.4  # inches that a name in a legend gets
 
 
 def form_of(path: Path) -> str:
-    """What kind of picture a file of this name holds. Raises UsageError where its suffix is another."""
+    """Return the kind of picture for a file name. Raises UsageError if its suffix is not one of a picture."""
     form = SUFFIXES.get(path.suffix.lower())
     if form is None:
-        raise UsageError("is no name for a picture", hint="end it in .png, .svg or .pdf", file=str(path))
+        raise UsageError("is not the name of a picture", hint="end it in .png, .svg or .pdf", file=str(path))
     return form
 
 
 def check_matplotlib() -> None:
-    """Raise UsageError where matplotlib is not installed."""
+    """Raise UsageError if matplotlib is not installed."""
     try:
         with _quiet():
             import matplotlib  # noqa: F401
     except ImportError:
-        hint = "pip install 'paramctl[plot]', or leave out -o to draw in the terminal"
+        hint = "pip install matplotlib, or leave out -o to draw in the terminal"
         raise UsageError("matplotlib, which draws pictures, is not installed", hint=hint) from None
 
 
-def save(chart: Chart, target: NewFile, watch: Watch = nobody) -> int:
-    """Draw a chart into a file, whole or not at all, and return its bytes.
+def save(chart: Chart, target: NewFile, on_progress: ProgressCallback = ignore) -> int:
+    """Draw a chart into a file, whole or not at all, and return the bytes written.
 
-    Raises UsageError where the name's suffix is no picture's, a file is in the way, or matplotlib is missing.
+    Raises UsageError if the suffix is not one of a picture, the file exists, or matplotlib is missing.
     """
     data = picture(chart, form_of(target.path))
 
@@ -84,11 +84,11 @@ def save(chart: Chart, target: NewFile, watch: Watch = nobody) -> int:
         if written.read(0, written.size) != data:
             raise FormatError("the file that was written is not whole", file=str(path))
 
-    return file_writer.write((Literal(data),), target, (), verify, watch)
+    return file_writer.write((Literal(data),), target, (), verify, on_progress)
 
 
 def picture(chart: Chart, form: str) -> bytes:
-    """The chart as `png`, `svg` or `pdf`. Raises UsageError where matplotlib is missing."""
+    """Return the chart as `png`, `svg` or `pdf`. Raises UsageError if matplotlib is missing."""
     check_matplotlib()
     with _quiet():
         import matplotlib
@@ -107,7 +107,7 @@ def picture(chart: Chart, form: str) -> bytes:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what matplotlib has to say about its fonts and its cache from people, who cannot do anything about it."""
+    """Silence matplotlib's messages about fonts and its cache, which the user cannot act on."""
     logger = logging.getLogger("matplotlib")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -118,6 +118,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _draw(figure: Figure, chart: Chart) -> None:
+    """Draw a chart into a figure."""
     histograms = [part for part in chart.parts if isinstance(part, Bars)]
     lines = [part for part in chart.parts if isinstance(part, Curve)]
     if histograms and not chart.together:
@@ -128,43 +129,45 @@ def _draw(figure: Figure, chart: Chart) -> None:
             _outline(axes, one, i)
         for i, line in enumerate(lines):
             _line(axes, line, i)
-        _finish(figure, axes, chart)
+        _draw_scales(figure, axes, chart)
 
 
 def _draw_panels(figure: Figure, chart: Chart, histograms: Sequence[Bars]) -> None:
-    """A panel for each histogram, at most three side by side."""
+    """Draw each histogram in a panel of its own, at most three side by side."""
     across = {1: 1, 2: 2, 4: 2}.get(len(histograms), 3)
     down = ceil(len(histograms) / across)
     width, height = ALONE if len(histograms) == 1 else (across * INCHES[0], down * INCHES[1] + 0.4)
     figure.set_size_inches(width, height)
-    figure.suptitle(_fitted(chart.title, width - 0.4, 11), fontsize=11)
-    figure.supxlabel(_fitted(chart.x, width - 0.4, 9), fontsize=9)
-    figure.supylabel(_fitted(chart.y, height - 0.4, 9), fontsize=9)
+    figure.suptitle(_fit_text(chart.title, width - 0.4, 11), fontsize=11)
+    figure.supxlabel(_fit_text(chart.x, width - 0.4, 9), fontsize=9)
+    figure.supylabel(_fit_text(chart.y, height - 0.4, 9), fontsize=9)
     for i, one in enumerate(histograms, 1):
         axes = figure.add_subplot(down, across, i)
-        axes.set_title(_fitted(one.name, width / across - 0.5, 9))
+        axes.set_title(_fit_text(one.name, width / across - 0.5, 9))
         if one.note:
-            axes.set_xlabel(_fitted(one.note, width / across - 0.6, 8), fontsize=8, color="#555555")
+            axes.set_xlabel(_fit_text(one.note, width / across - 0.6, 8), fontsize=8, color="#555555")
         if not one.counts:
             axes.set_axis_off()
-            axes.text(0.5, 0.5, _fitted(one.note, width / across - 0.6, 9), ha="center", transform=axes.transAxes)
+            axes.text(0.5, 0.5, _fit_text(one.note, width / across - 0.6, 9), ha="center", transform=axes.transAxes)
             continue
         axes.stairs(one.counts, one.edges, fill=True, color=COLOURS[0])
         _scaled(axes, chart.log, max(one.counts))
 
 
 def _one_panel(figure: Figure, chart: Chart, parts: int) -> Axes:
+    """Add one panel with the title and the labels of the chart, and return it."""
     figure.set_size_inches(ALONE[0] + (LEGEND if parts > 1 else 0), max(ALONE[1], 0.2 * parts + 1))
     axes = figure.add_subplot()
-    axes.set_title(_fitted(chart.title, ALONE[0] - 1, 11), fontsize=11)
-    axes.set_xlabel(_fitted(chart.x, ALONE[0] - 1, 9))
-    axes.set_ylabel(_fitted(chart.y, ALONE[1] - 1, 9))
+    axes.set_title(_fit_text(chart.title, ALONE[0] - 1, 11), fontsize=11)
+    axes.set_xlabel(_fit_text(chart.x, ALONE[0] - 1, 9))
+    axes.set_ylabel(_fit_text(chart.y, ALONE[1] - 1, 9))
     return axes
 
 
 def _outline(axes: Axes, one: Bars, i: int) -> None:
+    """Draw the outline of a histogram."""
     name = f"{one.name} ({one.note})" if one.note else one.name
-    label = _fitted(name, LEGEND, 8)
+    label = _fit_text(name, LEGEND, 8)
     if one.counts:
         axes.stairs(one.counts, one.edges, label=label, **_style(i))
     else:
@@ -172,17 +175,19 @@ def _outline(axes: Axes, one: Bars, i: int) -> None:
 
 
 def _line(axes: Axes, line: Curve, i: int) -> None:
+    """Draw a curve."""
     values = [float("nan") if value is None else value for value in line.values]
     mark = MARKS[i % len(MARKS)] if len(values) <= MARKED else ""
-    axes.plot(line.places, values, marker=mark, markersize=4, label=_fitted(line.name, LEGEND, 8), **_style(i))
+    axes.plot(line.places, values, marker=mark, markersize=4, label=_fit_text(line.name, LEGEND, 8), **_style(i))
 
 
 def _style(i: int) -> dict[str, Any]:
+    """Return the colour and the kind of line number `i`."""
     return {"color": COLOURS[i % len(COLOURS)], "linestyle": KINDS[i % len(KINDS)], "linewidth": 1.5}
 
 
-def _finish(figure: Figure, axes: Axes, chart: Chart) -> None:
-    """The scale, whole steps, and a legend beside the panel where there are several lines."""
+def _draw_scales(figure: Figure, axes: Axes, chart: Chart) -> None:
+    """Draw the scales, and a legend beside the panel if there are several lines."""
     from matplotlib.ticker import MaxNLocator
 
     counts = [max(part.counts, default=0) for part in chart.parts if isinstance(part, Bars)]
@@ -200,7 +205,7 @@ def _finish(figure: Figure, axes: Axes, chart: Chart) -> None:
 
 
 def _scaled(axes: Axes, log: bool, most: int) -> None:
-    """Counts from nothing on, in whole numbers; with `log` each height is ten times as much as that many below."""
+    """Scale the axis of counts from zero in whole numbers; with `log`, logarithmically."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
@@ -213,7 +218,7 @@ def _scaled(axes: Axes, log: bool, most: int) -> None:
 
 
 def _label_decades(axes: Axes) -> None:
-    """Numbers on a logarithmic axis as people write them, where there is room 2 and 5 too."""
+    """Label a logarithmic axis with plain numbers, with 2 and 5 of each decade if there is room."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     low, high = axes.get_ylim()
@@ -222,11 +227,8 @@ def _label_decades(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-# --- names in pictures -------------------------------------------------------------------------
-
-
-def _fitted(text: str, inches: float, size: float) -> str:
-    """`text` without its middle, so that it takes no more room than there is; what has no glyph is spelled out."""
+def _fit_text(text: str, inches: float, size: float) -> str:
+    """Return `text`, shortened in the middle to fit the width; characters without a glyph are spelled out."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     font = get_font(findfont(FontProperties(family=FAMILY)))
@@ -234,22 +236,23 @@ def _fitted(text: str, inches: float, size: float) -> str:
     text = "".join(c if font.get_char_index(ord(c)) else _spelled(ord(c)) for c in text)
     room = inches * POINTS
     lengths = range(len(text))
-    kept = bisect_left(lengths, True, key=lambda n: _points(font, _elided(text, n + 1)) > room)
-    return _elided(text, max(kept, 1))
+    kept = bisect_left(lengths, True, key=lambda n: _width_in_points(font, _cut_middle(text, n + 1)) > room)
+    return _cut_middle(text, max(kept, 1))
 
 
-def _elided(text: str, kept: int) -> str:
-    """`text` without its middle, so that so many characters remain."""
+def _cut_middle(text: str, kept: int) -> str:
+    """Return `text` without its middle, so that `kept` characters remain."""
     head = kept // 2
     return text if kept >= len(text) else f"{text[:head]}…{text[len(text) - (kept - head - 1) :]}"
 
 
 def _spelled(code: int) -> str:
+    """Return the escape sequence of a character."""
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
-def _points(font: Any, text: str) -> float:
-    """How wide a text is, in points."""
+def _width_in_points(font: Any, text: str) -> float:
+    """Return the width of a text, in points."""
     font.set_text(text)
     width: float = font.get_width_height()[0]
     return width / 64

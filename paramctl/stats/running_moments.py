@@ -1,7 +1,7 @@
-"""What is known of many numbers without keeping them: how many, their mean and spread, extremes, and odd ones.
+"""Compute the count, mean, spread and extremes of many numbers in one pass, without keeping the numbers.
 
-Two such summaries can be merged (Chan, Golub & LeVeque 1983, Algorithms for computing the sample variance),
-so that each block of a tensor is looked at once, however far its mean lies from zero.
+Two results can be merged (Chan, Golub & LeVeque 1983, Algorithms for computing the sample variance), so that
+each block of a tensor is read once, however far its mean lies from zero.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ROW = 512  # numbers of a row whose sum a BLAS makes, several rows at a time
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """`count` numbers, of which `finite` are neither NaN nor infinite; what else is said is of those.
+    """Statistics of `count` numbers, of which `finite` are finite; all but `nan` and `inf` are of the finite ones.
 
     `squares` is the sum of squared deviations from `mean`; `low` and `high` are the extremes. `mean` and
     `squares` are numpy's longdouble, whose exponent holds the squares of every float64.
@@ -41,12 +41,12 @@ class Moments:
 
     @property
     def std(self) -> float | None:
-        """Sample standard deviation (n − 1); None of fewer than two numbers."""
+        """Sample standard deviation (n − 1); None for fewer than two numbers."""
         return None if self.finite < 2 else float(_root(self.squares / (self.finite - 1)))
 
     @property
     def l2(self) -> float:
-        """Euclidean norm; infinite where float64 cannot hold it."""
+        """Euclidean norm; infinite if float64 cannot hold it."""
         return float(self.norm)
 
     @property
@@ -55,7 +55,7 @@ class Moments:
         return _root(self.squares + self.finite * (self.mean * self.mean))
 
     def __add__(self, other: Moments) -> Moments:
-        """The numbers of both."""
+        """Return the moments of the numbers of both."""
         if not (self.count and other.count):
             return self if self.count else other
         n = self.finite + other.finite
@@ -74,7 +74,7 @@ class Moments:
         )
 
     def scaled(self, factor: float) -> Moments:
-        """Each of the numbers times a power of two."""
+        """Return the moments of the numbers multiplied by `factor`, a power of two."""
         return replace(
             self,
             mean=self.mean * factor, squares=self.squares * factor * factor,
@@ -82,7 +82,7 @@ class Moments:
         )  # fmt: skip
 
     def times(self, n: int) -> Moments:
-        """The numbers `n` times over."""
+        """Return the moments of the numbers repeated `n` times."""
         return replace(
             self,
             count=n * self.count, finite=n * self.finite, squares=n * self.squares,
@@ -94,10 +94,10 @@ NONE = Moments()
 
 
 class Running:
-    """Adds up many numbers, a block at a time.
+    """Moments of finite numbers, added a block at a time.
 
-    Deviations are taken from the mean of the first block, which the mean of all cannot be so far away
-    from that squares cancel: the first block is among what spreads.
+    Deviations are taken from the mean of the first block. As that block is part of all numbers, its mean is close
+    enough to theirs that squares do not cancel.
     """
 
     def __init__(self) -> None:
@@ -108,9 +108,9 @@ class Running:
         self._sum = self._squares = 0.0
 
     def add(self, values: Array, low: float, high: float, zeros: int) -> None:
-        """Add finite float64 `values`, of which these are the extremes and the number of zeros; they may change."""
+        """Add finite float64 `values`, given their extremes and number of zeros; `values` may be overwritten."""
         if _is_extreme(low, high):
-            self._others += _of_extreme(values, low, high, zeros)
+            self._others += _moments_of_extremes(values, low, high, zeros)
             return
         if self._pivot is None:
             self._pivot = _pivot(values, low, high)
@@ -124,7 +124,7 @@ class Running:
         self._low, self._high = min(self._low, low), max(self._high, high)
 
     def without_odd(self, values: Array) -> Array:
-        """Count the NaN and infinities among `values`; returns a copy of the others, which are not added."""
+        """Count the NaN and infinities among `values`; return a copy of the others, which are not added."""
         import numpy as np
 
         finite = values[np.isfinite(values)]
@@ -135,7 +135,7 @@ class Running:
 
     @property
     def moments(self) -> Moments:
-        """Of all that was added."""
+        """The moments of all added numbers."""
         import numpy as np
 
         if not self._n:
@@ -147,10 +147,10 @@ class Running:
         return self._others + added
 
 
-class RunningWhole:
-    """Adds up many integers of up to 64 bits, a block at a time.
+class RunningIntegers:
+    """Moments of integers of up to 64 bits, added a block at a time.
 
-    Deviations are taken from the first before anything is rounded to float64, and the sum is exact.
+    Deviations are taken from the first number before they are rounded to float64, and the sum is exact.
     """
 
     def __init__(self) -> None:
@@ -160,7 +160,7 @@ class RunningWhole:
         self._low = self._high = 0
 
     def add(self, values: Array) -> None:
-        """Add integers, of one dtype each time."""
+        """Add integers of one dtype."""
         import numpy as np
 
         if not values.size:
@@ -178,7 +178,7 @@ class RunningWhole:
 
     @property
     def moments(self) -> Moments:
-        """Of all that was added."""
+        """The moments of all added numbers."""
         import numpy as np
 
         if not self._n:
@@ -190,14 +190,14 @@ class RunningWhole:
 
 
 def _exact_sum(values: Array, largest: int) -> int:
-    """The sum of integers of 64 bits, of which none is further from 0 than `largest`."""
+    """Return the sum of 64-bit integers whose magnitude is at most `largest`."""
     if largest * values.size < 1 << 63:
         return int(values.sum())
     return (int((values >> 32).sum()) << 32) + int((values & 0xFFFFFFFF).sum())
 
 
 def _deviations(values: Array, pivot: Any, furthest: int) -> Array:
-    """How far integers of 64 bits are from a `pivot`, as float64; none is further than `furthest`."""
+    """Return the differences of 64-bit integers from `pivot`, as float64; `furthest` is the largest of them."""
     import numpy as np
 
     up = values.view(np.uint64) - pivot.astype(np.uint64)  # both wrap around
@@ -210,7 +210,7 @@ def _deviations(values: Array, pivot: Any, furthest: int) -> Array:
 
 
 def _pivot(values: Array, low: float, high: float) -> float:
-    """What to take deviations from: the mean; nothing where that is no further from 0 than values spread."""
+    """Return the number from which deviations are taken: the mean, or 0 if the mean is small beside the spread."""
     total, squares = _sums(values)
     mean = total / values.size
     if 2 * mean * mean < squares / values.size:
@@ -219,7 +219,7 @@ def _pivot(values: Array, low: float, high: float) -> float:
 
 
 def _sums(values: Array) -> tuple[float, float]:
-    """The sum of float64 values, and that of their squares."""
+    """Return the sum of float64 values and the sum of their squares."""
     whole = values.size // ROW * ROW
     total = float(values[:whole].reshape(-1, ROW).dot(_ones()).sum()) if whole else 0.0
     if whole < values.size:
@@ -229,13 +229,14 @@ def _sums(values: Array) -> tuple[float, float]:
 
 @cache
 def _ones() -> Array:
+    """Return a row of ones."""
     import numpy as np
 
     return np.ones(ROW)
 
 
-def _of_extreme(values: Array, low: float, high: float, zeros: int) -> Moments:
-    """The moments of finite values whose squares float64 cannot hold."""
+def _moments_of_extremes(values: Array, low: float, high: float, zeros: int) -> Moments:
+    """Return the moments of finite values whose squares float64 cannot hold."""
     import numpy as np
 
     exact = values.astype(np.longdouble)
@@ -243,8 +244,8 @@ def _of_extreme(values: Array, low: float, high: float, zeros: int) -> Moments:
     return Moments(values.size, values.size, mean, ((exact - mean) ** 2).sum(), low, high, zeros)
 
 
-def of_few(values: Sequence[float]) -> Moments:
-    """The moments of a few numbers: with Python's own that takes less time than numpy does to begin."""
+def moments_of_few(values: Sequence[float]) -> Moments:
+    """Return the moments of a few numbers, in plain Python: numpy takes longer to start."""
     import numpy as np
 
     finite = [value for value in values if isfinite(value)]
@@ -255,7 +256,7 @@ def of_few(values: Sequence[float]) -> Moments:
         return odd
     low, high, zeros = min(finite), max(finite), finite.count(0)
     if _is_extreme(low, high):
-        return odd + _of_extreme(np.array(finite), low, high, zeros)
+        return odd + _moments_of_extremes(np.array(finite), low, high, zeros)
     pivot = min(max(fsum(finite) / n, low), high)
     apart = [value - pivot for value in finite]
     rest = fsum(apart) / n
@@ -263,8 +264,8 @@ def of_few(values: Sequence[float]) -> Moments:
     return Moments(count, n, np.longdouble(pivot) + rest, squares, low, high, zeros, odd.nan, odd.inf)
 
 
-def of_counts(values: Array, counts: Array) -> Moments:
-    """The moments of numbers of which each of the float64 `values` occurs `counts` times."""
+def moments_of_counts(values: Array, counts: Array) -> Moments:
+    """Return the moments of numbers given as float64 `values` and how often each occurs."""
     import numpy as np
 
     finite = np.isfinite(values) & (counts > 0)
@@ -282,12 +283,13 @@ def of_counts(values: Array, counts: Array) -> Moments:
 
 
 def _is_extreme(low: float, high: float) -> bool:
+    """Return whether squares of values of that size may leave the range of float64."""
     largest = max(-low, high)
     return largest > LARGE or 0 < largest < SMALL
 
 
 def _root(square: Any) -> Any:
-    """The square root of a longdouble; 0 where rounding left a trace below it."""
+    """Return the square root of a longdouble; 0 if rounding made it slightly negative."""
     import numpy as np
 
     return np.sqrt(np.longdouble(square)) if square > 0 else 0.0

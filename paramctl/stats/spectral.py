@@ -1,7 +1,7 @@
-"""The largest singular value of matrices, and how many directions they really use.
+"""Compute the largest singular value and the stable rank of matrices.
 
 The stable rank is ‖A‖F² / σ² (Rudelson & Vershynin 2007, Sampling from large matrices: an approach through
-geometric functional analysis), at most the rank, and not moved by small singular values. A tensor of more
+geometric functional analysis); it is at most the rank, and small singular values hardly change it. A tensor of more
 than two dimensions, such as the kernel of a convolution, counts as the matrix of its first dimension by all others.
 """
 
@@ -29,9 +29,9 @@ class Spectrum(NamedTuple):
 
 
 def spectrum(checkpoint: Checkpoint, param: Param) -> Spectrum | str:
-    """The spectrum of a param of two or more dimensions, or why it has none.
+    """Return the spectrum of a param of two or more dimensions, or the reason why it has none.
 
-    The whole of it is held in memory, as float64. Raises FormatError where a checksum is wrong.
+    All of the param is held in memory, as float64. Raises FormatError if a checksum is wrong.
     """
     from paramctl.values.arrays import read_values
 
@@ -54,7 +54,7 @@ def spectrum(checkpoint: Checkpoint, param: Param) -> Spectrum | str:
 
 
 def _why_none(param: Param) -> str:
-    """Why a param has no spectrum, whatever its values are; "" if it may have one."""
+    """Return the reason why a param has no spectrum, whatever its values are; "" if it may have one."""
     if not param.is_plain:
         return f"a {param.layout} tensor"
     if len(param.shape) < 2:
@@ -67,7 +67,7 @@ def _why_none(param: Param) -> str:
 
 
 def _largest(matrix: torch.Tensor) -> float:
-    """The largest singular value."""
+    """Return the largest singular value."""
     torch = import_torch()
     if min(matrix.shape) <= EXACT:
         return float(torch.linalg.svdvals(matrix)[0])
@@ -75,7 +75,7 @@ def _largest(matrix: torch.Tensor) -> float:
 
 
 def _lanczos(matrix: torch.Tensor) -> float:
-    """The largest singular value, by bidiagonalisation (Golub & Kahan 1965), each vector orthogonal to all before."""
+    """Return the largest singular value, by bidiagonalisation (Golub & Kahan 1965), fully reorthogonalised."""
     torch = import_torch()
     generator = torch.Generator().manual_seed(0)
     right = torch.randn(matrix.shape[1], dtype=torch.float64, generator=generator)
@@ -100,7 +100,7 @@ def _lanczos(matrix: torch.Tensor) -> float:
 
 
 def _orthogonal(vector: torch.Tensor, others: list[torch.Tensor]) -> torch.Tensor:
-    """What of a vector is orthogonal to unit vectors; twice is enough against rounding."""
+    """Return the part of a vector orthogonal to unit vectors; two passes are enough against rounding."""
     torch = import_torch()
     if others:
         basis = torch.stack(others)
@@ -110,6 +110,7 @@ def _orthogonal(vector: torch.Tensor, others: list[torch.Tensor]) -> torch.Tenso
 
 
 def _of_bidiagonal(diagonal: list[float], beside: list[float]) -> float:
+    """Return the largest singular value of a bidiagonal matrix."""
     torch = import_torch()
     made = torch.zeros(len(diagonal), len(diagonal) + 1, dtype=torch.float64)
     for i, (on, off) in enumerate(zip(diagonal, beside, strict=True)):

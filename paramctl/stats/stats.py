@@ -1,4 +1,4 @@
-"""What the values of params are like: moments, extremes, odd values and a histogram, in one pass."""
+"""Summarise the values of params in one pass: moments, extremes, NaN and infinities, and a histogram."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from paramctl.errors import Unsupported, UsageError
 from paramctl.model.checkpoint import Checkpoint, Param
 from paramctl.model.dtypes import BY_NAME, PAIRS, DType
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 from paramctl.stats.histogram import EMPTY, Binning, Histogram
-from paramctl.stats.running_moments import NONE, Moments, Running, RunningWhole, of_counts, of_few
+from paramctl.stats.running_moments import NONE, Moments, Running, RunningIntegers, moments_of_counts, moments_of_few
 from paramctl.values.float_bits import BITWISE, Widened
 from paramctl.values.scan import Scan, distinct
 
@@ -30,7 +30,7 @@ HOLDERS = ("values", "buffer")  # the component of a composite tensor that its v
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What is known of many values; `why` there is nothing to know, where there is not."""
+    """Statistics of many values; `why` is the reason if there are none."""
 
     moments: Moments = NONE
     histogram: Histogram = EMPTY
@@ -38,7 +38,7 @@ class Summary:
 
     @property
     def figures(self) -> Figures:
-        """What is printed of it."""
+        """The printed figures."""
         moments = self.moments
         if self.why and not moments.count:  # a layer has those of its other tensors
             return Figures(*[None] * 9)
@@ -49,14 +49,14 @@ class Summary:
         return Figures(moments.count, mean, moments.std, low, high, l2, moments.zeros, moments.nan, moments.inf)
 
     def __add__(self, other: Summary) -> Summary:
-        """The values of both."""
+        """Return the summary of the values of both."""
         return Summary(self.moments + other.moments, self.histogram + other.histogram, self.why or other.why)
 
 
 class Figures(NamedTuple):
-    """The figures of many values; None where there is none. All but `count` are of the finite values.
+    """The printed figures of many values; None if there is none. All but `count`, `nan` and `inf` are of finite values.
 
-    `std` is the sample's (n − 1), `l2` the Euclidean norm.
+    `std` is the sample standard deviation (n − 1), `l2` the Euclidean norm.
     """
 
     count: int | None  # type: ignore[assignment]  # the figure of that name, not how often a tuple holds something
@@ -71,7 +71,7 @@ class Figures(NamedTuple):
 
 
 class Row(NamedTuple):
-    """The summary of one param, by its position in `params`, or of all own params of a layer."""
+    """The summary of one param, at its position in `params`, or of all own params of a layer."""
 
     path: str
     at: int | None
@@ -85,16 +85,16 @@ def stats(
     *,
     by_layer: bool = False,
     histograms: bool = False,
-    watch: Watch = nobody,
+    on_progress: ProgressCallback = ignore,
 ) -> Iterator[Row]:
-    """A row for each param at `indices`, or for each layer that has some of its own there; in the file's order.
+    """Yield a row for each param at `indices`, or for each layer with own params there, in the file's order.
 
-    Complex values count by their magnitude, quantized ones by what they stand for. What an expanded tensor
-    repeats is counted as often, and in a sparse one what is not stored is zero. In a layer, tied params
-    count once. Raises FormatError where a checksum is wrong.
+    Complex values count by their magnitude, quantized ones by their dequantized value. Values that an expanded tensor
+    repeats count each time; values that a sparse tensor does not store are zero. In a layer, tied params count once.
+    Raises FormatError if a checksum is wrong.
     """
     chosen = range(len(checkpoint.params)) if indices is None else sorted(indices)
-    reader = Summaries(checkpoint, chosen, histograms=histograms, watch=watch)
+    reader = Summaries(checkpoint, chosen, histograms=histograms, on_progress=on_progress)
     if not by_layer:
         yield from (Row(checkpoint.params[i].path, i, reader.of(i)) for i in chosen)
         return
@@ -108,20 +108,25 @@ def stats(
 
 
 class Summaries:
-    """Summaries of params of one checkpoint; of tied ones the values are read once."""
+    """Summaries of params of one checkpoint; values of tied params are read once."""
 
     def __init__(
-        self, checkpoint: Checkpoint, indices: Iterable[int], *, histograms: bool = False, watch: Watch = nobody
+        self,
+        checkpoint: Checkpoint,
+        indices: Iterable[int],
+        *,
+        histograms: bool = False,
+        on_progress: ProgressCallback = ignore,
     ) -> None:
         self._checkpoint = checkpoint
         self._histograms = histograms
         views = {checkpoint.tied_to.get(i, i) for i in indices}
-        total = sum(_held(checkpoint.params[i]).nbytes for i in views)
-        self._scan = Scan(checkpoint, watch, total)
+        total = sum(_value_tensor(checkpoint.params[i]).nbytes for i in views)
+        self._scan = Scan(checkpoint, on_progress, total)
         self._known: dict[int, Summary] = {}
 
     def of(self, index: int) -> Summary:
-        """The summary of the param at a position. Raises FormatError where a checksum is wrong."""
+        """Return the summary of the param at a position. Raises FormatError if a checksum is wrong."""
         leader = self._checkpoint.tied_to.get(index, index)
         if leader not in self._known:
             try:
@@ -131,11 +136,12 @@ class Summaries:
         return self._known[leader]
 
     def _read(self, param: Param) -> Summary:
-        held = _held(param)
+        """Return the summary of a param. Raises Unsupported if its values have no meaning as numbers."""
+        held = _value_tensor(param)
         if held.dtype.category == "bits" and held.dtype.name != PAIRS:
-            raise Unsupported(f"{param.path or '.'} is {held.dtype.name}, which says nothing of what its bits mean")
+            raise Unsupported(f"{param.path or '.'} is {held.dtype.name}, whose bits have no defined meaning")
         if held.dtype.category == "quantized" and held.quantizer is None:
-            raise Unsupported(f"{param.path or '.'} is {held.dtype.name} of a kind that is not known")
+            raise Unsupported(f"{param.path or '.'} is {held.dtype.name} with an unknown quantizer")
         view, times = distinct(held)
         moments, histogram = self._moments(view)
         if times > 1:
@@ -147,40 +153,41 @@ class Summaries:
         return Summary(moments, histogram)
 
     def _moments(self, param: Param) -> tuple[Moments, Histogram]:
+        """Return the moments and the histogram of a param, computed in the cheapest way for its dtype."""
         small = param.dtype.bits <= COUNTED and param.dtype.category not in ("complex", "quantized")
         plain = not param.flags and not self._histograms and param.dtype.name != PAIRS
         if param.numel <= FEW and plain and (small or param.dtype.name in BITWISE):
-            return self._few(param), EMPTY
+            return self._from_few(param), EMPTY
         if param.dtype.name in BITWISE and not param.flags and not (small and self._histograms):
-            return self._added(param)
-        return self._counted(param) if small else self._converted(param)
+            return self._from_floats(param)
+        return self._from_counts(param) if small else self._from_converted(param)
 
-    def _few(self, param: Param) -> Moments:
-        """The moments of so few elements that it pays to look at each."""
+    def _from_few(self, param: Param) -> Moments:
+        """Return the moments of few elements, each converted by itself."""
         dtype, floats = param.dtype, BITWISE.get(param.dtype.name)
         values: list[float] = []
         for block in self._scan.stored(param, in_order=False):
             values += floats.listed(block) if floats else _every_value(dtype)[block].tolist()
-        moments = of_few(values)
-        return _whole(moments) if dtype.category in ("int", "bool") else moments
+        moments = moments_of_few(values)
+        return _with_integer_extremes(moments) if dtype.category in ("int", "bool") else moments
 
-    def _added(self, param: Param) -> tuple[Moments, Histogram]:
-        """The moments of IEEE floats, whose bits tell at once whether all of a block are finite, and the extremes."""
+    def _from_floats(self, param: Param) -> tuple[Moments, Histogram]:
+        """Return moments and histogram of IEEE floats, whose bits tell extremes and NaN at once."""
         import numpy as np
 
         floats = BITWISE[param.dtype.name]
-        widened, adding = Widened(floats), _Adding(self._histograms)
+        widened, collector = Widened(floats), _Collector(self._histograms)
         for block in self._scan.stored(param, in_order=False):
             ends = floats.extremes(block)
             if ends is not None:
-                adding.add(widened.values(block), *ends)
+                collector.add(widened.values(block), *ends)
                 continue
             with np.errstate(invalid="ignore"):  # signalling NaNs
-                adding.add_any(widened.values(block))
-        return adding.found
+                collector.add_any(widened.values(block))
+        return collector.found
 
-    def _counted(self, param: Param) -> tuple[Moments, Histogram]:
-        """The moments of elements so small that each of their values is counted."""
+    def _from_counts(self, param: Param) -> tuple[Moments, Histogram]:
+        """Return moments and histogram of elements so small that each possible value is counted."""
         import numpy as np
 
         bits = param.dtype.bits
@@ -194,37 +201,37 @@ class Summaries:
         values = _every_value(dtype)
         if "neg" in param.flags:
             values = -values
-        moments = of_counts(values, counts)
+        moments = moments_of_counts(values, counts)
         binning = Binning()
         if self._histograms and moments.finite:
             held = np.isfinite(values) & (counts > 0)
             binning.add(values[held], float(moments.low), float(moments.high), counts[held])
-        return _whole(moments) if dtype.category in ("int", "bool") else moments, binning.histogram
+        return _with_integer_extremes(moments) if dtype.category in ("int", "bool") else moments, binning.histogram
 
-    def _converted(self, param: Param) -> tuple[Moments, Histogram]:
-        """The moments of values of any other kind: large integers, complex and quantized ones."""
+    def _from_converted(self, param: Param) -> tuple[Moments, Histogram]:
+        """Return moments and histogram of all other values: large integers, complex and quantized ones."""
         import numpy as np
 
-        adding, whole = _Adding(self._histograms), RunningWhole()
+        collector, whole = _Collector(self._histograms), RunningIntegers()
         for block in self._scan.values(param, in_order=False):
             if block.dtype.kind in "iu":
                 whole.add(block)
-                adding.bin(block)
+                collector.bin(block)
             else:
-                adding.add_any(magnitudes(block) if block.dtype.kind == "c" else block.astype(np.float64))
-        moments, histogram = adding.found
+                collector.add_any(magnitudes(block) if block.dtype.kind == "c" else block.astype(np.float64))
+        moments, histogram = collector.found
         return moments + whole.moments, histogram
 
 
-class _Adding:
-    """The moments and, where it is asked for, the histogram of values that come an array at a time."""
+class _Collector:
+    """Moments and, if wanted, the histogram of values, added an array at a time."""
 
     def __init__(self, histograms: bool) -> None:
         self._running = Running()
         self._binning = Binning() if histograms else None
 
     def add(self, values: Array, low: float, high: float, zeros: int) -> None:
-        """Add finite float64 `values`, of which these are the extremes and the number of zeros; they may change."""
+        """Add finite float64 `values`, given their extremes and number of zeros; `values` may be overwritten."""
         if self._binning is not None:
             self._binning.add(values, low, high)
         self._running.add(values, low, high, zeros)
@@ -238,7 +245,7 @@ class _Adding:
             self._binning.add(rounded, float(rounded.min()), float(rounded.max()))
 
     def add_any(self, values: Array) -> None:
-        """Add float64 `values` of which some may be NaN or infinite."""
+        """Add float64 `values` that may contain NaN or infinities."""
         import numpy as np
 
         finite = self._running.without_odd(values)
@@ -247,16 +254,17 @@ class _Adding:
 
     @property
     def found(self) -> tuple[Moments, Histogram]:
+        """The moments and the histogram of all added values."""
         return self._running.moments, self._binning.histogram if self._binning is not None else EMPTY
 
 
-def _whole(moments: Moments) -> Moments:
-    """The moments of whole numbers, whose extremes are some of them."""
+def _with_integer_extremes(moments: Moments) -> Moments:
+    """Return the moments of integers, with their extremes as integers."""
     return replace(moments, low=int(moments.low), high=int(moments.high)) if moments.finite else moments
 
 
 def magnitudes(values: Array) -> Array:
-    """How large complex values are, as float64; NaN where either part is."""
+    """Return the magnitudes of complex values, as float64; NaN if either part is NaN."""
     import numpy as np
 
     with np.errstate(all="ignore"):
@@ -265,8 +273,8 @@ def magnitudes(values: Array) -> Array:
     return found
 
 
-def _held(param: Param) -> Param:
-    """The tensor that a param's values are in: itself, or the component of a composite one."""
+def _value_tensor(param: Param) -> Param:
+    """Return the tensor that holds a param's values: the param itself, or a component of a composite one."""
     for part in param.components:
         if part.path.rpartition(".")[2] in HOLDERS and param.storage is None:
             return part
@@ -275,7 +283,7 @@ def _held(param: Param) -> Param:
 
 @lru_cache
 def _every_value(dtype: DType) -> Array:
-    """The value of each bit pattern of a small dtype, as float64."""
+    """Return the value of each bit pattern of a small dtype, as float64."""
     import numpy as np
 
     from paramctl.values.arrays import numpy_dtype, raw_dtype
@@ -290,6 +298,7 @@ def _every_value(dtype: DType) -> Array:
 
 
 def _zeros(count: int) -> Histogram:
+    """Return the histogram of `count` zeros."""
     import numpy as np
 
     binning = Binning()

@@ -1,4 +1,4 @@
-"""How params move over the checkpoints of one training run: norms, updates, gradients and moments, step by step."""
+"""Follow params over the checkpoints of a training run: norms, updates, gradients and moments, step by step."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from paramctl.errors import NoMatch, Unsupported, UsageError, some
 from paramctl.model.checkpoint import Param, blamed
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 from paramctl.stats.followed_params import Followed
 from paramctl.stats.running_moments import NONE, Moments, Running
-from paramctl.stats.runs import Open, Run, Stop
+from paramctl.stats.runs import Open, Run, RunFile
 from paramctl.stats.stats import Summaries, magnitudes
 from paramctl.values.scan import Scan, aligned, distinct
 
@@ -22,18 +22,19 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-SAID = 5  # params of a checkpoint of which it is said why they are left out
+MAX_REASONS = 5  # params of a checkpoint of which it is said why they are left out
 QUARTER = 0.25  # of two float64, whose difference float64 can always hold
 SLICE = 1 << 16  # values compared at a time: as float64 they stay in a processor's cache
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Figures of one checkpoint: of one param, or where `path` is None of all that are selected; None where unknown.
+    """Figures of one checkpoint, of one param or, if `path` is None, of all selected ones; None if unknown.
 
     `norm`, `mean` and `std` (sample) are of the finite values, `nan` and `inf` count the others. `update` is the
-    norm of the difference from the checkpoint before, over the params that both have, and `ratio` is that
-    by the norm those had before. `grad` and `moments` are norms. A norm that float64 cannot hold is infinite.
+    norm of the difference from the checkpoint before, over the params that both have; `ratio` is the update
+    divided by the norm those params had before. `grad` and `moments` are norms. A norm that float64 cannot hold
+    is infinite.
     """
 
     file: str
@@ -51,14 +52,14 @@ class Step:
 
 
 class Tracked(NamedTuple):
-    """What is known of one checkpoint, and what has to be said about it."""
+    """The figures of one checkpoint, and remarks on them."""
 
     steps: tuple[Step, ...]
     remarks: tuple[str, ...] = ()
 
 
 class _Measured(NamedTuple):
-    """Values, their differences from those before, and those before where there is a difference; what is stored."""
+    """Moments of values, of their differences from the values before, of the values before, and of stored tensors."""
 
     values: Moments = NONE
     update: Moments | None = None
@@ -66,7 +67,7 @@ class _Measured(NamedTuple):
     stored: Mapping[str, Moments] = {}
 
     def __add__(self, other: object) -> _Measured:
-        """What both measure, together."""
+        """Return what both measure, together."""
         if not isinstance(other, _Measured):
             return NotImplemented
         stored = dict(self.stored)
@@ -82,38 +83,39 @@ class _Measured(NamedTuple):
 
 
 def track(
-    run: Run, selections: Sequence[str], open: Open, *, each: bool = False, watch: Watch = nobody
+    run: Run, selections: Sequence[str], open: Open, *, each: bool = False, on_progress: ProgressCallback = ignore
 ) -> Iterator[Tracked]:
-    """The figures of each checkpoint of a run, for all selected params together or, with `each`, for each of them.
+    """Yield the figures of each checkpoint of a run, for all selected params together or, with `each`, one by one.
 
-    Without selections the whole model is followed; integers and flags are left out beside other numbers, unless
-    they were named one by one. Tied params count once. Two checkpoints are open at a time. The selected values of
-    each are read twice, for itself and as what came before the next; gradients and moments once. Raises FormatError
-    where a checksum is wrong.
+    Without selections the whole model is followed; integers, flags and running statistics are left out beside other
+    params, unless they were named one by one. Tied params count once. Two checkpoints are open at a time. The selected
+    values of each are read twice, for itself and to compare the next with; gradients and moments once. Raises
+    FormatError if a checksum is wrong.
     """
     before: Followed | None = None
-    for stop in run.stops:
-        checkpoint = open(stop.file)
+    for run_file in run.run_files:
+        checkpoint = open(run_file.file)
         try:
             with blamed(checkpoint):
                 followed = Followed(checkpoint, selections)
         except NoMatch as error:
-            yield Tracked((Step(stop.file, stop.step),), (f"{error.what}: nothing to follow here",))
+            yield Tracked((Step(run_file.file, run_file.step),), (f"{error.what}: nothing to follow here",))
             continue
-        pair = _Pair(followed, before, watch)
-        measured = {path: pair.measured(path) for path in followed.once} if each else None
-        whole = None if each else sum((pair.measured(path) for path in followed.once), _Measured())
+        pair = _Pair(followed, before, on_progress)
+        measured = {path: pair.measured(path) for path in followed.unique} if each else None
+        whole = None if each else sum((pair.measured(path) for path in followed.unique), _Measured())
         rows = measured.items() if measured is not None else [(None, whole or _Measured())]
-        steps = tuple(_step(stop, path, one, run.moments) for path, one in rows)
+        steps = tuple(_step(run_file, path, one, run.moments) for path, one in rows)
         yield Tracked(steps, (*pair.remarks(), *_too_large(steps)))
         before = followed
 
 
-def _step(stop: Stop, path: str | None, measured: _Measured, names: Iterable[str]) -> Step:
+def _step(run_file: RunFile, path: str | None, measured: _Measured, names: Iterable[str]) -> Step:
+    """Return the figures of one checkpoint."""
     values = measured.values
     return Step(
-        stop.file,
-        stop.step,
+        run_file.file,
+        run_file.step,
         path,
         norm=_norm(values),
         update=_norm(measured.update),
@@ -128,17 +130,18 @@ def _step(stop: Stop, path: str | None, measured: _Measured, names: Iterable[str
 
 
 def _norm(moments: Moments | None) -> float | None:
+    """Return the norm of finite values, or None if there are none."""
     return moments.l2 if moments is not None and moments.finite else None
 
 
 def _ratio(update: Moments | None, before: Moments) -> float | None:
-    """The norm of one by that of the other, also where float64 cannot hold them."""
+    """Return the norm of the update divided by the norm before, even if float64 cannot hold those norms."""
     known = update is not None and update.finite and before.finite and before.norm
     return float(update.norm / before.norm) if update is not None and known else None
 
 
 def _too_large(steps: Iterable[Step]) -> Iterator[str]:
-    """What to know about norms that are infinite."""
+    """Yield a remark for each step with norms that are infinite."""
     for step in steps:
         norms = {"norm": step.norm, "update": step.update, "grad": step.grad, **step.moments}
         if names := [name for name, norm in norms.items() if norm == inf]:
@@ -147,25 +150,25 @@ def _too_large(steps: Iterable[Step]) -> Iterator[str]:
 
 
 class _Pair:
-    """Measures one checkpoint beside the one before it."""
+    """One checkpoint and the one before it, measured side by side."""
 
-    def __init__(self, followed: Followed, before: Followed | None, watch: Watch) -> None:
+    def __init__(self, followed: Followed, before: Followed | None, on_progress: ProgressCallback) -> None:
         self._followed, self._before = followed, before
         self._unread: dict[str, str] = {}
         self._reshaped: list[str] = []
         self._odd: dict[str, int] = {}
         checkpoint = followed.checkpoint
         observations = [one.at for stored in followed.stored.values() for one in stored]
-        alone = [i for path, i in followed.once.items() if before is None or path not in before.at]
+        alone = [i for path, i in followed.unique.items() if before is None or path not in before.at]
         self._scans = (
-            Scan(checkpoint, watch, sum(checkpoint.params[i].nbytes for i in followed.once.values())),
+            Scan(checkpoint, on_progress, sum(checkpoint.params[i].nbytes for i in followed.unique.values())),
             Scan(before.checkpoint) if before is not None else None,
         )
-        self._summaries = Summaries(checkpoint, [*observations, *alone], watch=watch)
+        self._summaries = Summaries(checkpoint, [*observations, *alone], on_progress=on_progress)
 
     def measured(self, path: str) -> _Measured:
-        """The figures of the param of that path."""
-        at = self._followed.once[path]
+        """Return the figures of the param of that path."""
+        at = self._followed.unique[path]
         stored: dict[str, Moments] = {}
         for one in self._followed.stored[at]:
             found = self._summarised(one.at, f"{one.name} of {path}")
@@ -177,7 +180,7 @@ class _Pair:
         return compared._replace(stored=stored)
 
     def _summarised(self, at: int, name: str) -> Moments:
-        """The moments of a param alone."""
+        """Return the moments of a param alone."""
         with blamed(self._followed.checkpoint):
             summary = self._summaries.of(at)
         if summary.why:
@@ -185,7 +188,7 @@ class _Pair:
         return summary.moments
 
     def _compared(self, path: str, at: int) -> _Measured | None:
-        """What a param and its difference from before measure; None where there is nothing to compare it with."""
+        """Return the figures of a param and its update; None if there is nothing to compare it with."""
         other = None if self._before is None else self._before.at.get(path)
         if self._before is None or other is None:
             return None
@@ -200,25 +203,25 @@ class _Pair:
             return None
 
     def _read(self, param: Param, old: Param) -> _Measured:
-        """Read a param and what it was, side by side."""
+        """Read a param and its values before, side by side."""
         import numpy as np
 
-        param, old, times = _once(param, old)
+        param, old, times = _without_shared_repeats(param, old)
         values, update, far, before = Running(), Running(), Running(), Running()
-        for x, y in map(_wide, aligned(self._numbers(0, param), self._numbers(1, old), most=SLICE)):
+        for x, y in map(_widened, aligned(self._numbers(0, param), self._numbers(1, old), most=SLICE)):
             with np.errstate(all="ignore"):
-                apart = _sizes(x - y)
+                apart = _magnitudes_if_complex(x - y)
                 if np.isinf(apart).any():
-                    _add(far, _sizes(x * QUARTER - y * QUARTER))
+                    _add_any(far, _magnitudes_if_complex(x * QUARTER - y * QUARTER))
                 else:
-                    _add(update, apart)
-            _add(values, _sizes(x))
-            _add(before, _sizes(y))
+                    _add_any(update, apart)
+            _add_any(values, _magnitudes_if_complex(x))
+            _add_any(before, _magnitudes_if_complex(y))
         moved = update.moments + far.moments.scaled(1 / QUARTER)
         return _Measured(values.moments.times(times), moved.times(times), before.moments.times(times))
 
     def _numbers(self, side: int, param: Param) -> Iterator[Array]:
-        """The values of a param in C order."""
+        """Yield the values of a param in C order."""
         followed, scan = (self._followed, self._before)[side], self._scans[side]
         assert followed is not None and scan is not None
         if param.dtype.category == "bits" or param.layout.startswith("sparse"):
@@ -227,25 +230,25 @@ class _Pair:
             yield from scan.values(param)
 
     def remarks(self) -> Iterator[str]:
-        """What to know about the figures: what is not in both checkpoints, and what could not be read."""
+        """Yield remarks on the figures: params that are not in both checkpoints, and params that could not be read."""
         if self._before is not None:
-            new = [path for path in self._followed.once if path not in self._before.at]
-            gone = [path for path in self._before.once if path not in self._followed.at]
+            new = [path for path in self._followed.unique if path not in self._before.at]
+            gone = [path for path in self._before.unique if path not in self._followed.at]
             apart = {"new": new, "missing": gone, "of another shape": self._reshaped}
             for what, paths in apart.items():
                 if paths:
-                    yield f"{what}: {some(paths)}; the update is of the others"
-        for name, why in islice(self._unread.items(), SAID):
+                    yield f"{what}: {some(paths)}; the update covers the others"
+        for name, why in islice(self._unread.items(), MAX_REASONS):
             yield f"left out: {name} ({why})"
-        if len(self._unread) > SAID:
-            yield f"left out: {len(self._unread) - SAID:,} more"
+        if len(self._unread) > MAX_REASONS:
+            yield f"left out: {len(self._unread) - MAX_REASONS:,} more"
         for name, count in self._odd.items():
             if count:
                 yield f"NaN or infinite in {name}: {count:,}"
 
 
-def _once(a: Param, b: Param) -> tuple[Param, Param, int]:
-    """Two params of one shape without the axes that both repeat themselves along, and how often they do."""
+def _without_shared_repeats(a: Param, b: Param) -> tuple[Param, Param, int]:
+    """Return two params without the axes that both repeat, and the number of repeats."""
     axes = [[step == 0 for step in param.strides] for param in (a, b)]
     if axes[0] != axes[1] or a.quantizer or b.quantizer:
         return a, b, 1
@@ -253,20 +256,20 @@ def _once(a: Param, b: Param) -> tuple[Param, Param, int]:
     return a, b, times
 
 
-def _wide(parts: Iterable[Array]) -> Iterator[Array]:
-    """Values as float64, or complex128."""
+def _widened(parts: Iterable[Array]) -> Iterator[Array]:
+    """Return the values as float64, or complex128."""
     import numpy as np
 
     return (part.astype(np.complex128 if part.dtype.kind == "c" else np.float64) for part in parts)
 
 
-def _sizes(values: Array) -> Array:
-    """Values, or how large complex ones are."""
+def _magnitudes_if_complex(values: Array) -> Array:
+    """Return real values as they are, and the magnitudes of complex ones."""
     return magnitudes(values) if values.dtype.kind == "c" else values
 
 
-def _add(running: Running, values: Array) -> None:
-    """Add float64 values, of which some may be NaN or infinite."""
+def _add_any(running: Running, values: Array) -> None:
+    """Add float64 values that may contain NaN or infinities."""
     import numpy as np
 
     finite = running.without_odd(values)

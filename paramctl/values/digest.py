@@ -1,4 +1,4 @@
-"""TODO-DOC."""
+"""Digest the values of a param, so that equal tensors are found in one pass."""
 
 from __future__ import annotations
 

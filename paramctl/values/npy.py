@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from paramctl.values.arrays import Array
 
 MAGIC = b"\x93NUMPY"
+FIXED = 12  # bytes of magic, version and the longest length of a header
+_LENGTHS = {(1, 0): 2, (2, 0): 4, (3, 0): 4}  # bytes of a header's length, by version
 PIECE = 1 << 18  # elements converted at a time
 REPEATED = 1_000_000  # elements up to which values that repeat (stride 0) are written out
 
@@ -86,14 +88,27 @@ def load(source: Source) -> Array:
 
 
 def _read_header(source: Source) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
-    """Shape, whether columns come first, dtype, and where the values begin."""
+    """Return the shape, whether columns come first, the dtype, and where the values begin."""
     from numpy.lib import format
 
+    _check_header_length(source)
     with os.fdopen(os.dup(source.fileno()), "rb") as file:
         file.seek(0)
         version = format.read_magic(file)
         read = format.read_array_header_1_0 if version == (1, 0) else format.read_array_header_2_0
         return (*read(file), file.tell())
+
+
+def _check_header_length(source: Source) -> None:
+    """Raise ValueError unless the header is in a known version and lies in the file: numpy allocates what it claims."""
+    fixed = source.read(0, min(FIXED, source.size))
+    width = _LENGTHS.get((fixed[6], fixed[7])) if len(fixed) == FIXED else None
+    if width is None:
+        raise ValueError("its version is none of 1.0, 2.0 and 3.0")
+    length = int.from_bytes(fixed[8 : 8 + width], "little")
+    left = source.size - 8 - width
+    if length > left:
+        raise ValueError(f"its header claims {length:,} bytes and {left:,} are left")
 
 
 def _dtype_for(param: Param) -> np.dtype[Any]:

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from paramctl.errors import Unsupported
 from paramctl.files import checksums
-from paramctl.files.content import Computed, Content, Literal, clip, filled, read
-from paramctl.files.segments import Keeper
+from paramctl.files.content import Computed, Content, Keeper, Literal, clip, fill_buffer, read
 from paramctl.model.checkpoint import Checkpoint, Param, Storage
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 from paramctl.values.arrays import cells, decoded, in_machine_order, narrow, storage_of, stored
 from paramctl.values.blocks import block_indices
 
@@ -31,16 +30,21 @@ FREE = 1 << 24  # bytes that may be read of a storage, however small it is
 class Scan:
     """Reads params of one checkpoint, each storage's CRC-32 checked once, and no storage endlessly often.
 
-    Each block is overwritten by the next. `watch` is told how many of `total` bytes are done. With `trust`
+    Each block is overwritten by the next. `on_progress` is told how many of `total` bytes are done. With `trust`
     the checksums are known to be right.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, watch: Watch = nobody, total: int | None = None, *, trust: bool = False
+        self,
+        checkpoint: Checkpoint,
+        on_progress: ProgressCallback = ignore,
+        total: int | None = None,
+        *,
+        trust: bool = False,
     ) -> None:
         self._checkpoint = checkpoint
         self._trust = trust
-        self._watch = watch
+        self._on_progress = on_progress
         self._total = total
         self._done = 0
         self._buffer = memoryview(bytearray(BLOCK))
@@ -93,7 +97,7 @@ class Scan:
         checked = whole and not self._trust and storage.crc32 is not None
         value, left = 0, param.numel
         content = storage.content if whole else clip(storage.content, param.start, param.nbytes)
-        for data in filled(content, self._buffer):
+        for data in fill_buffer(content, self._buffer):
             if checked:
                 value = checksums.crc32(data, value)
             block = cells(data, param.dtype)[:left]  # the last byte may hold more
@@ -119,7 +123,7 @@ class Scan:
 
     def _tell(self, nbytes: int) -> None:
         self._done += nbytes
-        self._watch("reading", self._done, self._total)
+        self._on_progress("reading", self._done, self._total)
 
 
 def _is_made(storage: Storage) -> bool:

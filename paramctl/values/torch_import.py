@@ -38,11 +38,3 @@ def tensor_of(data: Buffer, dtype: DType, shape: tuple[int, ...]) -> torch.Tenso
     return torch.frombuffer(bytearray(data), dtype=torch.uint8).view(element).reshape(shape)  # type: ignore[no-any-return]
 
 
-
-
-
-
-
-
-
-

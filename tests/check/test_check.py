@@ -44,9 +44,6 @@ def flipped(path: Path, at: int) -> Path:
     return file_of(path.parent, bytes(data), f"flipped{path.suffix}")
 
 
-# --- torch archives ------------------------------------------------------------------------------
-
-
 def test_a_sound_file(net: Path) -> None:
     report = check(str(net))
     assert report.findings == ()
@@ -98,7 +95,7 @@ def test_a_record_that_torch_does_not_read(net: Path) -> None:
 
 
 def refuses(path: Path) -> bool:
-    """Whether torch refuses an archive for where its records lie."""
+    """Return whether torch refuses an archive for where its records lie."""
     try:
         torch.load(path)
     except RuntimeError as error:
@@ -142,7 +139,7 @@ def test_another_byte_order(tmp_path: Path) -> None:
 
 
 def is_clean(source: Source) -> bool:
-    """Whether a file was read and nothing but notes was said of it."""
+    """Return whether a file was read and nothing but notes was found."""
     try:
         return all(finding.level == "note" for finding in check_source(source).findings)
     except ParamctlError as error:
@@ -216,12 +213,12 @@ def test_a_zip_archive_with_a_folder_called_data_is_not_read(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("change", [lambda file: file.write(b"more"), lambda file: file.truncate(600)], ids=["grows", "shrinks"])
 def test_a_file_that_changes_meanwhile(net: Path, change: Callable[[IO[bytes]], object]) -> None:
-    def watch(what: str, done: int, total: int | None) -> None:
+    def on_progress(what: str, done: int, total: int | None) -> None:
         with net.open("ab") as file:
             change(file)
 
-    what = "changed while it was being read; what was found may not be true of it; run it again"
-    assert refused(FileError, check, str(net), GROUPS, watch) == f"{net}: {what}"
+    what = "changed while it was being read; the findings may be out of date; run it again"
+    assert refused(FileError, check, str(net), GROUPS, on_progress) == f"{net}: {what}"
 
 
 def test_standard_input(net: Path) -> None:
@@ -234,9 +231,6 @@ def test_a_storage_of_another_size_than_its_tensors_say(net: Path) -> None:
     path = rezipped(net.with_name("short.pt"), {**records(net), "net/data/0": bytes(12)})
     what = "storage '0' claims 4 elements of 32 bits; its record has 12 bytes"
     assert found(path) == [error("unreadable", None, what)]
-
-
-# --- safetensors files ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -254,9 +248,6 @@ def test_offsets_that_leave_holes(tmp_path: Path, offsets: tuple[int, ...], nbyt
     header = json.dumps(entries).encode()
     path = file_of(tmp_path, len(header).to_bytes(8, "little") + header + bytes(nbytes), "x.safetensors")
     assert found(path) == [error("unreadable", None, what)]
-
-
-# --- bounded work --------------------------------------------------------------------------------
 
 
 def test_many_views_of_one_storage_end(tmp_path: Path) -> None:

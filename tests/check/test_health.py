@@ -24,7 +24,7 @@ NAN_BITS = {"float8_e4m3fn": 0x7F, "float8_e5m2": 0x7E, "float8_e4m3fnuz": 0x80,
 
 @pytest.fixture
 def found(tmp_path: Path) -> Callable[[object], list[Finding]]:
-    """What is found in an object that torch saves."""
+    """Return a function that checks an object that torch saves."""
 
     def call(obj: object) -> list[Finding]:
         torch.save(obj, tmp_path / "x.pt")
@@ -41,18 +41,15 @@ def odd(rule: str, path: str, what: str, level: Level = "warning") -> Finding:
 
 
 def spread(*shape: int) -> torch.Tensor:
-    """Values of which none is zero."""
+    """Return values of which none is zero."""
     return torch.linspace(1, 2, math.prod(shape)).reshape(shape)
 
 
 def through_views(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
-    """The same values as they are, transposed in memory, and as a slice of a wider tensor."""
+    """Return the same values as they are, transposed in memory, and as a slice of a wider tensor."""
     wide = torch.ones(tensor.shape[0], tensor.shape[1] + 3, dtype=tensor.dtype)
     wide[:, 2:-1] = tensor
     yield from (tensor.clone(), tensor.t().clone(memory_format=torch.contiguous_format).t(), wide[:, 2:-1])
-
-
-# --- what no tensor should hold ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [*FLOATS, torch.complex64, torch.complex128], ids=str)
@@ -96,7 +93,7 @@ def test_a_causal_mask_is_worth_a_note(found: Found) -> None:
 
 
 def test_a_best_score_before_the_first(found: Found) -> None:
-    what = "is infinite, as a best score is before the first"
+    what = "is infinite, like a best score before training"
     assert found({"best": torch.tensor(INF)}) == [odd("infinite", "best", what, "note")]
     assert found({"best": torch.tensor(NAN)}) == [odd("nan", "best", "is NaN")]
 
@@ -134,13 +131,10 @@ def test_another_byte_order(tmp_path: Path) -> None:
     assert list(health(listing(path))) == [odd("nan", "w", "1 of 2 values is NaN")]
 
 
-# --- denormals -----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_many_denormals(found: Found, dtype: torch.dtype) -> None:
     small = torch.finfo(dtype).tiny / 2
-    what = f"3 of 20 values are denormal: too small for the whole precision of {str(dtype)[6:]}"
+    what = f"3 of 20 values are denormal: too small for the full precision of {str(dtype)[6:]}"
     for value in through_views(spread(5, 4).to(dtype)):
         value[0, :2] = small
         assert found({"weight": value}) == []
@@ -150,21 +144,18 @@ def test_many_denormals(found: Found, dtype: torch.dtype) -> None:
 
 def test_a_bias_in_float16_may_be_that_small(found: Found) -> None:
     assert found({"bias": torch.full((9,), 1e-6).half()}) == []
-    what = "9 of 9 values are denormal: too small for the whole precision of bfloat16"
+    what = "9 of 9 values are denormal: too small for the full precision of bfloat16"
     assert found({"bias": torch.full((9,), 1e-39).bfloat16()}) == [odd("denormal", "bias", what)]
 
 
 @pytest.mark.parametrize("name", ["running_mean", "running_var"])
 def test_statistics_of_dead_channels_fade(found: Found, name: str) -> None:
     what = (
-        "1 of 4 values is denormal: too small for the whole precision of float32, "
-        "as the statistics of channels that are always zero become"
+        "1 of 4 values is denormal: too small for the full precision of float32, "
+        "as is usual for statistics of channels that are always zero"
     )
     value = torch.tensor([1e-41, 1, 2, 3])
     assert found({f"bn.{name}": value}) == [odd("denormal", f"bn.{name}", what, "note")]
-
-
-# --- what no trained weight is -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [*FLOATS, torch.float8_e4m3fn, torch.complex64], ids=str)
@@ -200,7 +191,7 @@ def test_dead_rows_of_a_large_weight(found: Found) -> None:
 def test_dead_filters(found: Found) -> None:
     kernel = spread(200, 2, 3)
     kernel[7] = 0
-    what = "1 of 200 rows is all zero (7), as some are in fixed transforms"
+    what = "1 of 200 rows is all zero (7), as is usual in fixed transforms"
     assert found({"conv.weight": kernel}) == [odd("dead-rows", "conv.weight", what, "note")]
     kernel[:50] = 0
     what = "50 of 200 rows are all zero (0, 1, 2, …)"
@@ -237,9 +228,6 @@ def test_in_safetensors(tmp_path: Path) -> None:
     ]
 
 
-# --- what is healthy -----------------------------------------------------------------------------
-
-
 def levels(findings: list[Finding]) -> set[str]:
     return {finding.level for finding in findings}
 
@@ -272,7 +260,7 @@ def test_healthy(found: Found, obj: object) -> None:
 
 def test_a_lora_that_was_never_trained(found: Found) -> None:
     state = {"q_proj.lora_A.weight": spread(2, 8), "q_proj.lora_B.weight": torch.zeros(8, 2)}
-    what = "all 16 weights are zero, as those of a LoRA that was never trained"
+    what = "all 16 weights are zero, like those of an untrained LoRA"
     assert found(state) == [odd("all-zero", "q_proj.lora_B.weight", what, "note")]
 
 
@@ -299,7 +287,7 @@ def test_scales_that_are_no_numbers(found: Found) -> None:
     odd_one = torch._make_per_tensor_quantized_tensor(whole.int_repr(), INF, 0)
     odd_ones = torch._make_per_channel_quantized_tensor(channels.int_repr(), scales, torch.zeros(3, dtype=torch.int64), 0)
     assert found({"a": odd_one, "b": odd_ones}) == [
-        odd("nan", "a", "has the scale inf, so that its values are no numbers"),
+        odd("nan", "a", "has the scale inf, so its values are not numbers"),
         odd("nan", "b.scales", "1 of 3 values is NaN"),
     ]
 
@@ -323,7 +311,7 @@ SHAPES = ((), (4,), (4, 3), (2, 3, 3))
 
 
 def zoo() -> Iterator[nn.Module]:
-    """A module of every class of torch.nn that has parameters or buffers."""
+    """Return a module of every class of torch.nn that has parameters or buffers."""
     for name, cls in sorted(vars(nn).items()):
         if isinstance(cls, type) and issubclass(cls, nn.Module) and name not in ("Module", "Container"):
             made = next(_made(cls, ARGUMENTS.get(name)), None)
@@ -348,9 +336,6 @@ def test_every_fresh_layer_of_torch(found: Found) -> None:
         assert levels(found(obj)) <= {"note"}, found(obj)
 
 
-# --- what cannot be looked into ------------------------------------------------------------------
-
-
 def test_a_wrong_checksum_is_found_while_reading(tmp_path: Path) -> None:
     torch.save({"w": torch.ones(2), "v": torch.tensor([NAN])}, tmp_path / "x.pt")
     spot = record_of(tmp_path / "x.pt", "data/0")
@@ -367,6 +352,6 @@ def test_a_wrong_checksum_is_found_while_reading(tmp_path: Path) -> None:
 def test_a_storage_that_is_read_too_often(found: Found) -> None:
     line = spread(1 << 17)
     findings = found({f"{i}.weight": line[i : i + (1 << 16)] for i in range(600)})
-    what = "was not looked into: {} lies in a storage that was read 64 times over for others"
+    what = "was not checked: {} lies in a storage that was read 64 times over for others"
     assert findings[0] == odd("unread", findings[0].path or "", what.format(findings[0].path))
     assert {finding.rule for finding in findings} == {"unread"}

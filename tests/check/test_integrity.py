@@ -44,8 +44,6 @@ def test_an_alias_as_safetensors_writes_it(tmp_path: Path) -> None:
     assert found(tmp_path / "x.safetensors") == []
 
 
-# --- copies of one tensor ------------------------------------------------------------------------
-
 SAID = "should be one tensor with {}, says {}, and has {}; tie them with 'paramctl tie'"
 
 

@@ -14,21 +14,21 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from paramctl.check.odd_values import Census, census, is_zero
+from paramctl.check.odd_values import ValueCounts, count_values, is_zero
 from paramctl.model.dtypes import BY_NAME
 from paramctl.values.scan import Scan
 
 FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 
 
-def counted(tmp_path: Path, tensor: torch.Tensor) -> Census:
+def counted(tmp_path: Path, tensor: torch.Tensor) -> ValueCounts:
     torch.save(tensor, tmp_path / "x.pt")
     checkpoint = listing(tmp_path / "x.pt")
-    return census(Scan(checkpoint), checkpoint.params[0])
+    return count_values(Scan(checkpoint), checkpoint.params[0])
 
 
 def expected(tensor: torch.Tensor) -> tuple[int, int, int, int]:
-    """NaN, infinite, zero, denormal, as torch says."""
+    """Return the counts of NaN, infinite, zero and denormal values by torch."""
     tiny = torch.finfo(tensor.dtype).tiny
     kinds = (tensor.isnan(), tensor.isinf(), tensor == 0, (tensor != 0) & (tensor.abs() < tiny))
     return tuple(int(kind.sum()) for kind in kinds)  # type: ignore[return-value]
@@ -42,7 +42,7 @@ def test_floats_of_every_kind(tmp_path: Path, dtype: torch.dtype) -> None:
     tensor = torch.tensor(odd + infinite, dtype=torch.float64).to(dtype).repeat(5).reshape(5, 12)
     found = counted(tmp_path, tensor)
     assert (found.nan, found.inf, found.zeros, found.denormal) == expected(tensor) == (10, 10, 10, 5)
-    assert found == Census(60, 10, 10, 10, 5) == counted(tmp_path, tensor.t()) == counted(tmp_path, tensor.t().contiguous())
+    assert found == ValueCounts(60, 10, 10, 10, 5) == counted(tmp_path, tensor.t()) == counted(tmp_path, tensor.t().contiguous())
 
 
 @given(st.lists(st.integers(0, 2**16 - 1), min_size=1, max_size=50))
@@ -64,10 +64,10 @@ def test_all_values_of_a_small_dtype(tmp_path: Path, name: str) -> None:
     save_file({"x": every}, tmp_path / "x.safetensors")
     checkpoint = listing(tmp_path / "x.safetensors")
     values = every.to(torch.float32)
-    found = census(Scan(checkpoint), checkpoint.params[0])
-    expected = Census(256, int(values.isnan().sum()), int(values.isinf().sum()), int((values == 0).sum()), 0)
+    found = count_values(Scan(checkpoint), checkpoint.params[0])
+    expected = ValueCounts(256, int(values.isnan().sum()), int(values.isinf().sum()), int((values == 0).sum()), 0)
     if name == "float8_e8m0fnu":  # its smallest, 2**-127, is not zero, whatever float32 makes of it
-        expected = Census(256, 1, 0, 0, 0)
+        expected = ValueCounts(256, 1, 0, 0, 0)
     assert found == expected
 
 
@@ -76,7 +76,7 @@ def test_all_values_of_a_small_dtype(tmp_path: Path, name: str) -> None:
 def test_complex_values(tmp_path: Path, dtype: torch.dtype) -> None:
     nan, inf = float("nan"), float("inf")
     tensor = torch.tensor([0, complex(-0.0, 0), 1j, complex(nan, 1), complex(inf, 0), complex(nan, inf), complex(0, -inf)])
-    assert counted(tmp_path, tensor.to(dtype)) == Census(7, 2, 2, 2, 0)
+    assert counted(tmp_path, tensor.to(dtype)) == ValueCounts(7, 2, 2, 2, 0)
 
 
 @pytest.mark.parametrize("dtype", [*FLOATS, torch.complex64, torch.complex128], ids=str)
@@ -92,20 +92,20 @@ def test_all_values_are_one_bit_for_bit(tmp_path: Path, dtype: torch.dtype) -> N
 def test_a_difference_far_behind_the_first_block(tmp_path: Path) -> None:
     values = torch.ones(300_000)
     values[-1] = 2
-    assert counted(tmp_path, values) == Census(300_000, constant=False)
-    assert counted(tmp_path, torch.ones(300_000)) == Census(300_000, constant=True)
+    assert counted(tmp_path, values) == ValueCounts(300_000, constant=False)
+    assert counted(tmp_path, torch.ones(300_000)) == ValueCounts(300_000, constant=True)
 
 
 def test_none_at_all(tmp_path: Path) -> None:
-    assert counted(tmp_path, torch.zeros(0, 3)) == Census()
+    assert counted(tmp_path, torch.zeros(0, 3)) == ValueCounts()
 
 
 def test_a_mask_holds_zeros_and_infinities() -> None:
-    assert Census(4, inf=1, zeros=3).is_mask
-    assert not Census(4, inf=1, zeros=2).is_mask
-    assert not Census(4, nan=1, inf=1, zeros=2).is_mask
-    assert not Census(4, inf=4).is_mask
-    assert not Census(4, zeros=4).is_mask
+    assert ValueCounts(4, inf=1, zeros=3).is_mask
+    assert not ValueCounts(4, inf=1, zeros=2).is_mask
+    assert not ValueCounts(4, nan=1, inf=1, zeros=2).is_mask
+    assert not ValueCounts(4, inf=4).is_mask
+    assert not ValueCounts(4, zeros=4).is_mask
 
 
 def test_elements_of_four_and_six_bits(tmp_path: Path) -> None:
@@ -113,5 +113,5 @@ def test_elements_of_four_and_six_bits(tmp_path: Path) -> None:
     data: NDArray[np.uint8] = np.array([0x80, 0x21, 0x00, 0x28, 0x04], np.uint8)
     (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + data.tobytes())
     checkpoint = listing(tmp_path / "x.safetensors")
-    four, six = (census(Scan(checkpoint), param) for param in checkpoint.params)
-    assert (four, six) == (Census(4, zeros=2), Census(4, zeros=2))
+    four, six = (count_values(Scan(checkpoint), param) for param in checkpoint.params)
+    assert (four, six) == (ValueCounts(4, zeros=2), ValueCounts(4, zeros=2))

@@ -52,8 +52,6 @@ def test_a_pickle_that_runs_commands(tmp_path: Path) -> None:
     assert check(str(tmp_path / "x.pt"), ["health", "integrity"]).findings == ()
 
 
-# --- files that are not read ---------------------------------------------------------------------
-
 RUNS = Finding("error", "safety", "dangerous", None, "the pickle names subprocess.getoutput, which runs a shell command")
 RUNS_OLD = RUNS._replace(what="the pickle names commands.getoutput, which runs a shell command")  # in Python 2's words
 NO_PICKLE = "is no checkpoint that paramctl knows; it reads " + ", ".join(form.NAME for form in registry.FORMATS)
@@ -81,7 +79,7 @@ def errors(path: Path, only: Collection[Group] = GROUPS) -> list[Finding]:
 
 
 def not_read(path: Path, only: Collection[Group] = GROUPS) -> str:
-    """What is said of a file of which nothing else can be said."""
+    """Return the finding about a file whose content is not checked."""
     finding, *others = check(str(path), only).findings
     assert all(other.level == "note" and other.group == "safety" for other in others)
     assert finding[:4] == ("warning", "integrity", "not-read", None)
@@ -150,9 +148,6 @@ def test_objects_in_an_archive_of_arrays(tmp_path: Path, save: Callable[..., Non
     assert not_read(tmp_path / "y.npz") == what
 
 
-# --- torch's old formats -------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("protocol", [1, 2, 3, 4, 5])
 def test_a_file_of_the_old_format_in_any_protocol(tmp_path: Path, protocol: int) -> None:
     def save(obj: object) -> Path:
@@ -191,9 +186,6 @@ def test_torch_takes_no_torchscript_with_weights_only(tmp_path: Path) -> None:
     assert {safety.refusal for _, safety in report.safety} == {why}
 
 
-# --- files that are damaged ----------------------------------------------------------------------
-
-
 def test_one_pickle_that_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
     torch.save({"x": Runs()}, tmp_path / "x.pt")
     path = rezipped(tmp_path / "y.pt", {"x/more.pkl": bytes(1 << 20), **records(tmp_path / "x.pt")}, zipfile.ZIP_DEFLATED)
@@ -228,8 +220,6 @@ def test_another_pickle_that_is_none(tmp_path: Path) -> None:
     what = "pickle is damaged: it has an opcode that no pickle has (byte 0, opcode 0xff)"
     assert Finding("error", "integrity", "unreadable", None, what) in found(path)
 
-
-# --- what is said --------------------------------------------------------------------------------
 
 WHAT = [
     "the pickle names torch.nn.modules.container.Sequential, torch.nn.modules.linear.Linear, "

@@ -34,7 +34,7 @@ def configured(folder: Path, config: object) -> None:
 
 @pytest.fixture
 def shards(tmp_path: Path) -> Path:
-    """A set of two shards, as transformers writes them."""
+    """Make a set of two shards, as transformers writes them."""
     save_file({EMBED: torch.randn(4, 3)}, tmp_path / ONE)
     save_file({"model.norm.weight": torch.ones(3), HEAD: torch.randn(4, 3)}, tmp_path / TWO)
     index(tmp_path, {EMBED: ONE, "model.norm.weight": TWO, HEAD: TWO}, 108)
@@ -59,7 +59,7 @@ def test_a_shard_that_the_index_does_not_name(shards: Path) -> None:
     edited = TWO.replace(".safetensors", "-edit3.safetensors")
     for name in (edited, "model-00003-of-00002.safetensors", "consolidated.safetensors", "pytorch_model-00001-of-00002.bin"):
         (shards / name).write_bytes(b"x")
-    what = "is called as a shard of the set, and its index does not name it: who loads the set leaves it out"
+    what = "is named like a shard of the set, but the index does not list it: loaders ignore it"
     assert found(shards) == [
         Finding("note", "integrity", "shard-unnamed", None, what, name)
         for name in (edited, "model-00003-of-00002.safetensors")
@@ -133,7 +133,7 @@ def test_a_tensor_in_another_shard_than_the_index_says(shards: Path) -> None:
     index(shards, {EMBED: ONE, "model.norm.weight": ONE, HEAD: TWO}, 108)
     assert found(shards) == [
         error("shard-index", None, "lacks model.norm.weight, which the index says it holds", ONE),
-        error("shard-index", None, "holds model.norm.weight, which the index does not say", TWO),
+        error("shard-index", None, "holds model.norm.weight, which the index does not list", TWO),
     ]
 
 
@@ -141,7 +141,7 @@ def test_a_tensor_that_the_index_does_not_name_and_one_that_is_not_there(shards:
     index(shards, {EMBED: ONE, HEAD: TWO, "gone": TWO}, 108)
     assert found(shards) == [
         error("shard-index", None, "lacks gone, which the index says it holds", TWO),
-        error("shard-index", None, "holds model.norm.weight, which the index does not say", TWO),
+        error("shard-index", None, "holds model.norm.weight, which the index does not list", TWO),
     ]
 
 

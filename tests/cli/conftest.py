@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """Runs a command line here, off a terminal: exit code, standard output, standard error."""
+    """Return a function that runs a command line here, off a terminal: exit code, standard output and error."""
     for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
 
@@ -32,7 +32,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def spawn() -> Callable[..., subprocess.CompletedProcess[bytes]]:
-    """Runs a command line as a process of its own, with real descriptors."""
+    """Return a function that runs a command line as a process of its own, with real descriptors."""
 
     def call(*args: object, env: dict[str, str] | None = None, **how: object) -> subprocess.CompletedProcess[bytes]:
         command = [sys.executable, "-m", "paramctl", *map(str, args)]

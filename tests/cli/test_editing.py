@@ -54,9 +54,6 @@ def command(verb: str, file: object) -> list[object]:
     return [verb, file, first, *others]
 
 
-# --- where it goes -------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_new_file(run: Run, model: Path, verb: str) -> None:
     before = model.read_bytes()
@@ -144,7 +141,7 @@ def test_a_reader_that_is_gone(tmp_path: Path) -> None:
 
 
 def shell(line: str, folder: Path) -> tuple[int, bytes, bytes]:
-    """Exit code and what is printed by a shell's command line; `paramctl` in it is the one under test."""
+    """Return exit code and output of a shell's command line; `paramctl` in it is the one under test."""
     line = line.replace("paramctl", f"{shlex.quote(sys.executable)} -m paramctl")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
@@ -266,9 +263,6 @@ def test_a_terminal_never_gets_binary(model: Path, out: list[str]) -> None:
         )
 
 
-# --- the report ----------------------------------------------------------------------------------
-
-
 def test_the_report_for_people(run: Run, tmp_path: Path) -> None:
     path = saved(tmp_path, mlp().state_dict(), "net.pt")
     code, out, err = run("init", path, "--scheme", "xavier", "--seed", "7", "-n")
@@ -281,8 +275,8 @@ def test_the_report_for_people(run: Run, tmp_path: Path) -> None:
         "2.bias    zeros\n"
         "3.weight  xavier_uniform  fan 8 → 2\n"
         "3.bias    zeros\n"
-        "kept 2.running_mean, 2.running_var: neither weight nor bias by name and shape\n"
-        "kept 2.num_batches_tracked: int64 values are no weights\n"
+        "kept 2.running_mean, 2.running_var: running statistics are kept\n"
+        "kept 2.num_batches_tracked: int64 values are not weights\n"
         "seed 7\n"
         "nothing was written (dry run); …\n",
     )
@@ -329,13 +323,13 @@ def test_what_is_kept_is_named_up_to_twenty(run: Run, tmp_path: Path) -> None:
     path = saved(tmp_path, made, "net.pt")
     names = ", ".join(f"n{i:02}" for i in range(20))
     assert run("init", path, "--scheme", "ones", "--seed", "1", "-n")[2].splitlines()[1] == (
-        f"kept {names} and 37 more (--json lists all): int64 values are no weights"
+        f"kept {names} and 37 more (--json lists all): int64 values are not weights"
     )
     assert len(json.loads(run("init", path, "--scheme", "ones", "-n", "--json")[1])["kept"]) == 57
     made = {name: tensor for name, tensor in made.items() if name in ("weight", "n00", "n01", "n02", "n03", "n04", "n05")}
     path = saved(tmp_path, made, "few.pt")
     assert run("init", path, "--scheme", "ones", "--seed", "1", "-n")[2].splitlines()[1] == (
-        "kept n00, n01, n02, n03, n04, n05: int64 values are no weights"
+        "kept n00, n01, n02, n03, n04, n05: int64 values are not weights"
     )
 
 
@@ -381,12 +375,9 @@ def test_a_seed_that_was_printed_draws_the_same_again(run: Run, model: Path) -> 
     assert first.read_bytes() == second.read_bytes()
 
 
-# --- bad input -----------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def bad(tmp_path: Path) -> Path:
-    """A folder of files that cannot be edited, beside one that can."""
+    """Make a folder of files that cannot be edited, beside one that can."""
     saved(tmp_path, {**net(), "n": torch.tensor([1, 2])}, "net.pt")
     safetensors.torch.save_file(net(), tmp_path / "net.safetensors")
     (tmp_path / "empty.pt").touch()
@@ -401,7 +392,7 @@ def bad(tmp_path: Path) -> Path:
 
 
 OUT = ["-o", "out.pt"]
-KNOWN = "torch-zip, torchscript, torchscript-json, torch-export, torch-legacy, torch-tar, safetensors"
+KNOWN = "torch-zip, torchscript, torchscript-json, torch-export, torch-tar, torch-legacy, safetensors"
 LINES: list[tuple[list[str], int, str]] = [
     (["init", "none.pt", *OUT], 3, "none.pt: no such file; check the path"),
     (["init", "folder", *OUT], 3, "folder: is a directory, not a checkpoint file; name a file in it"),
@@ -430,7 +421,7 @@ LINES: list[tuple[list[str], int, str]] = [
     (["init", "net.pt", "-s", "none.py", *OUT], 2,
      "net.pt: none.py needs the name of a function in it; write none.py:FUNCTION"),
     (["init", "net.pt", "--seed", "-1", *OUT], 2,
-     "invalid value for '--seed': -1 is not in the range x>=0; see 'paramctl init --help'"),
+     "--seed must be a whole number, 0 or more; see 'paramctl init --help'"),
     (["init", "net.pt", "-i", *OUT], 2, "net.pt: -o and -i contradict each other; give one of them"),
     (["init", "net.pt", "-o", "net.pt"], 2, "net.pt: exists already; add -f to replace it"),
     (["init", "net.pt", "-o", "out.safetensors"], 2,
@@ -443,7 +434,7 @@ LINES: list[tuple[list[str], int, str]] = [
     (["init", "net.pt", "-o", "no/out.pt"], 3, "no/out.pt: there is no directory {folder}/no; make it first"),
     (["set", "net.pt", *OUT], 2, "missing argument 'STATEMENT...'; see 'paramctl set --help'"),
     (["set", "net.pt", "0.weight", *OUT], 2,
-     "net.pt: '0.weight' is no assignment; say PATH[INDEX] = VALUE, or with +=, -=, *=, /="),
+     "net.pt: '0.weight' is not an assignment; say PATH[INDEX] = VALUE, or with +=, -=, *=, /="),
     (["set", "net.pt", "0.weight = 0.bias", *OUT], 2, "net.pt: 0.bias (2) does not broadcast to 0.weight (2 × 3)"),
     (["set", "net.pt", "0.weight = @a.npy", *OUT], 2, "net.pt: @a.npy (5) does not broadcast to 0.weight (2 × 3)"),
     (["set", "net.pt", "0.weight = @none.npy", *OUT], 3, "none.npy: no such file; check the path"),
@@ -534,12 +525,12 @@ def test_a_file_with_several_names_or_in_a_model_cache_is_not_replaced(run: Run,
     assert run("init", model, "-i") == (
         2,
         "",
-        f"paramctl: {model}: has 2 names (hard links), and replacing it would part them; write a copy with -o FILE\n",
+        f"paramctl: {model}: has 2 names (hard links), and replacing it would separate them; write a copy with -o FILE\n",
     )
     assert run("init", model, "-o", other, "-f") == (
         2,
         "",
-        f"paramctl: {other}: has 2 names (hard links), and replacing it would part them; "
+        f"paramctl: {other}: has 2 names (hard links), and replacing it would separate them; "
         "name another file, or remove this one first\n",
     )
     assert files(model.parent) == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -15,10 +16,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from paramctl import __version__, errors, formats
-from paramctl.cli import app, options
+from paramctl import __version__, errors
+from paramctl.cli import app, completion
 from paramctl.cli.app import CHANGE, LOOK
-from paramctl.progress import Watch
+from paramctl.formats import opening
 
 Run = Callable[..., tuple[int, str, str]]
 Spawn = Callable[..., subprocess.CompletedProcess[bytes]]
@@ -36,13 +37,10 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def long(tmp_path: Path) -> Path:
-    """A listing that does not fit into a pipe."""
+    """Save a file whose listing does not fit into a pipe."""
     path = tmp_path / "long.safetensors"
     save_file({f"some.long.name.{i}": torch.zeros(i % 5) for i in range(5000)}, path)
     return path
-
-
-# --- usage ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -53,7 +51,7 @@ def long(tmp_path: Path) -> Path:
         (["tree", "--dep", "1"], "no such option: --dep (Possible options: --depth, --debug, --help)"),
         (
             ["tree", "-L", "0"],
-            "invalid value for '--depth' / '-L': 0 is not in the range x>=1; see 'paramctl tree --help'",
+            "--depth must be a whole number, 1 or more; see 'paramctl tree --help'",
         ),
         (["tree", "--\x1b[31m"], "no such option: --\\x1b[31m; see 'paramctl tree --help'"),
     ],
@@ -65,6 +63,36 @@ def test_a_usage_error_is_one_line(run: Run, args: list[str], line: str) -> None
         assert err.startswith("paramctl: no such option: --dep (Possible options: ")
     else:
         assert err == f"paramctl: {line}\n"
+
+
+def numeric_options() -> Iterator[tuple[str, str, float, float | None]]:
+    """Yield each option of each command that takes a number: command, name, least and most."""
+    commands = app.Commands()
+    for name in (*LOOK, *CHANGE):
+        for option in commands.get_command(None, name).params:
+            if hasattr(option.type, "min"):
+                yield name, max(option.opts, key=len), option.type.min, option.type.max
+
+
+NUMERIC = list(numeric_options())
+
+
+@pytest.mark.parametrize(("command", "name", "least", "most"), NUMERIC)
+def test_a_number_that_will_not_do_is_answered_with_those_that_will(
+    run: Run, command: str, name: str, least: float, most: float | None
+) -> None:
+    for value in ("abc", f"{least - 1:g}", *([] if most is None else [f"{most + 1:g}"])):
+        code, out, err = run(command, f"{name}={value}")
+        assert (code, out) == (2, "")
+        assert re.fullmatch(
+            rf"paramctl: {name} must be a (whole )?number, {least:g} or more( and at most [0-9]+)?; "
+            rf"see 'paramctl {command} --help'\n",
+            err,
+        )
+
+
+def test_the_seed_is_among_the_numeric_options() -> None:
+    assert ("init", "--seed", 0, None) in NUMERIC
 
 
 def test_options_are_not_abbreviated(run: Run, model: Path) -> None:
@@ -84,6 +112,20 @@ def test_the_version_is_that_of_the_package_installed_or_not(spawn: Spawn) -> No
     assert f"## {__version__}\n" in changelog.read_text()
 
 
+def test_nothing_says_to_install_the_project_that_has_our_name_on_pypi() -> None:
+    """Nor an extra of it: a message names the library that is missing."""
+    root = Path(__file__).parents[2]
+    named = re.compile(r"""\b(?:pip|pipx|uv tool) install [^\n&;]*\bparamctl(?!-cli|/)\b""")
+    texts = {path: path.read_text() for path in [root / "README.md", *app_files()]}
+    assert {path.name: found[0] for path, text in texts.items() if (found := named.search(text))} == {}
+    assert any("pip install matplotlib" in text for text in texts.values())
+
+
+def app_files() -> list[Path]:
+    package = Path(app.__file__).parents[1]
+    return [*package.rglob("*.py"), *package.rglob("*.md")]
+
+
 @pytest.mark.parametrize("name", [*LOOK, *CHANGE])
 def test_every_command_has_help_with_examples_that_fits(run: Run, name: str) -> None:
     code, out, _ = run(name, "-h")
@@ -91,9 +133,6 @@ def test_every_command_has_help_with_examples_that_fits(run: Run, name: str) -> 
     assert "\n  Examples:\n    paramctl " in out or f"| paramctl {name}" in out
     assert all(len(line) <= 80 for line in out.splitlines())
     assert f"  {name} " in run("--help")[1]
-
-
-# --- errors --------------------------------------------------------------------------------------
 
 
 def test_a_missing_file(run: Run) -> None:
@@ -131,10 +170,10 @@ def test_an_error_inside_a_command_names_the_file(run: Run, model: Path) -> None
 def test_every_error_is_one_line_and_a_code(
     run: Run, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, line: str
 ) -> None:
-    def fail(name: str, watch: Watch) -> None:
+    def fail(name: str, *callbacks: object) -> None:
         raise error
 
-    monkeypatch.setattr(formats, "open", fail)
+    monkeypatch.setattr(opening, "open", fail)
     got = run("tree", "x")
     assert got[1:] == ("", "" if code == 130 and not got[2] else f"paramctl: {line}\n")
     assert got[0] == code
@@ -164,10 +203,10 @@ def test_a_name_without_end_is_elided_and_the_message_about_it_is_not(run: Run, 
 
 
 def test_a_message_without_end_is_cut_but_its_hint_is_not(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(name: str, watch: Watch) -> None:
+    def fail(name: str, *callbacks: object) -> None:
         raise errors.FormatError("a name " * 100_000, hint="do this")
 
-    monkeypatch.setattr(formats, "open", fail)
+    monkeypatch.setattr(opening, "open", fail)
     err = run("tree", "x")[2]
     assert len(err) < 51_000
     assert err.endswith("a name ; do this\n")
@@ -178,9 +217,6 @@ def test_a_message_of_many_mismatches_is_whole(run: Run, tmp_path: Path) -> None
     save_file({f"{side}.{i}.weight": torch.zeros(i, side) for i in range(100) for side in (2, 4)}, path)
     problems = [f"2.{i}.weight is float32 {i} × 2 and 4.{i}.weight is float32 {i} × 4" for i in sorted(range(100), key=str)]
     assert run("tie", path, "2", "4", "-n") == (2, "", f"paramctl: {path}: cannot tie: {'; '.join(problems)}\n")
-
-
-# --- standard input ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("args", [["tree"], ["tree", "-"], ["ls"]])
@@ -204,9 +240,6 @@ def test_a_terminal_is_not_read(spawn: Spawn) -> None:
     assert (done.returncode, done.stderr) == (
         2, b"paramctl: no checkpoint was named; name a FILE, or pipe one in and name '-' or nothing\n"
     )  # fmt: skip
-
-
-# --- standard output -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("args", [["tree", "--expand"], ["ls"], ["ls", "--json"], ["tree", "--json"]])
@@ -246,10 +279,10 @@ def test_help_that_nobody_reads_is_no_trouble(args: list[str]) -> None:
 
 
 def test_an_interrupt_inside_is_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(name: str, watch: Watch) -> None:
+    def fail(name: str, *callbacks: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(formats, "open", fail)
+    monkeypatch.setattr(opening, "open", fail)
     assert run("tree", "x") == (130, "", "paramctl: interrupted\n")
 
 
@@ -262,7 +295,7 @@ def test_a_full_disk_is_said_once(spawn: Spawn, model: Path) -> None:
 
 
 def shell(line: str) -> tuple[int, bytes, bytes]:
-    """Exit code and what is printed by a shell's command line; `paramctl` in it is the one under test."""
+    """Return exit code and output of a shell's command line; `paramctl` in it is the one under test."""
     line = line.replace("paramctl", f"{sys.executable} -m paramctl", 1)
     done = subprocess.run(
         ["/bin/sh", "-c", line], capture_output=True, cwd=Path(__file__).parents[2], check=False, timeout=60
@@ -293,12 +326,9 @@ def test_a_listing_with_standard_error_closed(model: Path) -> None:
     assert shell(f"paramctl ls {model} -l 0.weight 2>&-") == (0, b"0.weight\ttensor\tfloat32\t2x2\t4\t16\t\n", b"")
 
 
-# --- signals -------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def waiting() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Starts a command that waits for its standard input, behind `prefix`."""
+    """Return a function that starts a command that waits for its standard input, behind `prefix`."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start(prefix: str = "") -> subprocess.Popen[bytes]:
@@ -357,9 +387,6 @@ def test_the_handlers_are_put_back(run: Run, model: Path) -> None:
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
 
 
-# --- completion ----------------------------------------------------------------------------------
-
-
 def complete(spawn: Spawn, line: str) -> list[str]:
     words = line.split(" ")
     done = spawn(
@@ -394,12 +421,12 @@ def test_nothing_is_offered_where_anything_is_amiss(spawn: Spawn, tmp_path: Path
 
 
 def test_next_names() -> None:
-    assert list(options._next_names("a.b.c", "")) == ["a", "a.b.c"]
-    assert list(options._next_names("a.b.c", "a.")) == ["a.b", "a.b.c"]
-    assert list(options._next_names("a.b.c", "a.b.c")) == ["a.b.c"]
-    assert list(options._next_names("x", "a")) == []
+    assert list(completion._next_names("a.b.c", "")) == ["a", "a.b.c"]
+    assert list(completion._next_names("a.b.c", "a.")) == ["a.b", "a.b.c"]
+    assert list(completion._next_names("a.b.c", "a.b.c")) == ["a.b.c"]
+    assert list(completion._next_names("x", "a")) == []
 
 
 def test_the_table_names_only_commands_there_are() -> None:
-    folder = Path(app.__file__).parent
-    assert {path.stem for path in folder.glob("*.py")} - {"__init__", "options", "output"} >= {*LOOK, *CHANGE}
+    folder = Path(app.__file__).parent / "commands"
+    assert {path.stem for path in folder.glob("*.py")} - {"__init__"} == {*LOOK, *CHANGE}

@@ -21,7 +21,7 @@ from paramctl.files.content import Extent, Literal
 from paramctl.files.segments import Segment
 from paramctl.files.sources import open_source
 
-Run = Callable[..., tuple[int, str, str]]
+ChangedRange = Callable[..., tuple[int, str, str]]
 SIZE = 1 << 18  # values of each layer
 
 
@@ -45,14 +45,14 @@ def loaded(path: Path) -> dict[str, torch.Tensor]:
 
 
 def interrupted(path: Path, edit: Callable[[bytearray], None]) -> tuple[bytes, str]:
-    """Leave `path` as a patch that was killed in the middle does; what it held before, and what is said of it."""
+    """Leave `path` as a patch killed in the middle does; return what it held before, and the message about it."""
     old = path.read_bytes()
     new = bytearray(old)
     edit(new)
     fd = os.open(path, os.O_RDWR)
     source = open_source(str(path))
-    runs = [run for run, _ in file_writer._differing(bytes(new), source, 0)]
-    with temporary.beside(path) as (journal_fd, name):
+    runs = [run for run, _ in file_writer._changed_ranges(bytes(new), source, 0)]
+    with temporary.file_beside(path) as (journal_fd, name):
         undo_journal._write(journal_fd, fd, path, runs)
         undo_journal._publish(name, temporary.journal_of(path))
     run = runs[0]
@@ -77,7 +77,7 @@ EDITS = [
 
 
 @pytest.mark.parametrize("edit", EDITS, ids=lambda edit: " ".join(edit[:3]))
-def test_a_patch_gives_the_very_bytes_that_a_new_file_has(run: Run, model: Path, edit: tuple[str, ...]) -> None:
+def test_a_patch_gives_the_very_bytes_that_a_new_file_has(run: ChangedRange, model: Path, edit: tuple[str, ...]) -> None:
     verb, *rest = edit
     paths = [arg for arg in rest if "=" in arg] if verb == "set" else []
     options = [arg for arg in rest if arg not in paths]
@@ -92,7 +92,7 @@ def test_a_patch_gives_the_very_bytes_that_a_new_file_has(run: Run, model: Path,
         assert zipfile.ZipFile(model).testzip() is None
 
 
-def test_only_what_changes_is_written(run: Run, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_changes_is_written(run: ChangedRange, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[tuple[int, int]] = []
     inode, pwrite = model.stat().st_ino, os.pwrite
 
@@ -108,13 +108,13 @@ def test_only_what_changes_is_written(run: Run, model: Path, monkeypatch: pytest
     assert loaded(model)["1.weight"][0, :5].tolist() == [7, 7, 7, 7, 1]
 
 
-def test_nothing_that_differs_is_nothing_written(run: Run, model: Path) -> None:
+def test_nothing_that_differs_is_nothing_written(run: ChangedRange, model: Path) -> None:
     before = model.stat()
     assert run("set", model, "2.weight = 2", "-i", "--patch")[2] == "2.weight  = 2\nwrote 0 B in place\n"
     assert model.stat().st_mtime_ns == before.st_mtime_ns
 
 
-def test_what_would_move_bytes_is_refused_before_anything_is_made(run: Run, model: Path) -> None:
+def test_what_would_move_bytes_is_refused_before_anything_is_made(run: ChangedRange, model: Path) -> None:
     before = model.read_bytes()
     for options in ([], ["-n"]):
         code, out, err = run("tie", model, "0", "1", "-i", "--patch", *options)
@@ -126,13 +126,13 @@ def test_what_would_move_bytes_is_refused_before_anything_is_made(run: Run, mode
     assert [path.name for path in model.parent.iterdir()] == [model.name]
 
 
-def test_a_patch_wants_a_file_to_lie_somewhere(run: Run, model: Path) -> None:
-    message = "paramctl: --patch changes a file where it lies; add -i, or leave it out\n"
+def test_a_patch_wants_a_file_to_lie_somewhere(run: ChangedRange, model: Path) -> None:
+    message = "paramctl: --patch changes a file in place; add -i, or leave it out\n"
     assert run("set", model, "0.weight = 1", "--patch", "-o", "x.pt") == (2, "", message)
     os.link(model, model.with_name("other"))
     assert run("set", model, "0.weight = 1", "-i", "--patch")[::2] == (
         2,
-        f"paramctl: {model}: has 2 names (hard links), and replacing it would part them; write a copy with -o FILE\n",
+        f"paramctl: {model}: has 2 names (hard links), and replacing it would separate them; write a copy with -o FILE\n",
     )
 
 
@@ -144,7 +144,7 @@ def test_standard_input_is_no_file_to_patch(spawn: Callable[..., subprocess.Comp
 
 
 @pytest.mark.parametrize("command", [("tree",), ("ls",), ("show", "0.weight[0,0]"), ("ties",), ("set", "0.weight = 9", "-n")])
-def test_any_command_undoes_what_was_interrupted_and_says_so(run: Run, model: Path, command: tuple[str, ...]) -> None:
+def test_any_command_undoes_what_was_interrupted_and_says_so(run: ChangedRange, model: Path, command: tuple[str, ...]) -> None:
     old, said = interrupted(model, half_of_it)
     verb, *rest = command
     code, _, err = run(verb, model, *rest)
@@ -155,7 +155,7 @@ def test_any_command_undoes_what_was_interrupted_and_says_so(run: Run, model: Pa
     assert "interrupted" not in run("tree", model)[2]
 
 
-def test_recover_does_nothing_else(run: Run, model: Path) -> None:
+def test_recover_does_nothing_else(run: ChangedRange, model: Path) -> None:
     old, said = interrupted(model, half_of_it)
     link = model.with_name("link")
     link.symlink_to(model.name)
@@ -166,7 +166,7 @@ def test_recover_does_nothing_else(run: Run, model: Path) -> None:
     assert run("recover", missing) == (3, "", f"paramctl: {missing}: no such file; check the path\n")
 
 
-def test_a_file_that_is_to_be_replaced_is_recovered_too(run: Run, model: Path) -> None:
+def test_a_file_that_is_to_be_replaced_is_recovered_too(run: ChangedRange, model: Path) -> None:
     other = model.with_name(f"other{model.suffix}")
     other.write_bytes(model.read_bytes())
     interrupted(model, half_of_it)
@@ -176,7 +176,7 @@ def test_a_file_that_is_to_be_replaced_is_recovered_too(run: Run, model: Path) -
 
 
 def test_completion_undoes_nothing(model: Path) -> None:
-    from paramctl.cli.options import complete_path
+    from paramctl.cli.completion import complete_path
 
     interrupted(model, half_of_it)
     line = SimpleNamespace(params={"file": str(model)}, args=[])
@@ -184,7 +184,7 @@ def test_completion_undoes_nothing(model: Path) -> None:
     assert temporary.journal_of(model).exists()
 
 
-def test_a_patch_that_is_under_way_keeps_everybody_out(run: Run, model: Path) -> None:
+def test_a_patch_that_is_under_way_keeps_everybody_out(run: ChangedRange, model: Path) -> None:
     interrupted(model, half_of_it)
     busy = f"paramctl: {model}: is being changed by another paramctl; try again when it is done\n"
     with temporary.journal_of(model).open("rb") as held:
@@ -194,9 +194,6 @@ def test_a_patch_that_is_under_way_keeps_everybody_out(run: Run, model: Path) ->
             assert run(*command) == (3, "", busy)
         assert model.read_bytes() == before
     assert run("tree", model)[0] == 0
-
-
-# --- what it would take --------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -209,17 +206,17 @@ def plain(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["-i"], "it would make 1.0 MiB, copy 3.0 MiB within the kernel, and read 0 B"),
-        (["-i", "--patch"], "it would change up to 1.0 MiB in place, and read 1.0 MiB"),
-        ([], "it would make 1.0 MiB, copy 3.0 MiB to standard output, and read 0 B"),
+        (["-i"], "would write 4.0 MiB (1.0 MiB new) and read 0 B"),
+        (["-i", "--patch"], "would change up to 1.0 MiB in place and read 1.0 MiB"),
+        ([], "would write 4.0 MiB (1.0 MiB new) to standard output and read 0 B"),
     ],
 )
-def test_a_dry_run_says_what_it_would_take(run: Run, plain: Path, options: list[str], expected: str) -> None:
+def test_a_dry_run_says_what_it_would_take(run: ChangedRange, plain: Path, options: list[str], expected: str) -> None:
     err = run("init", plain, "-l", "0", "-s", "zeros", "-n", *options)[2]
     assert err.splitlines()[-1] == f"nothing was written (dry run); {expected}"
 
 
-def test_a_dry_run_counts_what_is_read(run: Run, plain: Path) -> None:
+def test_a_dry_run_counts_what_is_read(run: ChangedRange, plain: Path) -> None:
     def plan(*args: str) -> dict[str, object]:
         found: dict[str, object] = json.loads(run("set", plain, *args, "-n", "--json")[1])["plan"]
         return found
@@ -232,14 +229,11 @@ def test_a_dry_run_counts_what_is_read(run: Run, plain: Path) -> None:
     assert plan("0.weight += 1.weight[0]", "-i", "--patch")["bytes_read"] == 2 * n + n // 512
 
 
-def test_a_plan_is_what_happens(run: Run, model: Path) -> None:
+def test_a_plan_is_what_happens(run: ChangedRange, model: Path) -> None:
     dry = json.loads(run("init", model, "-l", "1", "-s", "ones", "-n", "-i", "--json")[1])["plan"]
     done = json.loads(run("init", model, "-l", "1", "-s", "ones", "-i", "--json")[1])
     assert dry["bytes_copied"] + dry["bytes_made"] == done["bytes_written"] == model.stat().st_size
     assert dry["method"] in ("copy", "reflink")
-
-
-# --- room ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -255,7 +249,7 @@ def nearly_full(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("nearly_full")
-def test_what_cannot_fit_is_refused_before_it_is_written(run: Run, plain: Path) -> None:
+def test_what_cannot_fit_is_refused_before_it_is_written(run: ChangedRange, plain: Path) -> None:
     out = plain.with_name("out.safetensors")
     hint = "make room there or write elsewhere with -o"
     assert run("set", plain, "0.weight = 1", "-o", out) == (

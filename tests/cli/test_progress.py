@@ -38,50 +38,50 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_short_work_shows_nothing(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    with progress.bar() as tell:
+    with progress.bar() as update:
         for done in range(5):
-            tell("writing", done << 20, 500 << 20)
+            update("writing", done << 20, 500 << 20)
             clock.now += 0.1
     assert capsys.readouterr() == ("", "")
 
 
 def test_long_work_shows_how_far_it_is(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    with progress.bar() as tell:
+    with progress.bar() as update:
         for done in range(3):
-            tell("writing", done * GIB, 4 * GIB)
+            update("writing", done * GIB, 4 * GIB)
             clock.now += 0.4
         out, err = capsys.readouterr()
         assert out == ""
         assert "writing" in err and "2.0/4.0 GiB" in err
-        tell("syncing", 0, 4 * GIB)
+        update("syncing", 0, 4 * GIB)
         assert "syncing" in capsys.readouterr().err
-        tell("syncing", 1, 4 * GIB)
+        update("syncing", 1, 4 * GIB)
         assert capsys.readouterr().err == ""
 
 
 def test_what_surely_takes_long_is_shown_at_once(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    with progress.bar() as tell:
-        tell("syncing", 0, 4 * GIB)
+    with progress.bar() as update:
+        update("syncing", 0, 4 * GIB)
         assert "syncing" in capsys.readouterr().err
 
 
 def test_what_is_nearly_done_needs_no_bar(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    with progress.bar() as tell:
+    with progress.bar() as update:
         clock.now += 9
-        tell("writing", 10, 20)
+        update("writing", 10, 20)
     assert capsys.readouterr() == ("", "")
 
 
 def test_quiet_and_no_terminal(
     clock: Clock, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with progress.bar(quiet=True) as tell:
+    with progress.bar(quiet=True) as update:
         clock.now += 9
-        tell("writing", GIB, 2 * GIB)
+        update("writing", GIB, 2 * GIB)
     monkeypatch.setattr(output, "stderr_is_terminal", lambda: False)
-    with progress.bar() as tell:
+    with progress.bar() as update:
         clock.now += 9
-        tell("writing", GIB, 2 * GIB)
+        update("writing", GIB, 2 * GIB)
     assert capsys.readouterr() == ("", "")
 
 
@@ -109,7 +109,7 @@ def test_a_slow_pipe_on_a_real_terminal(tmp_path: Path, quiet: list[str]) -> Non
 
 
 def read_all(fd: int) -> str:
-    """Everything that was written to a terminal."""
+    """Return everything that was written to a terminal."""
     parts: list[bytes] = []
 
     try:

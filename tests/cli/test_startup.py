@@ -24,7 +24,7 @@ Imports = Callable[..., str]
 
 @pytest.fixture
 def imports(tmp_path: Path) -> Imports:
-    """Runs a command in a fresh interpreter: its exit code, and which heavy packages it imported."""
+    """Return a function that runs a command in a fresh interpreter: its exit code and the heavy packages it imported."""
     torch.save({"0.weight": torch.zeros(2, 2)}, tmp_path / "x.pt")
     save_file({"0.weight": torch.zeros(2, 2)}, tmp_path / "x.safetensors")
 

@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file, save_model
 from verb_files import mlp, opened, saved
 
-from paramctl.compare.diff import Chosen, Difference, Noted, Tie, diff
+from paramctl.compare.diff import ChangedEntry, Chosen, Difference, TieChange, diff
 from paramctl.compare.distance import Distance, Tolerance, coarser
-from paramctl.compare.equal_prefix import BLOCK, EqualBytes
-from paramctl.compare.param_pairs import Changed, Comparison
+from paramctl.compare.equal_prefix import BLOCK, EqualPrefix
+from paramctl.compare.param_pairs import Changed, ParamComparison
 from paramctl.errors import FormatError, Unsupported, UsageError
 from paramctl.formats import opening
 from paramctl.model.checkpoint import Checkpoint
@@ -38,7 +38,7 @@ EXACT = Tolerance(exact=True)
 
 
 def pair(folder: Path, a: Any, b: Any, **how: Any) -> Difference:
-    """What differs between two states that torch saved."""
+    """Return the differences between two states that torch saved."""
     return diff(opened(folder, a, "a.pt"), opened(folder, b, "b.pt"), **how)
 
 
@@ -46,11 +46,8 @@ def values(path: str, *figures: float) -> Changed:
     return Changed(path, "tensor", "values", figures=Distance(*figures))  # type: ignore[arg-type]
 
 
-# --- figures, held against plain Python ------------------------------------------------------------
-
-
 def numbers(tensor: torch.Tensor) -> list[Any]:
-    """The values of a tensor in C order, as Python's own numbers, which are exact."""
+    """Return the values of a tensor in C order, as Python's own numbers, which are exact."""
     if tensor.dtype == torch.complex32:
         tensor = tensor.to(torch.complex64)
     exact = tensor.is_complex() or not tensor.is_floating_point()
@@ -58,7 +55,7 @@ def numbers(tensor: torch.Tensor) -> list[Any]:
 
 
 def expected(a: torch.Tensor, b: torch.Tensor, atol: float = 0, rtol: float = 0) -> Distance:
-    """The figures as their definitions say them."""
+    """Return the figures by their definitions."""
     distances, relative, count, nonfinite = [], [], 0, 0
     pairs = list(zip(numbers(a), numbers(b), strict=True))
     for x, y in pairs:
@@ -127,7 +124,7 @@ ODD: dict[torch.dtype, list[Any]] = {
 
 
 def grid(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Every odd value against every other."""
+    """Pair every odd value with every other."""
     odd = ODD[dtype]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch calls complex32 an experiment
@@ -244,9 +241,9 @@ def test_distances_and_sums_that_float64_cannot_hold(tmp_path: Path, a: Any, b: 
 @pytest.mark.parametrize(
     ("atol", "rtol", "message"),
     [
-        (NAN, 0, "atol is nan, which is no tolerance; give a number from 0 on"),
-        (0, INF, "rtol is inf, which is no tolerance; give a number from 0 on"),
-        (-1.5, 0, "atol is -1.5, which is no tolerance; give a number from 0 on"),
+        (NAN, 0, "atol is nan, not a tolerance; give a number, 0 or more"),
+        (0, INF, "rtol is inf, not a tolerance; give a number, 0 or more"),
+        (-1.5, 0, "atol is -1.5, not a tolerance; give a number, 0 or more"),
     ],
 )
 def test_what_is_no_tolerance(atol: float, rtol: float, message: str) -> None:
@@ -261,9 +258,6 @@ def test_literal_figures(tmp_path: Path) -> None:
     found = pair(tmp_path, a, b)
     assert found.changed == (values("n", 0.5, 0.5 / 3, 1 / 3, 2, 4, 1), values("s", 4.0, 4.0, 2.0, 1, 1, 0))
     assert (found.equal, found.compared) == (1, 3)
-
-
-# --- layouts ---------------------------------------------------------------------------------------
 
 
 def test_how_bytes_lie_is_no_difference(tmp_path: Path) -> None:
@@ -390,7 +384,7 @@ def test_any_two_dtypes_can_be_compared(tmp_path: Path) -> None:
     text = json.dumps(header).encode()
     (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + body)
     held = opening.open(str(tmp_path / "x.safetensors"))
-    comparison = Comparison(held, held, EqualBytes(held, held))
+    comparison = ParamComparison(held, held, EqualPrefix(held, held))
     numbers = {param.path: read_values(held, param) for param in held.params}
     numbers = {path: v if v.dtype.kind in "biu" else v.astype(np.complex128) for path, v in numbers.items()}
     for a, b in product(held.params, repeat=2):
@@ -399,9 +393,6 @@ def test_any_two_dtypes_can_be_compared(tmp_path: Path) -> None:
         assert [row.figures and row.figures.count for row in rows] == (
             [sum(not same(x, y) for x, y in pairs)] if a is not b else []
         )
-
-
-# --- shapes, paths, ties, the rest -----------------------------------------------------------------
 
 
 def test_added_removed_and_reshaped(tmp_path: Path) -> None:
@@ -426,8 +417,8 @@ def test_ties_gained_and_lost(tmp_path: Path) -> None:
     a = {"1": w, "2": w, "3": w, "4": v, "5": v.clone(), "gone": v}
     b = {"1": w, "2": v, "3": v, "4": w, "5": w.clone()}
     found = pair(tmp_path, a, b)
-    assert found.tied == (Tie("4", "1"),)
-    assert found.untied == (Tie("2", "1"), Tie("3", "1"))
+    assert found.tied == (TieChange("4", "1"),)
+    assert found.untied == (TieChange("2", "1"), TieChange("3", "1"))
     assert found.equal == 5
 
 
@@ -445,7 +436,7 @@ def test_scalars(tmp_path: Path) -> None:
     b = {"w": torch.zeros(1), "epoch": 4, "nan": NAN, "betas": [1, NAN], "odd": {"a": 2}, "same": "x", "new": None}
     found = pair(tmp_path, a, b)
     assert found.scalars == (
-        Noted("epoch", (3,), (4,)), Noted("lr", (0.1,), ()), Noted("odd.a", (1,), (2,)), Noted("new", (), (None,))
+        ChangedEntry("epoch", (3,), (4,)), ChangedEntry("lr", (0.1,), ()), ChangedEntry("odd.a", (1,), (2,)), ChangedEntry("new", (), (None,))
     )  # fmt: skip
     assert pair(tmp_path, a, b, only_params=True) == Difference(1, 1)
     assert pair(tmp_path, a, b, chosen=Chosen()) == Difference(1, 1)
@@ -458,7 +449,7 @@ def test_metadata_is_compared_within_a_format(tmp_path: Path) -> None:
     for name, metadata in (("a", {"format": "pt", "step": "1"}), ("b", {"format": "pt", "step": "2", "x": "y"})):
         save_file(state, tmp_path / f"{name}.safetensors", metadata)
     a, b = (opening.open(str(tmp_path / f"{name}.safetensors")) for name in "ab")
-    assert diff(a, b).metadata == (Noted("step", ("1",), ("2",)), Noted("x", (), ("y",)))
+    assert diff(a, b).metadata == (ChangedEntry("step", ("1",), ("2",)), ChangedEntry("x", (), ("y",)))
     assert diff(a, opened(tmp_path, state)) == diff(a, b, only_params=True) == Difference(1, 1)
 
 
@@ -469,8 +460,8 @@ class Odd:
 def test_objects_are_compared_by_their_class(tmp_path: Path) -> None:
     one, other = ({"w": torch.zeros(1), "o": Odd(), "k": k} for k in (1, 2))
     found = pair(tmp_path, one, other)
-    assert found.unseen == ("o",)
-    assert found.scalars == (Noted("k", (1,), (2,)),)
+    assert found.uncompared == ("o",)
+    assert found.scalars == (ChangedEntry("k", (1,), (2,)),)
     same = opened(tmp_path, one)
     assert diff(same, same) == Difference(1, 1)  # the same bytes, whatever they mean
 
@@ -487,9 +478,6 @@ def test_chosen_ones(tmp_path: Path) -> None:
     found = pair(tmp_path, a, {"a": torch.ones(1), "b": torch.ones(1)}, chosen=Chosen([0], [0, 1]))
     assert [row.path for row in found.changed] == ["a"]
     assert [param.path for param in found.added] == ["b"]
-
-
-# --- damage ----------------------------------------------------------------------------------------
 
 
 def damaged(path: Path, at: int = 0) -> Path:
@@ -528,8 +516,6 @@ def test_views_of_one_storage_without_end(tmp_path: Path) -> None:
     message = refused(Unsupported, diff, one, other)
     assert "lies in a storage that was read 64 times over for others" in message
 
-
-# --- laws ------------------------------------------------------------------------------------------
 
 DTYPES = [torch.float32, torch.bfloat16, torch.int8, torch.float64]
 tensors = st.builds(
@@ -601,6 +587,6 @@ def test_equal_files_need_no_numpy(tmp_path: Path) -> None:
         "import sys; from paramctl.cli.app import main; code = main(['diff', *sys.argv[1:]]); "
         "sys.exit(code or bool({'numpy', 'torch', 'rich', 'ml_dtypes'} & {*sys.modules}))"
     )
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     command = [sys.executable, "-c", source, str(tmp_path / "a.pt"), str(tmp_path / "b.pt")]
     assert subprocess.run(command, cwd=root, capture_output=True, check=False).returncode == 0

@@ -13,7 +13,7 @@ import torch
 from helpers import file_of, listing, record_of, records, refused, rezipped
 from safetensors.torch import save_file
 
-from paramctl.compare.duplicates import Equals, equals
+from paramctl.compare.duplicates import EqualParams, equal_params
 from paramctl.errors import FormatError
 from paramctl.files.content import CHUNK
 from paramctl.model.checkpoint import Checkpoint
@@ -32,7 +32,7 @@ def saved(tmp_path: Path, obj: object) -> Checkpoint:
 
 
 def groups(checkpoint: Checkpoint) -> list[list[str]]:
-    found = equals(checkpoint, range(len(checkpoint.params)))
+    found = equal_params(checkpoint, range(len(checkpoint.params)))
     return [[checkpoint.params[i].path for i in one.members] for one in found]
 
 
@@ -43,7 +43,7 @@ def test_equal_values_of_each_dtype(tmp_path: Path, dtype: torch.dtype) -> None:
     other[1, 2] = 0
     checkpoint = saved(tmp_path, {"a": values, "b": values.clone(), "c": other, "d": values.reshape(3, 2)})
     assert groups(checkpoint) == [["a", "b"]]
-    assert equals(checkpoint, [0, 2, 3]) == ()
+    assert equal_params(checkpoint, [0, 2, 3]) == ()
 
 
 def test_what_is_equal_as_numbers_but_not_as_bits(tmp_path: Path) -> None:
@@ -88,17 +88,17 @@ def test_stored_bits_that_are_still_to_be_conjugated_are_other_values(tmp_path: 
 def test_ties_count_once(tmp_path: Path) -> None:
     one, other = torch.arange(4.0), torch.arange(4.0)
     checkpoint = saved(tmp_path, {"a": one, "a2": one, "b": other, "b2": other, "lone": torch.ones(4)})
-    assert equals(checkpoint, range(5)) == (Equals((0, 2), 16, False),)
-    assert equals(checkpoint, [1, 3]) == (Equals((0, 2), 16, False),)
-    assert equals(checkpoint, [0, 1]) == ()
+    assert equal_params(checkpoint, range(5)) == (EqualParams((0, 2), 16, False),)
+    assert equal_params(checkpoint, [1, 3]) == (EqualParams((0, 2), 16, False),)
+    assert equal_params(checkpoint, [0, 1]) == ()
 
 
 def test_constants_are_marked(tmp_path: Path) -> None:
     values = {"a": torch.zeros(4), "b": torch.zeros(4), "c": torch.arange(4.0), "d": torch.arange(4.0), "e": torch.zeros(4)}
     checkpoint = saved(tmp_path, values)
-    assert equals(checkpoint, range(5)) == (Equals((0, 1, 4), 32, True), Equals((2, 3), 16, False))
+    assert equal_params(checkpoint, range(5)) == (EqualParams((0, 1, 4), 32, True), EqualParams((2, 3), 16, False))
     nan = torch.full((3,), float("nan"))
-    assert [one.constant for one in equals(saved(tmp_path, {"a": nan, "b": nan.clone()}), [0, 1])] == [True]
+    assert [one.constant for one in equal_params(saved(tmp_path, {"a": nan, "b": nan.clone()}), [0, 1])] == [True]
 
 
 def test_what_is_left_out(tmp_path: Path) -> None:
@@ -113,11 +113,8 @@ def test_what_is_left_out(tmp_path: Path) -> None:
     assert groups(saved(tmp_path, state)) == []
 
 
-# --- checksums -----------------------------------------------------------------------------------
-
-
 def with_crc(data: bytes, crc: int) -> bytes:
-    """`data` with its last four bytes such that its CRC-32 is that."""
+    """Return `data` with its last four bytes changed so that its CRC-32 is the given one."""
     table = [zlib.crc32(bytes([i ^ 0xFF])) ^ 0xFF000000 for i in range(256)]
     back = {entry >> 24: i for i, entry in enumerate(table)}
     state = crc ^ 0xFFFFFFFF
@@ -152,14 +149,11 @@ def test_a_digest_is_of_values_not_of_how_they_lie(tmp_path: Path) -> None:
     assert a == b != c
 
 
-# --- bounded work --------------------------------------------------------------------------------
-
-
 def test_many_equal_ones(tmp_path: Path) -> None:
     save_file({f"layer.{i}.bias": torch.ones(2) for i in range(20_000)}, tmp_path / "x.safetensors")
     checkpoint = listing(tmp_path / "x.safetensors")
-    (found,) = equals(checkpoint, range(20_000))
-    assert found == Equals(tuple(range(20_000)), 19_999 * 8, True)
+    (found,) = equal_params(checkpoint, range(20_000))
+    assert found == EqualParams(tuple(range(20_000)), 19_999 * 8, True)
 
 
 def test_memory_is_bounded(tmp_path: Path) -> None:
@@ -174,5 +168,5 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
 def test_progress_is_told(tmp_path: Path) -> None:
     told: list[tuple[str, int, int | None]] = []
     checkpoint = saved(tmp_path, {"a": torch.ones(4), "b": torch.ones(4), "c": torch.ones(5)})
-    equals(checkpoint, range(3), lambda *news: told.append(news))
+    equal_params(checkpoint, range(3), lambda *news: told.append(news))
     assert told == [("reading", 16, 32), ("reading", 32, 32)]

@@ -8,7 +8,7 @@ import torch
 from helpers import listing
 from safetensors.torch import save_file
 
-from paramctl.compare.duplicates import equals
+from paramctl.compare.duplicates import equal_params
 from paramctl.compare.tie_candidates import Candidate, candidates, command
 from paramctl.edit.tie import tie
 from paramctl.model.checkpoint import Checkpoint
@@ -20,7 +20,7 @@ def saved(tmp_path: Path, obj: object) -> Checkpoint:
 
 
 def found(checkpoint: Checkpoint) -> list[Candidate]:
-    return candidates(checkpoint, equals(checkpoint, range(len(checkpoint.params))))
+    return candidates(checkpoint, equal_params(checkpoint, range(len(checkpoint.params))))
 
 
 def layer(name: str, start: float = 1.0) -> dict[str, torch.Tensor]:

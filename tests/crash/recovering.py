@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-COULD_NOT = "is half changed, and could not be put back"
+COULD_NOT = "is half changed, and its old bytes could not be restored"
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ SAFE = registry.named("safetensors")
 
 
 def carried(folder: Path, checkpoint: Checkpoint, to: str, **how: Any) -> Any:
-    """The checkpoint converted, written and loaded by the other library."""
+    """Return the checkpoint converted, written and loaded by the other library."""
     form = registry.named(to)
     path = folder / f"carried{form.SUFFIXES[0]}"
     saving.save(convert(checkpoint, form, **how).checkpoint, targets.NewFile(path, True), form)
@@ -48,8 +48,6 @@ def training() -> dict[str, Any]:
     optimizer.step()
     return {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3, "args": {"lr": 0.1}}
 
-
-# --- everything ----------------------------------------------------------------------------------
 
 DTYPES = [
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2,
@@ -136,9 +134,6 @@ def test_names_are_data(tmp_path: Path) -> None:
     assert all(same(back[name], before[name]) for name in NAMES)
 
 
-# --- losses --------------------------------------------------------------------------------------
-
-
 def test_losses_are_listed(tmp_path: Path) -> None:
     checkpoint = opened(tmp_path, training())
     assert refused(UsageError, checkpoint, SAFE) == (
@@ -217,9 +212,6 @@ def test_what_torch_has_no_dtype_for_is_a_loss(tmp_path: Path) -> None:
     assert list(carried(tmp_path, checkpoint, "torch-zip", lossy=True)) == ["w"]
 
 
-# --- layers --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("layer", "names", "notes"),
     [
@@ -279,4 +271,4 @@ def test_views_that_overlap_part_and_that_is_said(tmp_path: Path) -> None:
 def test_a_tensor_that_is_larger_than_a_shard_may_be(tmp_path: Path) -> None:
     torch.save({"small": torch.ones(2), "large": torch.ones(9)}, tmp_path / "x.pt")
     edit = convert(opening.open(str(tmp_path / "x.pt")), registry.named("sharded"), division=division_for("d/", None, "10B"))
-    assert edit.notes == ("2 tensors in 2 safetensors files and an index", "large is larger than that, and no tensor is parted")
+    assert edit.notes == ("2 tensors in 2 safetensors files and an index", "large is larger than that: tensors are never split")

@@ -23,7 +23,7 @@ Report = list[tuple[str, str]]
 
 def drawn(how: Callable[..., Any], shape: tuple[int, ...], path: str, dtype: torch.dtype = torch.float32,
           **arguments: Any) -> torch.Tensor:  # fmt: skip
-    """What torch.nn.init draws for a path with seed 1."""
+    """Return what torch.nn.init draws for a path with seed 1."""
     tensor = torch.empty(shape, dtype=dtype)
     how(tensor, generator=torch.Generator().manual_seed(seed_for(1, path)), **arguments)
     return tensor
@@ -31,9 +31,6 @@ def drawn(how: Callable[..., Any], shape: tuple[int, ...], path: str, dtype: tor
 
 def report(edit: Any) -> Report:
     return [(change.path, change.how) for change in edit.changed]
-
-
-# --- roles ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scheme", ["constant:1e40", "uniform:a=-1e38,b=3.4e38", "xavier:gain=1e39"])
@@ -55,9 +52,9 @@ def test_a_layer_gets_the_scheme_by_role(tmp_path: Path) -> None:
         Change("3.bias", "zeros", "bias"),
     )
     assert edit.kept == (
-        Kept("2.running_mean", "neither weight nor bias by name and shape"),
-        Kept("2.running_var", "neither weight nor bias by name and shape"),
-        Kept("2.num_batches_tracked", "int64 values are no weights"),
+        Kept("2.running_mean", "running statistics are kept"),
+        Kept("2.running_var", "running statistics are kept"),
+        Kept("2.num_batches_tracked", "int64 values are not weights"),
     )
     assert edit.notes == ()
     after = written(tmp_path, edit)
@@ -134,7 +131,7 @@ def test_a_default_leaves_buffers_it_does_not_know(tmp_path: Path) -> None:
 def test_what_biases_become(tmp_path: Path, bias: str | None, how: Report) -> None:
     edit = init(opened(tmp_path, mlp().state_dict()), ["0"], ["ones"], seed=1, bias=bias)
     assert report(edit) == how
-    assert edit.kept == ((Kept("0.bias", "bias kept, as asked"),) if bias == "keep" else ())
+    assert edit.kept == ((Kept("0.bias", "bias kept as requested"),) if bias == "keep" else ())
 
 
 def test_bias_overrules_what_a_default_says_of_biases(tmp_path: Path) -> None:
@@ -239,9 +236,6 @@ def test_no_match_names_the_nearest(tmp_path: Path) -> None:
     assert str(caught.value) == "no parameter or layer matches '0.wieght'; nearest: 0.weight, 2.weight, 3.weight"
 
 
-# --- exactness and seeds -------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", ["x.pt", "x.safetensors"])
 def test_a_draw_is_torchs_own_in_every_dtype(tmp_path: Path, dtype: torch.dtype, name: str) -> None:
@@ -272,9 +266,6 @@ def test_the_global_generators_are_left_alone(tmp_path: Path) -> None:
     before = torch.get_rng_state()
     written(tmp_path, init(checkpoint, (), ["normal"], seed=1))
     assert torch.equal(before, torch.get_rng_state())
-
-
-# --- views ---------------------------------------------------------------------------------------
 
 
 def test_a_tied_param_is_drawn_once_under_its_first_path(tmp_path: Path) -> None:
@@ -338,7 +329,7 @@ def test_overlapping_params_are_refused_unless_all_are_named(tmp_path: Path) -> 
 def test_what_is_kept_by_its_role_but_shares_bytes_is_said(tmp_path: Path) -> None:
     whole = torch.ones(4, 4)
     edit = init(opened(tmp_path, {"whole": whole, "row": whole[0]}), (), ["zeros"])
-    assert edit.kept == (Kept("row", "neither weight nor bias by name and shape"),)
+    assert edit.kept == (Kept("row", "neither a weight nor a bias, by its name and shape"),)
     assert edit.notes == ("row may change too: bytes shared with whole",)
 
 
@@ -397,9 +388,6 @@ def test_paths_that_print_alike(tmp_path: Path) -> None:
     assert report(init(checkpoint, ["a"], ["zeros"])) == [("a.b", "zeros"), ("a.b#2", "zeros")]
 
 
-# --- training checkpoints ------------------------------------------------------------------------
-
-
 @pytest.fixture
 def run_of_training(tmp_path: Path) -> Path:
     net = mlp()
@@ -413,7 +401,7 @@ def run_of_training(tmp_path: Path) -> Path:
 
 def stale(names: str) -> str:
     start = "the optimizer state in this file still belongs to the old values of"
-    return f"{start} {names}; --reset-optimizer starts it anew"
+    return f"{start} {names}; --reset-optimizer resets it"
 
 
 ALL = "model.0.weight, model.0.bias, model.2.weight, model.2.bias, model.3.weight and 1 more"
@@ -448,9 +436,6 @@ def test_the_default_of_an_embedding_keeps_its_padding_row_zero(tmp_path: Path, 
     after = written_module(tmp_path, edit)[0].weight  # type: ignore[index]
     torch.manual_seed(seed_for(1, "0.weight"))
     assert same(after, type(layer)(4, 3, padding_idx=1).weight)  # type: ignore[arg-type]
-
-
-# --- a person's own functions --------------------------------------------------------------------
 
 
 def script(folder: Path, body: str) -> str:
@@ -515,8 +500,6 @@ def test_an_own_function_is_not_given_corrupt_values(tmp_path: Path) -> None:
         init(opening.open(os.fspath(path)), ["w"], [script(tmp_path, "def f(t): t.mul_(2)")])
     assert str(caught.value) == "storage 0 is corrupt: its bytes do not match their CRC-32"
 
-
-# --- names ---------------------------------------------------------------------------------------
 
 NAMES = ["[bold]x[/bold]", "a\x1b[31mb", "with space", "a/b", "w[0]", "n = 1", "!bang", "@at", "re:x", "*", "über", "."]
 

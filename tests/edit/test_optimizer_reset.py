@@ -27,7 +27,7 @@ def net() -> nn.Sequential:
 
 
 def trained(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 3) -> dict[str, Any]:
-    """A checkpoint after some steps of training, nothing of which is still as it began."""
+    """Return a checkpoint after some steps of training, in which nothing is at its start any more."""
     for step in range(steps):
         optimizer.zero_grad()
         model(torch.full((2, 3), 1.0 + step)).square().sum().backward()
@@ -36,7 +36,7 @@ def trained(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 3) 
 
 
 def fresh(make: Make) -> dict[str, torch.Tensor]:
-    """What the optimizer has of the second weight before the first step, as torch makes it."""
+    """Return what the optimizer has of the second weight before the first step, as torch makes it."""
     model = net()
     optimizer = make(model.parameters())
     real = torch.optim.Optimizer.state_dict
@@ -154,18 +154,18 @@ def test_frozen_params(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert init(checkpoint, ["0.weight"], ["ones"], seed=1).notes == ("selected inside 'model'",)
     nothing = init(checkpoint, ["0.weight"], ["ones"], seed=1, reset_optimizer=True)
-    assert nothing.notes[1:] == ("no optimizer in this file remembers anything of what changed",)
+    assert nothing.notes[1:] == ("no optimizer in this file has state of the changed params",)
 
 
 def test_what_is_not_certain_is_refused(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     checkpoint = opened(tmp_path, trained(model, torch.optim.Adam(model[1].parameters())))
-    note = "the optimizer state in this file still belongs to the old values; which of it is that of"
-    assert set_values(checkpoint, "1.bias = 1").notes == (f"{note} model.1.bias is not certain",)
+    note = "the optimizer state in this file still belongs to the old values; it is not certain which part belongs to"
+    assert set_values(checkpoint, "1.bias = 1").notes == (f"{note} model.1.bias",)
     assert refused(UsageError, lambda: set_values(checkpoint, "1.bias = 1", reset_optimizer=True)) == (
-        "--reset-optimizer: which of optimizer.state.1 is remembered of model.1.bias is not certain;"
-        " leave it out, or set what you mean yourself: 'optimizer.state.1.exp_avg = 0'"
+        "--reset-optimizer: it is not certain which of optimizer.state.1 belongs to model.1.bias;"
+        " leave it out, or set the values yourself: 'optimizer.state.1.exp_avg = 0'"
     )
 
 
@@ -175,7 +175,7 @@ def test_an_optimizer_object_is_refused(tmp_path: Path) -> None:
     trained(model, optimizer)
     checkpoint = opened(tmp_path, {"model": model.state_dict(), "optimizer": optimizer})
     assert refused(UsageError, lambda: set_values(checkpoint, "0.bias = 1", reset_optimizer=True)) == (
-        "--reset-optimizer cannot reach into optimizer: an optimizer that was saved whole, as an object;"
+        "--reset-optimizer cannot change optimizer: this optimizer was saved whole, as an object;"
         " leave the option out, or save optimizer.state_dict() from your program"
     )
 
@@ -186,7 +186,7 @@ def test_codes_of_eight_bits_are_refused(tmp_path: Path) -> None:
     made["optimizer"]["state"][1]["state1"] = torch.zeros(5, dtype=torch.uint8)
     checkpoint = opened(tmp_path, made)
     assert refused(UsageError, lambda: set_values(checkpoint, "0.bias = 1", reset_optimizer=True)) == (
-        "--reset-optimizer: optimizer.state.1.state1 holds uint8 codes, and which of them is 0 is not known;"
+        "--reset-optimizer: optimizer.state.1.state1 holds uint8 codes, and the code of 0 is not known;"
         " leave the option out"
     )
 
@@ -199,7 +199,7 @@ def test_what_others_share_is_refused(tmp_path: Path) -> None:
     checkpoint = opened(tmp_path, made)
     assert refused(UsageError, lambda: set_values(checkpoint, "2.bias = 1", reset_optimizer=True)) == (
         "--reset-optimizer: optimizer.state.3.step is one with optimizer.state.0.step, optimizer.state.1.step,"
-        " optimizer.state.2.step, of params that did not change; part them first with 'paramctl untie'"
+        " optimizer.state.2.step, of params that did not change; untie them first with 'paramctl untie'"
     )
     assert not written(tmp_path, init(checkpoint, (), ["ones"], seed=1, reset_optimizer=True))["optimizer"]["state"][3][
         "step"
@@ -212,5 +212,5 @@ def test_steps_counted_by_numbers_stay_and_are_said(tmp_path: Path) -> None:
     for state in made["optimizer"]["state"].values():
         state["step"] = 3  # as torch before 1.12 saved it
     edit = set_values(opened(tmp_path, made), "2.bias = 1", reset_optimizer=True)
-    assert edit.notes == ("optimizer.state.3.step stays as it is: a number, and no tensor",)
+    assert edit.notes == ("optimizer.state.3.step is kept: it is a plain number, not a tensor",)
     assert written(tmp_path, edit)["optimizer"]["state"][3]["step"] == 3

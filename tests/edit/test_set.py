@@ -23,14 +23,11 @@ GRID = torch.arange(12.0).reshape(3, 4)
 
 
 def refused(kind: type[ParamctlError], *args: Any) -> str:
-    """The message with which `set` refuses."""
+    """Return the message with which `set` refuses."""
     with pytest.raises(kind) as caught:
         set(*args)
     assert type(caught.value) is kind
     return str(caught.value)
-
-
-# --- statements ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -99,15 +96,15 @@ def test_a_value_may_be_another_path(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("statement", "kind", "message"),
     [
-        ("w", UsageError, "'w' is no assignment; say PATH[INDEX] = VALUE, or with +=, -=, *=, /="),
-        ("", UsageError, "'' is no assignment; say PATH[INDEX] = VALUE, or with +=, -=, *=, /="),
-        ("w = ", UsageError, "nothing stands right of the operator; give a number, @file.npy or a PATH"),
+        ("w", UsageError, "'w' is not an assignment; say PATH[INDEX] = VALUE, or with +=, -=, *=, /="),
+        ("", UsageError, "'' is not an assignment; say PATH[INDEX] = VALUE, or with +=, -=, *=, /="),
+        ("w = ", UsageError, "there is no value right of the operator; give a number, @file.npy or a PATH"),
         ("w = @", UsageError, "'@' names no file; say @FILE.npy"),
         ("v = 1", NoMatch, "no parameter or layer matches 'v'; 'paramctl ls' lists them all"),
         ("w = v", NoMatch, "no parameter or layer matches 'v'; 'paramctl ls' lists them all"),
         ("w = j", NoMatch, "no parameter or layer matches 'j'; 'paramctl ls' lists them all"),
         ("layer = 1", UsageError, "'layer' is a layer, not a single parameter; name one, such as layer.b"),
-        ("epoch = 1", UsageError, "epoch is no tensor, and set knows tensors only"),
+        ("epoch = 1", UsageError, "epoch is not a tensor, and set changes tensors only"),
         ("w[3] = 1", UsageError, "index 3 is out of range for axis 0 of w (3 × 4)"),
         ("w[0,0,0] = 1", UsageError, "w (3 × 4) has 2 axes, and the index [0, 0, 0] has 3"),
         ("w[a] = 1", UsageError,
@@ -176,9 +173,6 @@ def test_one_wrong_statement_refuses_all(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-# --- names ---------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("name", "statement"),
     [
@@ -237,9 +231,6 @@ def test_a_bare_tensor(tmp_path: Path) -> None:
     assert written(tmp_path, edit)[0, 0].item() == 5.0
 
 
-# --- ties and training checkpoints ---------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("path", "other"), [("a", "b"), ("b", "a")])
 def test_tied_params_change_together(tmp_path: Path, path: str, other: str) -> None:
     edit = set(opened(tmp_path, {"a": GRID, "b": GRID}), f"{path}[0,0] = 100", f"{other} += 1")
@@ -256,7 +247,7 @@ def test_stale_moments_are_said(tmp_path: Path) -> None:
     optimizer.step()
     checkpoint = opened(tmp_path, {"model": net.state_dict(), "optimizer": optimizer.state_dict()})
     assert set(checkpoint, "0.bias = 1").notes == (
-        "the optimizer state in this file still belongs to the old values of model.0.bias; --reset-optimizer starts it anew",
+        "the optimizer state in this file still belongs to the old values of model.0.bias; --reset-optimizer resets it",
     )
     assert set(checkpoint, "optimizer.state.0.exp_avg = 0").notes == ()
 
@@ -293,11 +284,9 @@ def test_a_gradient_says_nothing_of_the_optimizer(tmp_path: Path) -> None:
     checkpoint = opened(tmp_path, made)
     assert set(checkpoint, "grads.weight = 0").notes == ()
     assert set(checkpoint, "grads.weight = 0", "bias = 0").notes == (
-        "the optimizer state in this file still belongs to the old values of model.bias; --reset-optimizer starts it anew",
+        "the optimizer state in this file still belongs to the old values of model.bias; --reset-optimizer resets it",
     )
 
-
-# --- arithmetic ----------------------------------------------------------------------------------
 
 TORCHS: dict[str, Callable[[torch.Tensor, Any], torch.Tensor]] = {
     "+=": torch.Tensor.add_,
@@ -384,9 +373,6 @@ def test_no_other_byte_changes(tmp_path: Path) -> None:
     assert 0 < differ <= 4 + 3 * 4  # the value, and its record's checksum wherever the archive has it
 
 
-# --- files ---------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "array",
     [
@@ -447,9 +433,6 @@ def test_set_then_nothing_is_changed_but_the_named(tmp_path: Path) -> None:
     assert changed(before, after) == {"0.weight", "2.num_batches_tracked"}
 
 
-# --- many statements -----------------------------------------------------------------------------
-
-
 def test_statements_by_the_thousand_are_no_burden(tmp_path: Path) -> None:
     base = torch.zeros(20_000)
     before = {"all": torch.zeros(2), **{str(i): base[4 * i : 4 * i + 4] for i in range(5000)}}
@@ -489,6 +472,6 @@ def test_slices_of_a_large_storage_are_checked_together(tmp_path: Path) -> None:
 def test_pairs_of_small_floats_take_no_numbers(tmp_path: Path) -> None:
     pairs = torch.arange(4, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
     made = {"w": pairs, "v": pairs.clone()}
-    what = "w holds pairs of 4-bit floats, and no number is one; 'paramctl convert' it to .safetensors first"
+    what = "w holds pairs of 4-bit floats, and a single number is not a pair; 'paramctl convert' it to .safetensors first"
     assert refused(UsageError, opened(tmp_path, made), "w = 1").startswith(what)
     assert set(opened(tmp_path, made), "w[0] = v[1]").checkpoint.edited

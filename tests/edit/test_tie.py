@@ -23,7 +23,7 @@ from paramctl.formats import opening, registry, saving
 
 
 def net() -> nn.Sequential:
-    """Layers 0, 2 and 4 alike, and another one."""
+    """Return a model whose layers 0, 2 and 4 are alike, and another layer."""
     torch.manual_seed(1)
     return nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3), nn.Linear(3, 1))
 
@@ -33,9 +33,6 @@ def refused(kind: type[ParamctlError], verb: Any, *args: Any) -> str:
         verb(*args)
     assert type(caught.value) is kind
     return str(caught.value)
-
-
-# --- tie -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["x.pt", "x.safetensors"])
@@ -93,7 +90,7 @@ def test_inside_the_one_model_and_moments_are_stale(tmp_path: Path) -> None:
     assert [change.path for change in edit.changed] == ["model.2.weight", "model.2.bias"]
     assert edit.notes == (
         "the optimizer state in this file still belongs to the old values of model.2.weight, model.2.bias;"
-        " --reset-optimizer starts it anew",
+        " --reset-optimizer resets it",
     )
     after = written(tmp_path, edit)
     assert after["model"]["0.bias"].data_ptr() == after["model"]["2.bias"].data_ptr()
@@ -197,9 +194,6 @@ def test_a_name_that_the_metadata_uses_is_never_an_alias(tmp_path: Path, name: s
     assert [found.name for found in tmp_path.iterdir()] == ["x.safetensors"]
 
 
-# --- whole modules -------------------------------------------------------------------------------
-
-
 def test_in_a_whole_module_tied_params_are_one_object(tmp_path: Path) -> None:
     before = net()
     after = written_module(tmp_path, tie(opened(tmp_path, before), "2", "4"))
@@ -231,7 +225,7 @@ def test_the_flat_weights_of_an_lstm_follow(tmp_path: Path) -> None:
 
 
 class Remembering(nn.Module):
-    """Holds its parameters once more in plain attributes of many kinds."""
+    """A module that holds its parameters once more in plain attributes of many kinds."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -277,9 +271,6 @@ def test_untying_a_module_gives_each_its_own_object(tmp_path: Path) -> None:
     assert after[0].weight.data_ptr() != after[1].weight.data_ptr()  # type: ignore[index]
     assert all(same(getattr(after[i], n), getattr(shared, n)) for i in (0, 1) for n in ("weight", "bias"))  # type: ignore[index]
     assert after[2]._flat_weights[0] is after[2].weight_ih_l0  # type: ignore[index]
-
-
-# --- untie ---------------------------------------------------------------------------------------
 
 
 def tied() -> dict[str, torch.Tensor]:
@@ -328,7 +319,7 @@ def test_what_merely_overlaps_is_parted_too_and_what_only_lies_beside_is_not(tmp
     assert same(after["row"], base[1])
     slices = {"top": base[:2], "bottom": base[2:]}
     edit = untie(opened(tmp_path, slices), "**")
-    assert (edit.changed, edit.notes) == ((), ("nothing there shares its bytes with anything else",))
+    assert (edit.changed, edit.notes) == ((), ("nothing selected shares its bytes with other params",))
 
 
 def test_untie_what_does_not_exist(tmp_path: Path) -> None:

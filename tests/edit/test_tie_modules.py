@@ -177,7 +177,7 @@ def test_a_key_that_would_push_another_out_is_left_and_noted(tmp_path: Path) -> 
     net = box(a=weight(1), b=weight(2))
     net.counts = {net.a: "of a", net.b: "of b"}
     edit = tie(opened(tmp_path, net), "a", "b")
-    assert edit.notes == ("tensors that no path names any more are still held at counts",)
+    assert edit.notes == ("the file still holds tensors that no path names, at counts",)
     assert list(written(tmp_path, edit).counts.values()) == ["of a", "of b"]
 
 
@@ -188,7 +188,7 @@ def test_what_other_modules_hold_is_left_and_noted(tmp_path: Path) -> None:
     net = box(a=box(w=weight(1)), b=box(w=weight(2)), c=box(w=weight(3)), act=nn.ReLU())
     net.c.extra, net.act.extra = {"k": [net.b.w]}, (net.b.w,)
     edit = tie(opened(tmp_path, net), "a.w", "b.w")
-    assert edit.notes == ("tensors that no path names any more are still held at act.extra.0, c.extra.k.0",)
+    assert edit.notes == ("the file still holds tensors that no path names, at act.extra.0, c.extra.k.0",)
     after: Any = written(tmp_path, edit)
     assert same(after.c.extra["k"][0], net.b.w) and after.c.extra["k"][0] is after.act.extra[0]
 
@@ -207,7 +207,7 @@ def test_an_optimizer_object_keeps_what_it_holds_and_is_noted(tmp_path: Path) ->
     edit = tie(opened(tmp_path, made), "m.0", "m.1")
     assert edit.notes == (
         STALE,
-        "tensors that no path names any more are still held at "
+        "the file still holds tensors that no path names, at "
         "o.state, o.param_groups.0.params.2, o.param_groups.0.params.3",
     )
     after: Any = written(tmp_path, edit)
@@ -228,7 +228,7 @@ def test_a_list_beside_the_module_that_the_module_holds_too_stays_for_who_is_not
     net = box(a=weight(1), b=weight(2))
     net.extra = [net.b]
     edit = tie(opened(tmp_path, {"m": net, "beside": SimpleNamespace(held=net.extra)}), "m.a", "m.b")
-    assert edit.notes == ("tensors that no path names any more are still held at beside.held.0",)
+    assert edit.notes == ("the file still holds tensors that no path names, at beside.held.0",)
     after: Any = written(tmp_path, edit)
     assert after["m"].extra[0] is after["m"].b is after["m"].a and same(after["beside"].held[0], net.b)
 

@@ -27,7 +27,7 @@ ROOT = os.geteuid() == 0
 
 
 def fine(path: Path) -> None:
-    """A file that was written and found good."""
+    """Accept a written file without a look."""
 
 
 def write(target: Target, *segments: Segment, sources: Iterable[Source] = ()) -> int:
@@ -45,9 +45,6 @@ def old(tmp_path: Path) -> Path:
 def _nothing_left_behind(tmp_path: Path) -> Iterator[None]:
     yield
     assert [path for path in tmp_path.rglob("*") if path.name.endswith(".tmp")] == []
-
-
-# --- new files -----------------------------------------------------------------------------------
 
 
 def test_a_new_file(tmp_path: Path) -> None:
@@ -139,9 +136,6 @@ def test_a_long_name(tmp_path: Path) -> None:
     assert path.read_bytes() == b"new"
 
 
-# --- in place ------------------------------------------------------------------------------------
-
-
 def test_in_place(old: Path) -> None:
     old.chmod(0o604)
     source = open_source(str(old))
@@ -160,7 +154,7 @@ def test_in_place_through_a_link(tmp_path: Path, old: Path) -> None:
 
 def test_files_of_several_names(tmp_path: Path, old: Path) -> None:
     (tmp_path / "second.pt").hardlink_to(old)
-    what = f"{old}: has 2 names (hard links), and replacing it would part them"
+    what = f"{old}: has 2 names (hard links), and replacing it would separate them"
     assert refused(UsageError, write, InPlace(open_source(str(old)))) == f"{what}; write a copy with -o FILE"
     for force in (True, False):
         message = f"{what}; name another file, or remove this one first"
@@ -203,8 +197,6 @@ def test_standard_input_has_no_place(old: Path) -> None:
         "standard input has no place to write back to; use -o FILE instead of -i"
     )
 
-
-# --- what goes wrong -----------------------------------------------------------------------------
 
 CHANGED = "changed while it was being read; nothing was written; run it again"
 
@@ -294,7 +286,7 @@ def test_derived_bytes_of_another_length(tmp_path: Path) -> None:
 
 
 def left_behind(folder: Path, name: str, seconds: int) -> Path:
-    """A file as a write that was killed some time ago leaves it."""
+    """Return a temporary file such as a write killed some time ago leaves."""
     path = folder / name
     path.write_bytes(b"half")
     os.utime(path, (time.time() - seconds,) * 2)
@@ -360,9 +352,6 @@ def test_a_directory_that_may_not_be_written(tmp_path: Path) -> None:
         tmp_path.chmod(0o755)
 
 
-# --- streams -------------------------------------------------------------------------------------
-
-
 def test_a_pipe_gets_every_byte(tmp_path: Path) -> None:
     (tmp_path / "large").write_bytes(data := os.urandom(300_000))
     source = open_source(str(tmp_path / "large"))
@@ -407,7 +396,7 @@ def test_a_stream_whose_source_changed_is_of_no_use(tmp_path: Path, old: Path) -
     fd = os.open(tmp_path / "out", os.O_WRONLY | os.O_CREAT)
     os.utime(old, (1, 1))
     assert refused(FileError, lambda: write(Stream(fd), Extent(source, 0, 9), sources=[source])) == (
-        "changed while it was being read; what went to standard output is of no use; run it again"
+        "changed while it was being read; what was written to standard output is unusable; run it again"
     )
     os.close(fd)
 
@@ -417,7 +406,7 @@ def test_of_two_writers_at_once_one_is_told_to_wait(old: Path) -> None:
     refusals: list[str] = []
 
     def verify(path: Path) -> None:
-        """Another process is between its last look at the file and its replacing it."""
+        """Hold the lock as a process that is about to replace the file does."""
         with old.open("rb") as held:
             fcntl.flock(held, fcntl.LOCK_EX)
             refusals.append(refused(FileError, lambda: write(InPlace(second), Literal(b"b"), sources=[second])))
@@ -458,9 +447,6 @@ def test_a_stream_into_a_file_that_is_appended_to(tmp_path: Path, old: Path) -> 
     write(Stream(fd), Literal(b"> "), Extent(source, 0, 9), sources=[source])
     os.close(fd)
     assert (tmp_path / "log").read_bytes() == b"> old bytes"
-
-
-# --- sources -------------------------------------------------------------------------------------
 
 
 def test_what_is_no_file_to_read(tmp_path: Path) -> None:

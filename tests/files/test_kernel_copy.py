@@ -31,7 +31,7 @@ def source(tmp_path: Path) -> Source:
 
 
 def copied(extent: Extent, path: Path, before: int) -> bytes:
-    """What is copied into a file behind `before` bytes."""
+    """Return what is copied into a file behind `before` bytes."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     os.write(fd, bytes(before))
     assert sum(kernel_copy.copy(extent, fd, before)) == extent.nbytes
@@ -67,7 +67,7 @@ def test_copies_go_by_runs_of_pages_where_both_ends_lie_alike(tmp_path: Path) ->
 
 @pytest.fixture(scope="module")
 def shares(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A directory whose files can share blocks: PARAMCTL_REFLINK, or an XFS image mounted for the occasion."""
+    """Return a directory whose files can share blocks: PARAMCTL_REFLINK, or an XFS image mounted for the occasion."""
     if named := os.environ.get("PARAMCTL_REFLINK"):
         yield Path(named)
         return

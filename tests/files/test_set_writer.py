@@ -21,7 +21,7 @@ from paramctl.errors import FileError, FormatError, ParamctlError, UsageError
 from paramctl.files import segments, temporary, undo_journal
 from paramctl.files.content import Extent, Literal
 from paramctl.files.set_names import Part, index_in
-from paramctl.files.set_writer import Job, plan, write
+from paramctl.files.set_writer import SetJob, plan, write
 from paramctl.files.sources import Source, open_source
 from paramctl.files.targets import InPlace, NewFile
 from paramctl.formats import opening, saving
@@ -39,7 +39,7 @@ def state() -> dict[str, torch.Tensor]:
 
 
 def make(folder: Path) -> Path:
-    """A set of two shards with two tensors in each."""
+    """Write a set of two shards with two tensors in each."""
     folder.mkdir()
     torch.save(state(), folder / "x.pt")
     checkpoint = convert(opening.open(str(folder / "x.pt")), sharded, division=Division("safetensors", 600)).checkpoint
@@ -57,23 +57,20 @@ def held(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())} if folder.is_dir() else {}
 
 
-# --- the function alone ----------------------------------------------------------------------------
-
-
 def fine(path: Path, was: str = "") -> None:
-    """A file that was written and found good."""
+    """Accept a written file without a look."""
 
 
-def job(*sources: Source, **held: bytes) -> Job:
-    """The files of that name, the last of them the index, which says what the others are called."""
+def job(*sources: Source, **held: bytes) -> SetJob:
+    """Return the job that writes files of those names; the last one is the index, which lists the others."""
 
-    def lay(names: object) -> list[Part]:
+    def layout(names: object) -> list[Part]:
         assert isinstance(names, dict)
         parts = [Part(names.get(f"{name}.x", f"{name}.x"), (Literal(data),), f"{name}.x") for name, data in held.items()]
         index = ",".join(part.name for part in parts).encode()
         return [*parts, Part(names.get("i.json", "i.json"), (Literal(index),), "i.json")]
 
-    return Job(lay, sources, (".json",), fine, fine)
+    return SetJob(layout, sources, (".json",), fine, fine)
 
 
 def test_a_new_folder(tmp_path: Path) -> None:
@@ -124,15 +121,15 @@ def test_a_file_that_is_found_bad_leaves_nothing(tmp_path: Path) -> None:
 
 
 def opened(folder: Path) -> tuple[Source, ...]:
-    """A set of a.x and b.x, read."""
+    """Open a set of a.x and b.x."""
     write(job(a=b"1", b=b"2"), NewFile(folder))
     return tuple(open_source(str(folder / name)) for name in ("i.json", "a.x", "b.x"))
 
 
-def unchanged(*sources: Source, **changed: bytes) -> Job:
-    """The set, in which some files change."""
+def unchanged(*sources: Source, **changed: bytes) -> SetJob:
+    """Return the set, in which some files change."""
 
-    def lay(names: object) -> list[Part]:
+    def layout(names: object) -> list[Part]:
         assert isinstance(names, dict)
         found = {Path(source.name).name: source for source in sources}
         parts = [
@@ -148,7 +145,7 @@ def unchanged(*sources: Source, **changed: bytes) -> Job:
         same = index == found["i.json"].read(0, found["i.json"].size)
         return [*parts, Part("i.json", (Extent(found["i.json"], 0, len(index)) if same else Literal(index),), "i.json")]
 
-    return Job(lay, sources, (".json",), fine, fine)
+    return SetJob(layout, sources, (".json",), fine, fine)
 
 
 def test_in_place(tmp_path: Path) -> None:
@@ -236,7 +233,7 @@ def test_a_patch_of_one_file(tmp_path: Path) -> None:
     assert write(unchanged(*sources, b=b"3"), InPlace(sources[0], True)) == 1
     assert held(tmp_path / "set") == {"a.x": b"1", "b.x": b"3", "i.json": b"a.x,b.x"}
     sources = tuple(open_source(source.name) for source in sources)
-    what = "--patch does not apply: 2 files of the set change, and one can be changed where it lies"
+    what = "--patch does not apply: 2 files of the set change, and only one file can be patched"
     message = refused(UsageError, write, unchanged(*sources, a=b"3", b=b"4"), InPlace(sources[0], True))
     assert message == f"{what}; leave out --patch: -i alone writes them anew"
 
@@ -286,9 +283,6 @@ def test_the_index_in_a_folder(tmp_path: Path) -> None:
     assert refused(UsageError, index_in, tmp_path) == what
 
 
-# --- whatever fails --------------------------------------------------------------------------------
-
-
 class Write(NamedTuple):
     name: str
     verb: Callable[[Checkpoint], Checkpoint]
@@ -324,7 +318,7 @@ class Scene:
         assert self.new != self.old
 
     def prepared(self) -> Callable[[], object]:
-        """The write, of the set as it was at first."""
+        """Return the write, of the set as it was at first."""
         for folder in {self.source, self.target}:
             for path in folder.iterdir() if folder.is_dir() else ():
                 path.unlink()
@@ -337,7 +331,7 @@ class Scene:
         return lambda: saving.save(checkpoint, target)
 
     def found(self) -> Values | None:
-        """What the target holds; None if that is no set."""
+        """Return what the target holds; None if that is no set."""
         if self.write.new and index_now(self.target) is None:
             return None
         return values(self.target)
@@ -359,7 +353,7 @@ def index_now(folder: Path) -> Path | None:
 
 @pytest.fixture(autouse=True)
 def _every_piece_on_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So small a file would go out in one write, and there would be little to break."""
+    """Write every piece on its own: so small a file would go out in one write, with little to break."""
     monkeypatch.setattr(segments, "SMALL", 1)
 
 
@@ -406,8 +400,8 @@ def test_a_process_that_dies_at_any_call_leaves_the_old_set_or_the_new_one(scene
     assert nth > 6
 
 
-def lay(folder: Path, state: State) -> None:
-    """Make a folder what a power cut left."""
+def layout(folder: Path, state: State) -> None:
+    """Make a folder as a power cut leaves it."""
     files = dict(state.files)
     for path in folder.iterdir():
         path.unlink()
@@ -427,11 +421,11 @@ def test_a_power_cut_at_any_moment(tmp_path: Path, write: Write, monkeypatch: py
     disk = Disk(scene.source)
     with disk.recording():
         call()
-    monkeypatch.setattr(undo_journal, "boot", lambda: "the next")
+    monkeypatch.setattr(undo_journal, "boot_id", lambda: "the next")
     cuts = list(disk.cuts())
     assert len(cuts) > 15
     for at, state in cuts:
-        lay(scene.source, state)
+        layout(scene.source, state)
         assert scene.found() in (scene.old, scene.new), f"before step {at} of {[step[:3] for step in disk.steps]}"
 
 
@@ -445,7 +439,7 @@ def test_a_shard_that_was_half_patched_is_put_right_first(tmp_path: Path) -> Non
             with hooked(fault, CHANGING):
                 saving.save(edited, InPlace(checkpoint.sources[0], True))
         except Killed:
-            undone += opening.recover(str(folder)) > 0
+            undone += opening.recover(opening.locate(str(folder))) > 0
         if fault.calls < nth:
             break
         assert values(folder) == old or undone

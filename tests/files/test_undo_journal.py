@@ -17,7 +17,7 @@ from helpers import refused
 
 from paramctl.errors import FileError
 from paramctl.files import temporary, undo_journal
-from paramctl.files.undo_journal import Run
+from paramctl.files.undo_journal import ChangedRange
 
 OLD = bytes(range(256)) * 64
 RUNS = ((100, 50), (4000, 300), (16000, 384))  # offsets and lengths of what changes; the last ends with the file
@@ -33,9 +33,9 @@ class Scene:
         for at, n in RUNS:
             new[at : at + n] = bytes(b ^ 0xFF for b in OLD[at : at + n])
         self.new = bytes(new)
-        runs = [Run(at, n, zlib.crc32(OLD[at : at + n]), zlib.crc32(self.new[at : at + n])) for at, n in RUNS]
+        runs = [ChangedRange(at, n, zlib.crc32(OLD[at : at + n]), zlib.crc32(self.new[at : at + n])) for at, n in RUNS]
         fd = os.open(self.file, os.O_RDWR)
-        with temporary.beside(self.file) as (made, name):
+        with temporary.file_beside(self.file) as (made, name):
             undo_journal._write(made, fd, self.file, runs)
             undo_journal._publish(name, self.journal)
         os.pwrite(fd, self.new[:4100], 0)  # the second run is torn
@@ -50,7 +50,7 @@ class Scene:
         return f"delete {self.journal} if the file is as it should be"
 
     def refusal(self) -> str:
-        """Why nothing is undone; nothing is, and the journal stays."""
+        """Return why nothing is undone; nothing is, and the journal stays."""
         before = self.file.read_bytes() if self.file.exists() else None
         message = refused(FileError, undo_journal.roll_back, self.file)
         assert (self.file.read_bytes() if self.file.exists() else None) == before
@@ -58,7 +58,7 @@ class Scene:
         return message.removeprefix(f"{self.file}: ")
 
     def describe(self, change: Callable[[dict[str, object]], object]) -> None:
-        """Change what the journal says of itself, and sign it."""
+        """Change the journal's description of itself, and sign it."""
         data = self.journal.read_bytes()
         size = undo_journal._TRAILER.size
         *_, nbytes, _ = undo_journal._TRAILER.unpack(data[-size:])
@@ -126,17 +126,17 @@ def test_after_a_power_cut_what_was_changing_may_hold_anything(scene: Scene, mon
         for at, n in RUNS:
             file.seek(at)
             file.write(bytes(n))
-    monkeypatch.setattr(undo_journal, "boot", lambda: "the next")
+    monkeypatch.setattr(undo_journal, "boot_id", lambda: "the next")
     assert undo_journal.roll_back(scene.file) == 734
     assert scene.file.read_bytes() == OLD
 
 
 def test_a_file_that_is_gone(scene: Scene) -> None:
     scene.file.unlink()
-    assert scene.refusal() == f"is gone, and the journal of a change of it is left; {scene.hint()}"
+    assert scene.refusal() == f"does not exist, but the journal of an interrupted change does; {scene.hint()}"
 
 
-DAMAGED = "was being changed when it was interrupted, and its journal is damaged; restore the file from a copy, or "
+DAMAGED = "has an interrupted change, and its journal is damaged; restore the file from a copy, or "
 
 
 def test_a_journal_that_is_cut_off_anywhere(scene: Scene) -> None:
@@ -210,8 +210,8 @@ def test_a_link_is_no_journal(scene: Scene, tmp_path: Path) -> None:
     scene.journal.rename(tmp_path / "elsewhere")
     scene.journal.symlink_to(tmp_path / "elsewhere")
     assert scene.refusal() == (
-        "was being changed when it was interrupted, and this cannot be undone: Too many levels of symbolic links; "
-        "run 'paramctl recover net.pt' as somebody who may write it"
+        "has an interrupted change, which cannot be undone: Too many levels of symbolic links; "
+        "run 'paramctl recover net.pt' as a user who may write it"
     )
 
 
@@ -227,7 +227,7 @@ def test_a_journal_whose_writer_lives_is_busy(scene: Scene) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody who may not write the file")
-def test_somebody_who_may_not_write_the_file_is_told_what_to_run(scene: Scene, tmp_path: Path) -> None:
+def test_a_user_who_may_not_write_the_file_is_told_what_to_run(scene: Scene, tmp_path: Path) -> None:
     for folder in (tmp_path, *tmp_path.parents):
         folder.chmod(folder.stat().st_mode | 0o055) if folder.is_relative_to("/tmp") else None
     scene.file.chmod(0o644)
@@ -239,7 +239,7 @@ def test_somebody_who_may_not_write_the_file_is_told_what_to_run(scene: Scene, t
             undo_journal.roll_back(scene.file)
             os._exit(1)
         except FileError as error:
-            os._exit(0 if "Permission denied; run 'paramctl recover net.pt' as somebody" in str(error) else 2)
+            os._exit(0 if "Permission denied; run 'paramctl recover net.pt' as a user" in str(error) else 2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert scene.file.read_bytes() == scene.torn
 
@@ -247,11 +247,11 @@ def test_somebody_who_may_not_write_the_file_is_told_what_to_run(scene: Scene, t
 def test_a_change_that_another_one_is_in_the_way_of_touches_nothing(scene: Scene) -> None:
     undo_journal.roll_back(scene.file)
     fd = os.open(scene.file, os.O_RDWR)
-    run = Run(0, 4, zlib.crc32(OLD[:4]), 0)
+    run = ChangedRange(0, 4, zlib.crc32(OLD[:4]), 0)
     with (
-        undo_journal.kept(scene.file, fd, [run], lambda: None),
+        undo_journal.undo_on_error(scene.file, fd, [run], lambda: None),
         pytest.raises(FileError, match="is being changed by another paramctl; try again when it is done"),
-        undo_journal.kept(scene.file, fd, [run], lambda: None),
+        undo_journal.undo_on_error(scene.file, fd, [run], lambda: None),
     ):
         raise AssertionError("two at once")
     os.close(fd)
@@ -262,10 +262,10 @@ def test_a_change_that_another_one_is_in_the_way_of_touches_nothing(scene: Scene
 def test_a_file_that_changed_while_the_new_bytes_were_made_is_left_alone(scene: Scene) -> None:
     undo_journal.roll_back(scene.file)
     fd = os.open(scene.file, os.O_RDWR)
-    stale = Run(0, 4, zlib.crc32(b"else"), 0)
+    stale = ChangedRange(0, 4, zlib.crc32(b"else"), 0)
     with (
         pytest.raises(FileError, match="changed while it was being read; nothing was written"),
-        undo_journal.kept(scene.file, fd, [stale], lambda: None),
+        undo_journal.undo_on_error(scene.file, fd, [stale], lambda: None),
     ):
         raise AssertionError("it was")
     os.close(fd)

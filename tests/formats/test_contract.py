@@ -15,15 +15,17 @@ from helpers import listing, rows, save, stdin_from, stdin_pipe, streamed, ties
 from old_torch import save_script, save_tar
 from torch import nn
 
+from paramctl.check.check import check
 from paramctl.edit.convert import convert
 from paramctl.edit.init import init
 from paramctl.edit.set import set as set_values
 from paramctl.edit.tie import tie, untie
-from paramctl.errors import FormatError, ParamctlError, Unsupported
+from paramctl.errors import FormatError, ParamctlError, Unsupported, UsageError
 from paramctl.files import targets
+from paramctl.findings import GROUPS, Group
 from paramctl.formats import opening, saving
-from paramctl.formats.protocol import Format
-from paramctl.formats.registry import FORMATS
+from paramctl.formats.protocol import AnyFormat, Format
+from paramctl.formats.registry import FORMATS, SETS
 from paramctl.model.checkpoint import Checkpoint
 from paramctl.values.arrays import read_values
 
@@ -90,7 +92,6 @@ def write_torchscript_json(path: Path) -> None:
     save_script(module, path)
 
 
-WITH_CODE = ("torchscript", "torchscript-json", "torch-export")  # which no other format becomes
 WRITERS: dict[str, Callable[[Path], None]] = {
     "torch-zip": write_torch,
     "torchscript": write_torchscript,
@@ -102,14 +103,27 @@ WRITERS: dict[str, Callable[[Path], None]] = {
 }
 
 
+WRITTEN = [form for form in FORMATS if form.WRITES != "nothing"]
+MADE_ANEW = [form for form in FORMATS if form.WRITES == "any"]
+NOT_MADE_ANEW = [form for form in (*FORMATS, *SETS) if form.WRITES != "any"]
+
+
+def name_of(form: AnyFormat) -> str:
+    return form.NAME
+
+
 def test_every_format_is_tested() -> None:
     assert set(WRITERS) == {form.NAME for form in FORMATS}
 
 
-@pytest.fixture(params=FORMATS, ids=lambda form: form.NAME)
+@pytest.fixture(params=FORMATS, ids=name_of)
 def form(request: pytest.FixtureRequest) -> Format:
+    """Each format; with `writable`, each that is written."""
     found: Format = request.param
     return found
+
+
+writable = pytest.mark.parametrize("form", WRITTEN, ids=name_of, indirect=True)
 
 
 @pytest.fixture
@@ -142,6 +156,7 @@ def test_a_file_is_known_by_its_bytes(form: Format, path: Path) -> None:
     assert checkpoint.file == str(renamed)
 
 
+@writable
 def test_a_save_without_a_change_is_a_copy(path: Path, target: Path) -> None:
     checkpoint = listing(path)
     save(checkpoint, target)
@@ -149,6 +164,7 @@ def test_a_save_without_a_change_is_a_copy(path: Path, target: Path) -> None:
     assert told(listing(target)) == told(checkpoint)
 
 
+@writable
 def test_one_seed_gives_one_file(path: Path, target: Path) -> None:
     once = save(init(listing(path), ["0", "head"], ["normal"], seed=9).checkpoint, target).read_bytes()
     again = save(init(listing(path), ["0", "head"], ["normal"], seed=9).checkpoint, target).read_bytes()
@@ -156,12 +172,14 @@ def test_one_seed_gives_one_file(path: Path, target: Path) -> None:
     assert once == again != other
 
 
+@writable
 def test_a_drawing_done_again_changes_nothing(path: Path, target: Path) -> None:
     once = save(init(listing(path), ["0"], ["normal"], seed=9).checkpoint, target).read_bytes()
     again = save(init(listing(target), ["0"], ["normal"], seed=9).checkpoint, target.with_stem("z")).read_bytes()
     assert once == again
 
 
+@writable
 @pytest.mark.parametrize("layers", [["0"], ["0.weight"], ["1.bias", "head"]])
 def test_drawing_touches_only_what_was_named(path: Path, target: Path, layers: list[str]) -> None:
     before = listing(path)
@@ -173,6 +191,7 @@ def test_drawing_touches_only_what_was_named(path: Path, target: Path, layers: l
     assert values(before) == values(listing(path))
 
 
+@writable
 def test_ties_come_and_go(path: Path, target: Path) -> None:
     before = listing(path)
     once = save(tie(before, "0", "1").checkpoint, target).read_bytes()
@@ -189,6 +208,7 @@ def test_ties_come_and_go(path: Path, target: Path) -> None:
     assert values(parted) == {**expected, "1.weight": expected["0.weight"], "1.bias": expected["0.bias"]}
 
 
+@writable
 def test_untying_and_tying_again_gives_back_the_listing(path: Path, target: Path) -> None:
     tied = listing(save(tie(listing(path), "0", "1").checkpoint, target))
     parted = listing(save(untie(tied, "1").checkpoint, target.with_stem("z")))
@@ -196,6 +216,7 @@ def test_untying_and_tying_again_gives_back_the_listing(path: Path, target: Path
     assert told(again) == told(tied)
 
 
+@writable
 def test_what_was_never_written_lists_the_same(path: Path, target: Path) -> None:
     """An edited checkpoint in memory and the file it makes are the same checkpoint."""
     edited = set_values(tie(listing(path), "0", "1").checkpoint, "1.weight[2,1] = 5", "table *= 3").checkpoint
@@ -205,6 +226,7 @@ def test_what_was_never_written_lists_the_same(path: Path, target: Path) -> None
     assert sorted(map(sorted, ties(written))) == sorted(map(sorted, ties(edited)))
 
 
+@writable
 def test_a_pipe_gets_the_bytes_of_the_file(path: Path, target: Path) -> None:
     unchanged = listing(path)
     drawn = init(unchanged, ["0"], ["normal"], seed=1).checkpoint
@@ -212,27 +234,35 @@ def test_a_pipe_gets_the_bytes_of_the_file(path: Path, target: Path) -> None:
         assert streamed(checkpoint) == save(checkpoint, target).read_bytes()
 
 
-def test_standard_input_is_a_file_like_any_other(path: Path, target: Path) -> None:
+def test_standard_input_is_a_file_like_any_other(path: Path) -> None:
     expected = told(listing(path))
+    for checkpoint in from_stdin(path):
+        assert told(checkpoint) == expected
+        assert checkpoint.file == "-"
+
+
+@writable
+def test_standard_input_is_edited_like_any_other_file(path: Path, target: Path) -> None:
+    expected = save(set_values(listing(path), "0.bias = 1").checkpoint, target).read_bytes()
+    for checkpoint in from_stdin(path):
+        assert save(set_values(checkpoint, "0.bias = 1").checkpoint, target).read_bytes() == expected
+
+
+def from_stdin(path: Path) -> tuple[Checkpoint, Checkpoint]:
+    """The checkpoint as a pipe brings it, and as `< path` does."""
     with stdin_pipe(path.read_bytes()):
         piped = opening.open("-")
     fd = os.open(path, os.O_RDONLY)
     with stdin_from(fd):
         given = opening.open("-")
     os.close(fd)
-    for checkpoint in (piped, given):
-        assert told(checkpoint) == expected
-        assert checkpoint.file == "-"
-        edited = set_values(checkpoint, "0.bias = 1").checkpoint
-        assert save(edited, target).read_bytes() == save(set_values(listing(path), "0.bias = 1").checkpoint, target).read_bytes()
+    return piped, given
 
 
-@pytest.mark.parametrize(
-    "other", [form for form in FORMATS if form.NAME not in WITH_CODE], ids=lambda form: f"by way of {form.NAME}"
-)
+@pytest.mark.parametrize("other", MADE_ANEW, ids=lambda form: f"by way of {form.NAME}")
 def test_conversion_there_and_back(form: Format, path: Path, tmp_path: Path, other: Format) -> None:
     before = listing(path)
-    back = () if form.NAME in WITH_CODE else (form,)
+    back = (form,) if form in MADE_ANEW else ()
     for checkpoint in there_and_back(before, tmp_path, other, *back):
         assert (rows(checkpoint), values(checkpoint), ties(checkpoint)) == (rows(before), values(before), [])
     tied = tie(before, "0", "1").checkpoint
@@ -251,6 +281,36 @@ def there_and_back(checkpoint: Checkpoint, folder: Path, *through: Format) -> It
         yield checkpoint
 
 
+@pytest.mark.parametrize("lossy", [False, True], ids=["", "lossy"])
+@pytest.mark.parametrize("other", NOT_MADE_ANEW, ids=name_of)
+def test_what_is_not_made_anew_is_refused_in_one_line(tmp_path: Path, other: AnyFormat, lossy: bool) -> None:
+    """Whatever the checkpoint, and whether or not losses are accepted."""
+    write_torch(tmp_path / "x.pt")
+    for checkpoint in (listing(tmp_path / "x.pt"), tie(listing(tmp_path / "x.pt"), "0", "1").checkpoint):
+        with pytest.raises(UsageError) as error:
+            convert(checkpoint, other, lossy=lossy)
+        assert "\n" not in str(error.value) and error.value.hint
+
+
+@pytest.mark.parametrize("form", [form for form in FORMATS if form.WRITES == "nothing"], ids=name_of, indirect=True)
+def test_what_is_only_read_is_never_written(form: Format, path: Path, target: Path) -> None:
+    before, data = listing(path), path.read_bytes()
+    for edit in (set_values(before, "0.bias = 1"), init(before, ["0"], ["zeros"]), tie(before, "0", "1")):
+        for place in (targets.NewFile(target, True), targets.InPlace(before.sources[0])):
+            for write in (saving.save, saving.plan):
+                with pytest.raises(UsageError, match=f"paramctl reads {form.NAME} and does not write it"):
+                    write(edit.checkpoint, place)
+    assert path.read_bytes() == data
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_sound_file_has_no_errors(path: Path, group: Group) -> None:
+    found = [finding for finding in check(str(path), [group]).findings if finding.level != "note"]
+    assert found == []
+
+
+@writable
 def test_in_place(path: Path) -> None:
     checkpoint = listing(path)
     saving.save(init(checkpoint, ["0"], ["zeros"]).checkpoint, targets.InPlace(checkpoint.sources[0]))

@@ -67,7 +67,7 @@ def _opening(path: str, opened: list[Checkpoint]) -> Step:
 
 def _describe(checkpoint: Checkpoint) -> None:
     form = registry.named(checkpoint.format)
-    for each in (checkpoint.labels, checkpoint.groups(), form.losses(checkpoint), form.left(checkpoint)):
+    for each in (checkpoint.labels, checkpoint.groups(), form.losses(checkpoint), form.unlisted_tensors(checkpoint)):
         list(each)
 
 
@@ -184,7 +184,7 @@ def _run(*line: str) -> None:
     """Run a command line; its errors come through. What it prints must be text that a terminal can be shown."""
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8") for _ in range(2))
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        output.output.prepare()
+        output.prepare()
         with contextlib.suppress(SystemExit):
             _commands().main([*line], prog_name="paramctl", standalone_mode=False)
     for stream in (out, err):

@@ -18,7 +18,8 @@ from paramctl.errors import FileError, NoMatch, UsageError
 from paramctl.formats import opening
 from paramctl.model.checkpoint import Checkpoint, Entry, Kind, Leaf, Module, Param
 from paramctl.model.dtypes import BY_NAME
-from paramctl.model.selection import Selection, find, find_part, layer_members, model_params, position_of, select
+from paramctl.model.positions import positions
+from paramctl.model.selection import Selection, find, find_part, layer_members, model_params, select
 from paramctl.model.suggestions import nearest
 
 
@@ -76,12 +77,12 @@ def test_patterns(patterns: list[str], indices: tuple[int, ...], exact: tuple[in
 
 def test_positions_and_paths_name_the_same() -> None:
     assert find(RGNET, "[0][1][0].bias") == find(RGNET, "0.block 1.0.bias") == 5
-    assert position_of(RGNET, 5) == "[0][1][0][1]"
+    assert positions(RGNET, {5}) == {5: "[0][1][0][1]"}
 
 
 def test_positions_count_layers_without_params() -> None:
     relu = checkpoint(*NET.entries, modules={name: Module("Module", "Module") for name in ("", "0", "1", "2")})
-    assert position_of(relu, 3) == "[2][1]"
+    assert positions(relu, {3}) == {3: "[2][1]"}
     assert find(relu, "[2].bias") == 3
 
 
@@ -366,10 +367,10 @@ def test_every_param_is_found_by_its_path(some: Checkpoint) -> None:
 
 @given(CHECKPOINTS)
 def test_every_param_has_a_position_of_its_own(some: Checkpoint) -> None:
-    positions = [position_of(some, i) for i in range(len(some.params))]
-    assert len(set(positions)) == len(positions)
+    found = positions(some, {*range(len(some.params))})
+    assert len({*found.values()}) == len(found) == len(some.params)
     taken = {param.path for param in some.params}
-    for i, position in enumerate(positions):
+    for i, position in found.items():
         if not any(path == position or path.startswith(f"{position}.") for path in taken):
             assert i in select(some, [position], alike=True).indices
 

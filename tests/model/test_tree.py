@@ -152,6 +152,15 @@ def test_equal_blocks_fold_by_their_numbers_not_their_order() -> None:
     ]  # fmt: skip
 
 
+def test_blocks_fold_whose_names_end_in_a_number() -> None:
+    """Behind a sign that parts it from the rest, which must be the same."""
+    names = ["block 0", "block 1", "expert_7", "block_2", "block-2", "expert_8", "fc1", "fc2", "a_b_1", "a_c_2", "up_", "_1"]
+    root = tree.build(checkpoint(*(param(f"{name}.w", 2) for name in names)))
+    shown = [line for line in outline(root, tree.Folds(root)) if line[0] != " "]
+    alone = ["block_2", "block-2", "fc1", "fc2", "a_b_1", "a_c_2", "up_", "_1"]
+    assert shown == [f"{name} 2 8" for name in ("block 0–1 ×2", "expert_7–8 ×2", *alone)]
+
+
 def test_blocks_that_differ_do_not_fold() -> None:
     different: dict[str, tuple[Entry, ...]] = {
         "shape": (param("0.w", 2), param("1.w", 3)),

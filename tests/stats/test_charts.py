@@ -13,7 +13,7 @@ from paramctl.errors import UsageError
 from paramctl.formats import opening
 from paramctl.stats import charts
 from paramctl.stats.charts import Bars, Curve, curves, histograms
-from paramctl.stats.runs import Run, Stop
+from paramctl.stats.runs import Run, RunFile
 from paramctl.stats.track import Step, Tracked
 
 
@@ -21,9 +21,6 @@ def bars(tmp_path: Path, together: bool = False, **tensors: torch.Tensor) -> tup
     torch.save(tensors, tmp_path / "x.pt")
     checkpoint = opening.open(str(tmp_path / "x.pt"))
     return histograms(checkpoint, range(len(tensors)), list(tensors), together=together)
-
-
-# --- histograms ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
@@ -87,16 +84,13 @@ def test_together_without_anything_to_compare_is_as_alone(tmp_path: Path) -> Non
 def test_together_bins_stay_few_however_far_apart_params_lie(tmp_path: Path) -> None:
     one, other = bars(tmp_path, together=True, a=torch.linspace(0, 1, 99), b=torch.linspace(1e6, 1e6 + 1, 99))
     assert one.edges == other.edges
-    assert len(one.counts) <= 2 * charts.BINS
+    assert len(one.counts) <= 2 * charts.MAX_BINS
     assert sum(one.counts) == sum(other.counts) == 99
 
 
-# --- curves --------------------------------------------------------------------------------------
-
-
 def run_of(*steps: tuple[Step, ...], order: str = "step") -> tuple[Run, list[Tracked]]:
-    stops = tuple(Stop(row[0].file, row[0].step) for row in steps)
-    return Run(stops, order, ("exp_avg",), 2), [Tracked(row) for row in steps]
+    run_files = tuple(RunFile(row[0].file, row[0].step) for row in steps)
+    return Run(run_files, order, ("exp_avg",), 2), [Tracked(row) for row in steps]
 
 
 def called(path: str | None) -> str:
@@ -125,7 +119,7 @@ def test_without_steps_places_are_counted() -> None:
 def test_a_figure_that_is_nowhere_known() -> None:
     run, tracked = run_of((Step("a", 0, norm=1.0),))
     assert refused(UsageError, curves, run, tracked, "grad", called) == (
-        "no checkpoint holds a grad of what was selected; draw another figure with --of"
+        "no checkpoint holds a grad of the selected params; draw another figure with --of"
     )
     assert refused(UsageError, charts.check_figure, run, "momentum") == (
         "there is no 'momentum' to draw; name one of norm, update, ratio, grad, mean, std, exp_avg"

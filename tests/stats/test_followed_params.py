@@ -16,7 +16,7 @@ def test_what_is_whole_is_followed_alone_or_where_it_was_named_in_full(tmp_path:
     torch.save(held, tmp_path / "x.pt")
     checkpoint = listing(tmp_path / "x.pt")
     found = [Followed(checkpoint, selections) for selections in ([], ["**"], ["**", "mask"], ["index", "batches"])]
-    assert [(list(one.at), list(one.spared)) for one in found] == [
+    assert [(list(one.at), list(one.skipped)) for one in found] == [
         (["weight"], ["batches", "mask", "index"]),
         (["weight"], ["batches", "mask", "index"]),
         (["weight", "mask"], ["batches", "index"]),

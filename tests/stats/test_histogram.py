@@ -30,7 +30,7 @@ def binned(*arrays: Sequence[float]) -> Histogram:
 
 
 def in_bins(values: Sequence[float], like: Histogram) -> dict[int, int]:
-    """How many values lie in each bin of a histogram, by exact arithmetic."""
+    """Return how many values lie in each bin of a histogram, by exact arithmetic."""
     counts: dict[int, int] = {}
     for value in values:
         place = math.floor(Fraction(value) / Fraction(2) ** like.exponent)

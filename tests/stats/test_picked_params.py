@@ -30,7 +30,7 @@ def test_without_selections_it_is_the_model_inside(tmp_path: Path) -> None:
     w = torch.ones(2)
     checkpoint = held(tmp_path, {"model": {"a": w, "b": w, "n": torch.tensor(1)}, "grad": {"a": torch.ones(2)}})
     found = pick(checkpoint, [])
-    assert (dict(found.at), dict(found.once)) == ({"a": 0, "b": 1, "n": 2}, {"a": 0, "n": 2})
+    assert (dict(found.at), dict(found.unique)) == ({"a": 0, "b": 1, "n": 2}, {"a": 0, "n": 2})
     assert refused(NoMatch, pick, held(tmp_path, {"epoch": 1}), []) == "there are no parameters in this checkpoint"
 
 

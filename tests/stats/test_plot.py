@@ -14,15 +14,12 @@ from PIL import Image
 from paramctl.errors import UsageError
 from paramctl.files.targets import NewFile
 from paramctl.stats import plot
-from paramctl.stats.charts import MOST, Bars, Chart, Curve
+from paramctl.stats.charts import MAX_PARAMS, Bars, Chart, Curve
 from paramctl.stats.plot import picture, save
 
 HISTOGRAM = Chart("a file", "value", "number of values", (Bars("w", (1, 0, 2), (-1.0, 0.0, 1.0, 2.0)),))
 CURVES = Chart("norm", "step", "‖w‖", (Curve("x", (0.0, 10.0), (1.0, 2.0)), Curve("y", (0.0, 10.0), (None, 3.0))))
 NAMES = ["$x_1^{2}$", "\\frac{a", "a_b", "层.权重", "\U0001d518", "a" * 500, "%s {0} <b>&amp;", "\\x1b[2J"]
-
-
-# --- pictures ------------------------------------------------------------------------------------
 
 
 def size(data: bytes) -> tuple[int, int]:
@@ -57,7 +54,7 @@ def test_another_process_with_settings_of_its_own_makes_the_same_bytes(tmp_path:
         "chart = Chart('a file', 'value', 'number of values', (Bars('w', (1, 0, 2), (-1.0, 0.0, 1.0, 2.0)),))\n"
         "sys.stdout.buffer.write(picture(chart, 'svg'))"
     )
-    env = {"PYTHONPATH": str(Path(__file__).parents[1]), "HOME": str(tmp_path), "PYTHONHASHSEED": "7"}
+    env = {"PYTHONPATH": str(Path(__file__).parents[2]), "HOME": str(tmp_path), "PYTHONHASHSEED": "7"}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, check=True)
     assert (done.stdout, done.stderr) == (picture(HISTOGRAM, "svg"), b"")
 
@@ -76,8 +73,8 @@ def test_what_has_no_glyph_is_spelled_out_and_what_has_no_room_loses_its_middle(
     import matplotlib
 
     with matplotlib.rc_context():
-        assert plot._fitted("层 \U0001d518 $é_1$", 10, 9) == "\\u5c42 \\U0001d518 $é_1$"
-        cut = plot._fitted("layers.0.attention.weight" * 9, 2, 9)
+        assert plot._fit_text("层 \U0001d518 $é_1$", 10, 9) == "\\u5c42 \\U0001d518 $é_1$"
+        cut = plot._fit_text("layers.0.attention.weight" * 9, 2, 9)
     assert (cut[:10], cut[-10:]) == ("layers.0.a", "ion.weight")
     assert "…" in cut and 20 < len(cut) < 40
 
@@ -100,10 +97,7 @@ def test_odd_values_and_empty_panels_draw_without_a_word(log: bool, capsys: pyte
 
 
 def test_no_two_lines_look_alike() -> None:
-    assert len({(s["color"], s["linestyle"]) for s in map(plot._style, range(MOST))}) == MOST
-
-
-# --- files ---------------------------------------------------------------------------------------
+    assert len({(s["color"], s["linestyle"]) for s in map(plot._style, range(MAX_PARAMS))}) == MAX_PARAMS
 
 
 def test_a_picture_is_written_whole_and_replaces_nothing_unasked(tmp_path: Path) -> None:
@@ -121,13 +115,13 @@ def test_the_suffix_says_what_a_picture_is(tmp_path: Path) -> None:
     save(HISTOGRAM, NewFile(tmp_path / "x.SVG"))
     assert (tmp_path / "x.SVG").read_bytes().startswith(b"<?xml")
     assert refused(UsageError, save, HISTOGRAM, NewFile(tmp_path / "x.gif")) == (
-        f"{tmp_path}/x.gif: is no name for a picture; end it in .png, .svg or .pdf"
+        f"{tmp_path}/x.gif: is not the name of a picture; end it in .png, .svg or .pdf"
     )
 
 
 def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert refused(UsageError, picture, HISTOGRAM, "png") == (
-        "matplotlib, which draws pictures, is not installed; pip install 'paramctl[plot]', or leave out -o to draw in"
+        "matplotlib, which draws pictures, is not installed; pip install matplotlib, or leave out -o to draw in"
         " the terminal"
     )

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paramctl.stats.running_moments import NONE, Moments, Running, RunningWhole, of_counts, of_few
+from paramctl.stats.running_moments import NONE, Moments, Running, RunningIntegers, moments_of_counts, moments_of_few
 
 floats = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e300, max_value=1e300)
 near = st.integers(-100, 100).map(lambda n: 1e8 + n / 64)
@@ -19,7 +19,7 @@ parts = st.lists(st.lists(floats, max_size=8) | st.lists(near, max_size=8), min_
 
 
 def running(*arrays: Any) -> Moments:
-    """What is found in arrays that are added one by one."""
+    """Return the moments of arrays that are added one by one."""
     adding = Running()
     for values in arrays:
         finite = adding.without_odd(np.array(values, np.float64))
@@ -66,17 +66,17 @@ def test_counts_of_values_are_the_values(values: list[float]) -> None:
     each = np.array([0.0, -0.0, 1.5, -2.0, 3e38, math.nan, math.inf, -math.inf])
     patterns = np.array(values, np.float64).view(np.int64)
     counts = np.array([int((patterns == pattern).sum()) for pattern in each.view(np.int64)])
-    assert_alike(of_counts(each, counts), running(values))
+    assert_alike(moments_of_counts(each, counts), running(values))
 
 
 @given(st.lists(floats | near | st.sampled_from([-0.0, math.nan, math.inf, -math.inf]), max_size=12))
 @settings(max_examples=200)
 def test_few_are_as_many(values: list[float]) -> None:
-    assert_alike(of_few(values), running(values))
+    assert_alike(moments_of_few(values), running(values))
 
 
 def test_few_equal_values_do_not_deviate() -> None:
-    assert (of_few([0.1] * 31).std, float(of_few([0.1] * 31).mean)) == (0.0, 0.1)
+    assert (moments_of_few([0.1] * 31).std, float(moments_of_few([0.1] * 31).mean)) == (0.0, 0.1)
 
 
 signed = st.integers(-(2**63), 2**63 - 1) | st.integers(-5, 5) | st.integers(2**63 - 9, 2**63 - 1)
@@ -87,7 +87,7 @@ unsigned = st.integers(0, 2**64 - 1) | st.integers(0, 5) | st.integers(2**64 - 9
 @settings(max_examples=200)
 def test_integers_are_added_without_rounding(made: list[list[int]]) -> None:
     whole = [value for part in made for value in part]
-    adding = RunningWhole()
+    adding = RunningIntegers()
     for part in made:
         adding.add(np.array(part, np.uint64 if max(whole, default=0) >= 2**63 else np.int64))
     found, n = adding.moments, len(whole)

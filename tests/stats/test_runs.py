@@ -19,12 +19,12 @@ from paramctl.stats.runs import Order, survey
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty working directory, so that names of files are short."""
+    """Change to an empty working directory, so that names of files are short."""
     monkeypatch.chdir(tmp_path)
 
 
 def saved(**runs: object) -> list[str]:
-    """Files `<name>.pt` that hold these."""
+    """Save each object in a file `<name>.pt`."""
     for name, held in runs.items():
         torch.save(held, f"{name}.pt")
     return [f"{name}.pt" for name in runs]
@@ -32,7 +32,7 @@ def saved(**runs: object) -> list[str]:
 
 def ordered(files: Sequence[str], order: Order = "auto") -> tuple[list[str], str]:
     run = survey(files, [], opening.open, order)
-    return [stop.file for stop in run.stops], run.order
+    return [run_file.file for run_file in run.run_files], run.order
 
 
 def at(**held: Any) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def test_steps_in_the_checkpoints_decide() -> None:
     assert ordered(files) == (["b.pt", "c.pt", "a.pt"], "step")
     assert ordered(files, "name") == (["a.pt", "b.pt", "c.pt"], "name")
     assert ordered(files[::-1], "given") == (["c.pt", "b.pt", "a.pt"], "given")
-    assert [stop.step for stop in survey(files, [], opening.open, "name").stops] == [30, 4, 11.5]
+    assert [run_file.step for run_file in survey(files, [], opening.open, "name").run_files] == [30, 4, 11.5]
 
 
 def test_names_decide_where_steps_do_not_as_people_count() -> None:
@@ -58,7 +58,7 @@ def test_names_decide_where_steps_do_not_as_people_count() -> None:
 def test_the_first_word_that_tells_all_apart_is_the_step() -> None:
     files = saved(a=at(epoch=1, global_step=20), b=at(epoch=1, global_step=10))
     assert ordered(files) == (["b.pt", "a.pt"], "global_step")
-    assert [stop.step for stop in survey(files, [], opening.open).stops] == [10, 20]
+    assert [run_file.step for run_file in survey(files, [], opening.open).run_files] == [10, 20]
 
 
 @pytest.mark.parametrize("odd", [True, "7", None, float("nan"), [1]])

@@ -15,7 +15,7 @@ import pytest
 import torch
 from helpers import file_of, listing, records, refused, rezipped
 from safetensors.torch import save_file
-from test_values import checkpoint, param, storage
+from stored_params import checkpoint, param, storage
 
 from paramctl.errors import FormatError
 from paramctl.model.checkpoint import Checkpoint
@@ -30,11 +30,8 @@ pytestmark = [
 ]
 
 
-# --- what is compared ----------------------------------------------------------------------------
-
-
 def expected(values: Any) -> dict[str, Any]:
-    """The figures as numpy has them: sums in numpy's longest float, around the mean."""
+    """Return the figures as numpy has them: sums in numpy's longest float, around the mean."""
     flat = np.asarray(values, np.float64).reshape(-1)
     finite = flat[np.isfinite(flat)].astype(np.longdouble)
     n = finite.size
@@ -68,7 +65,7 @@ def told(moments: Moments) -> dict[str, Any]:
 
 
 def assert_close(found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """The same figures, but for what a sum in float64 may be off; counts and extremes to the last bit."""
+    """Require the same figures, except what a sum in float64 may be off; counts and extremes to the last bit."""
     scale = max(abs(wanted["min"] or 0), abs(wanted["max"] or 0))
     for key, value in wanted.items():
         if key == "mean" and value is not None:
@@ -84,7 +81,7 @@ def rows_of(checkpoint: Checkpoint, **how: Any) -> dict[str, Row]:
 
 
 def assert_figures(checkpoint: Checkpoint, wanted: dict[str, Any]) -> None:
-    """All params have those figures, with histograms and without; a histogram holds each finite value once."""
+    """Require those figures of all params, with histograms and without; each finite value is in one bin."""
     for histograms in (False, True):
         found = rows_of(checkpoint, histograms=histograms)
         assert list(found) == list(wanted)
@@ -104,7 +101,7 @@ def saved(folder: Path, made: Any, name: str = "x.pt") -> Checkpoint:
 
 
 def wide(tensor: torch.Tensor) -> Any:
-    """The values of any tensor as float64, magnitudes where they are complex."""
+    """Return the values of any tensor as float64, magnitudes of complex ones."""
     plain = tensor.detach().resolve_conj().resolve_neg()
     if plain.is_complex():
         return np.abs(plain.to(torch.complex128).numpy())
@@ -112,8 +109,6 @@ def wide(tensor: torch.Tensor) -> Any:
         return plain.numpy().astype(np.float64)
     return plain.to(torch.float64).numpy()
 
-
-# --- dtypes --------------------------------------------------------------------------------------
 
 FLOATS = [
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2,
@@ -219,7 +214,7 @@ def test_complex_values_count_by_their_magnitude(tmp_path: Path, dtype: torch.dt
 
 
 def tensors_file(folder: Path, dtype: str, numel: int, data: bytes) -> Checkpoint:
-    """A .safetensors of one tensor, its header made by hand."""
+    """Write a .safetensors of one tensor, its header made by hand."""
     header = json.dumps({"w": {"dtype": dtype, "shape": [numel], "data_offsets": [0, len(data)]}}).encode()
     header += b" " * (-len(header) % 8)
     return listing(file_of(folder, len(header).to_bytes(8, "little") + header + data, "x.safetensors"))
@@ -257,14 +252,11 @@ def test_six_bits_a_value(tmp_path: Path, dtype: str, exponent: int, mantissa: i
 def test_bits_mean_nothing(tmp_path: Path, name: str) -> None:
     made = torch.arange(4, dtype=torch.uint8).view(getattr(torch, name))
     (row,) = stats(saved(tmp_path, {"a": made}))
-    assert (told(row.summary.moments), row.summary.why) == (told(Moments()), f"a is {name}, which says nothing of what its bits mean")
-
-
-# --- views ---------------------------------------------------------------------------------------
+    assert (told(row.summary.moments), row.summary.why) == (told(Moments()), f"a is {name}, whose bits have no defined meaning")
 
 
 def views(base: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Views of one storage of 4 × 6 elements."""
+    """Return views of one storage of 4 × 6 elements."""
     return {
         "base": base,
         "row": base[1],
@@ -327,9 +319,6 @@ def test_params_that_share_a_storage_are_read_a_bounded_number_of_times(tmp_path
     assert whys[-1] == "499 lies in a storage that was read 64 times over for others"
 
 
-# --- how a file holds them -----------------------------------------------------------------------
-
-
 def test_big_endian(tmp_path: Path) -> None:
     dtypes = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int16, torch.complex64, torch.bool]
     made = {str(dtype): torch.arange(-3, 9).to(dtype).reshape(3, 4) for dtype in dtypes}
@@ -361,8 +350,6 @@ def test_corrupt_values_are_never_summed_up(tmp_path: Path, part: slice) -> None
     message = "storage 0 is corrupt: its bytes do not match their CRC-32"
     assert refused(FormatError, list, stats(source)) == message
 
-
-# --- composite tensors ---------------------------------------------------------------------------
 
 DENSE = torch.tensor([[0.0, 1.0, 0.0, 2.0], [0.0, 0.0, 0.0, 0.0], [3.0, 0.0, 4.0, 0.0], [0.0, 5.0, 0.0, -6.0]])
 
@@ -416,7 +403,7 @@ def test_two_quantized_values_in_a_byte(tmp_path: Path) -> None:
 def test_integers_of_which_nobody_says_what_they_stand_for() -> None:
     made = param("qint8", (3,))
     (row,) = stats(checkpoint(made, storage(bytes(3))))
-    assert (row.summary.moments.count, row.summary.why) == (0, "w is qint8 of a kind that is not known")
+    assert (row.summary.moments.count, row.summary.why) == (0, "w is qint8 with an unknown quantizer")
 
 
 def test_nested_and_meta_tensors(tmp_path: Path) -> None:
@@ -426,8 +413,6 @@ def test_nested_and_meta_tensors(tmp_path: Path) -> None:
     assert told(found["m"].summary.moments) == told(Moments())
     assert found["m"].summary.why == "m is a meta tensor: no values are saved for it"
 
-
-# --- hard numbers --------------------------------------------------------------------------------
 
 RNG = np.random.default_rng(5)
 NORMAL = RNG.normal(size=300_000)  # several blocks
@@ -502,14 +487,11 @@ def test_one_tensor_costs_one(tmp_path: Path) -> None:
     assert found == [("a", 1.5), ("c", 1.0)]
 
 
-# --- ties and layers -----------------------------------------------------------------------------
-
-
 def test_tied_params_have_the_same_figures_and_are_read_once(tmp_path: Path) -> None:
     weight = torch.arange(6.0)
     heard: list[tuple[int, int | None]] = []
     source = saved(tmp_path, {"a": {"w": weight, "b": torch.ones(2)}, "c": weight})
-    found = list(stats(source, watch=lambda _, done, total: heard.append((done, total))))
+    found = list(stats(source, on_progress=lambda _, done, total: heard.append((done, total))))
     assert [(row.path, row.at, row.tensors) for row in found] == [("a.w", 0, 1), ("a.b", 1, 1), ("c", 2, 1)]
     assert found[0].summary is found[2].summary
     assert heard == [(24, 32), (32, 32)]

@@ -19,18 +19,18 @@ from paramctl.model.checkpoint import Checkpoint
 from paramctl.stats.runs import Order, Run, survey
 from paramctl.stats.track import Step, Tracked, track
 
-SAMPLES = [str(Path(__file__).parents[1] / "sample_models" / f"tied_mlp_step{i}.pt") for i in range(3)]
+SAMPLES = [str(Path(__file__).parents[2] / "sample_models" / f"tied_mlp_step{i}.pt") for i in range(3)]
 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory, so that names of files are short."""
+    """Change to an empty working directory, so that names of files are short."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def saved(**runs: object) -> list[str]:
-    """Files `<name>.pt` that hold these."""
+    """Save each object in a file `<name>.pt`."""
     for name, held in runs.items():
         torch.save(held, f"{name}.pt")
     return [f"{name}.pt" for name in runs]
@@ -53,9 +53,6 @@ def remarks(files: Sequence[str], *selections: str) -> list[tuple[str, ...]]:
 
 def norm(*tensors: torch.Tensor) -> float:
     return float(torch.cat([tensor.double().flatten() for tensor in tensors]).norm())
-
-
-# --- figures -------------------------------------------------------------------------------------
 
 
 def test_a_training_run_is_what_torch_says_of_it() -> None:
@@ -156,9 +153,6 @@ def test_nan_in_gradients_is_said() -> None:
     assert remarks(files) == [("NaN or infinite in grad: 1",)]
 
 
-# --- what is followed ----------------------------------------------------------------------------
-
-
 def test_integers_are_left_out_beside_other_numbers_and_followed_alone() -> None:
     files = saved(a={**nn.BatchNorm1d(4).state_dict(), "num_batches_tracked": torch.tensor(1000)})
     assert steps(files)[0].norm == 2.0  # of four weights of 1; the running variances are no weights
@@ -171,7 +165,7 @@ def test_integers_that_are_named_in_full_are_followed_beside_other_numbers() -> 
     files = saved(a={"w": torch.tensor([3.0]), "n": torch.tensor(4), "m": torch.tensor(5)})
     assert [(step.path, step.norm) for step in steps(files, "*", "n", each=True)] == [("w", 3.0), ("n", 4.0)]
     assert steps(files, "w", "n")[0].norm == 5.0
-    assert [survey(files, named, open).spared for named in ([], ["*"], ["*", "n"], ["n", "m"])] == [
+    assert [survey(files, named, open).skipped for named in ([], ["*"], ["*", "n"], ["n", "m"])] == [
         (), ("n", "m"), ("m",), ()
     ]  # fmt: skip
 
@@ -218,9 +212,9 @@ def test_what_is_not_in_both_is_said_and_the_rest_compared() -> None:
     assert remarks(files) == [
         (),
         (
-            "new: new; the update is of the others",
-            "missing: old; the update is of the others",
-            "of another shape: y; the update is of the others",
+            "new: new; the update covers the others",
+            "missing: old; the update covers the others",
+            "of another shape: y; the update covers the others",
         ),
     ]
 

@@ -14,7 +14,7 @@ import torch
 from helpers import listing, records, refused, rezipped, source_of
 from hypothesis import given
 from hypothesis import strategies as st
-from test_values import checkpoint, param, storage, views
+from stored_params import checkpoint, param, storage, views
 
 from paramctl.errors import FormatError, Unsupported, UsageError
 from paramctl.files.content import Buffer, Extent, read

@@ -1,4 +1,4 @@
-"""`paramctl check`: whether a checkpoint is sound, its values plausible, and loading it harmless."""
+"""`paramctl check`: check whether a checkpoint is sound, its values plausible, and loading it harmless."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from paramctl import __version__
 from paramctl.cli import output, progress, tables
-from paramctl.cli.options import STDIN, Color, FileArgument, Json, Quiet, called, one_of, single_threaded
+from paramctl.cli.options import STDIN, Color, FileArgument, Json, Quiet, check_exclusive, display_name, single_threaded
 from paramctl.cli.output import Line
 from paramctl.cli.text import counted, escape, sentence
 from paramctl.errors import ParamctlError, UsageError
@@ -42,7 +42,7 @@ def check(
     NaN, infinities, weights that are all zero or constant, dead rows, denormals. Safety: every class and
     function that a pickle names beyond plain tensors, and what torch.load(weights_only=True) says to it.
 
-    Exit 1 if an error or a warning is found, 3 if it is only that the file is of a kind that is not read. In
+    Exit 1 if an error or a warning is found, 3 if the only problem is an unsupported format. In
     a pipe the lines are tab-separated: level, group, rule, file (of a sharded set), path, what.
 
     \b
@@ -52,7 +52,7 @@ def check(
       paramctl check model.pt --only safety
       paramctl check model.pt --json | jq -r '.safety[].globals[].name'
     """
-    one_of({"--json": as_json, "--sarif": sarif})
+    check_exclusive({"--json": as_json, "--sarif": sarif})
     groups = _groups(only)
     if file is None and output.stdin_is_terminal():
         raise UsageError("no checkpoint was named", hint="name a FILE, or pipe one in and name '-' or nothing")
@@ -61,10 +61,10 @@ def check(
     from paramctl.check.check import check
 
     try:
-        with progress.bar(quiet) as watch:
-            report = check(file, groups, watch)
+        with progress.bar(quiet) as on_progress:
+            report = check(file, groups, on_progress)
     except ParamctlError as error:
-        error.file = error.file or called(file)
+        error.file = error.file or display_name(file)
         raise
     if as_json:
         output.json(_document(report))
@@ -75,12 +75,12 @@ def check(
     else:
         output.lines(_lines(report))
     if not quiet:
-        output.note(f"{escape(called(report.file))}: {_summary(report, groups)}")
+        output.note(f"{escape(display_name(report.file))}: {_summary(report, groups)}")
     raise typer.Exit(_exit_code(report, strict))
 
 
 def _exit_code(report: Report, strict: bool) -> int:
-    """1 where something is wrong, 3 where nobody can tell, 0 else."""
+    """Return 1 if something is wrong, 3 if that cannot be known, else 0."""
     from paramctl.findings import NOT_READ
 
     failed = {finding.rule for finding in report.findings if strict or finding.level != "note"}
@@ -88,6 +88,7 @@ def _exit_code(report: Report, strict: bool) -> int:
 
 
 def _groups(only: list[str] | None) -> tuple[Group, ...]:
+    """Return the groups to check. Raises UsageError for a name that is not a group."""
     from paramctl.findings import GROUPS
 
     for name in only or ():
@@ -97,7 +98,7 @@ def _groups(only: list[str] | None) -> tuple[Group, ...]:
 
 
 def _summary(report: Report, groups: tuple[Group, ...]) -> str:
-    """How much was found, and in what."""
+    """Return the number of findings of each level, in one line."""
     counts = Counter(finding.level for finding in report.findings)
     found = [counted(counts[level], level) for level in LEVELS if counts[level]]
     where = counted(report.tensors, "tensor") + (f" in {report.files:,} files" if report.files > 1 else "")
@@ -106,11 +107,12 @@ def _summary(report: Report, groups: tuple[Group, ...]) -> str:
 
 
 def _sorted(report: Report) -> list[Finding]:
-    """Errors first, then warnings, then notes; each in the order in which they were found."""
+    """Return the findings: errors, warnings, then notes, each in the order in which they were found."""
     return sorted(report.findings, key=lambda finding: LEVELS.index(finding.level))
 
 
 def _listing(report: Report) -> Iterator[Line]:
+    """Yield the lines for a terminal."""
     styles = {"error": "bold red", "warning": "yellow", "note": "dim"}
     for finding in _sorted(report):
         where = [finding.file, finding.path if finding.path != "" else "."]
@@ -124,12 +126,14 @@ def _listing(report: Report) -> Iterator[Line]:
 
 
 def _lines(report: Report) -> Iterator[str]:
+    """Yield the tab-separated lines."""
     for finding in _sorted(report):
         words = (finding.level, finding.group, finding.rule, finding.file, finding.path or "", finding.what)
         yield "\t".join(escape(word, None) for word in words)
 
 
 def _document(report: Report) -> dict[str, object]:
+    """Return the JSON document."""
     return {
         "schema": 1,
         "file": report.file,
@@ -149,7 +153,10 @@ def _document(report: Report) -> dict[str, object]:
 
 
 def _sarif(report: Report) -> dict[str, Any]:
-    """Reference: https://docs.oasis-open.org/sarif/sarif/v2.1.0/."""
+    """Return the SARIF document.
+
+    Reference: https://docs.oasis-open.org/sarif/sarif/v2.1.0/.
+    """
     from paramctl.findings import RULES
 
     rules = [{"id": rule, "shortDescription": {"text": text}} for rule, text in RULES.items()]
@@ -163,6 +170,7 @@ def _sarif(report: Report) -> dict[str, Any]:
 
 
 def _result(file: str, finding: Finding) -> dict[str, Any]:
+    """Return one finding as SARIF has it."""
     from pathlib import Path
     from urllib.parse import quote
 

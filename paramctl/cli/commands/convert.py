@@ -1,4 +1,4 @@
-"""`paramctl convert`: carry a checkpoint into another format."""
+"""`paramctl convert`: write a checkpoint in another format."""
 
 from __future__ import annotations
 
@@ -7,48 +7,53 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from paramctl.cli.editing import Asked, edit
-from paramctl.cli.options import STDIN, DryRun, FileArgument, Force, Json, Output, Quiet, complete_path
+from paramctl.cli.completion import complete_path
+from paramctl.cli.editing import WriteOptions, edit, writes
+from paramctl.cli.options import STDIN, FileArgument
 from paramctl.errors import UsageError
 
 if TYPE_CHECKING:
     from paramctl.formats.protocol import AnyFormat
 
 
+To = Annotated[
+    str | None,
+    typer.Option(
+        "--to", metavar="FORMAT", show_default=False, help="The format to write: safetensors, torch-zip or dcp."
+    ),
+]
+Layer = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--layer",
+        "-l",
+        metavar="PATH",
+        show_default=False,
+        autocompletion=complete_path,
+        help="Take this layer only, and count its names from there.",
+    ),
+]
+MaxShardSize = Annotated[
+    str | None,
+    typer.Option(
+        "--max-shard-size",
+        metavar="SIZE",
+        show_default=False,
+        help="Write a set of shards of at most this size each: 5GB, 500MB, 1GiB.",
+    ),
+]
+Lossy = Annotated[bool, typer.Option("--lossy", help="Leave out what the format cannot hold.")]
+
+
+@writes(without=("in_place", "patch"))
 def convert(
     file: FileArgument = None,
-    output: Output = None,
-    to: Annotated[
-        str | None,
-        typer.Option(
-            "--to", metavar="FORMAT", show_default=False, help="The format to write: safetensors, torch-zip or dcp."
-        ),
-    ] = None,
-    layer: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--layer",
-            "-l",
-            metavar="PATH",
-            show_default=False,
-            autocompletion=complete_path,
-            help="Take this layer only, and count its names from there.",
-        ),
-    ] = None,
-    max_shard_size: Annotated[
-        str | None,
-        typer.Option(
-            "--max-shard-size",
-            metavar="SIZE",
-            show_default=False,
-            help="Write a set of shards of at most this size each: 5GB, 500MB, 1GiB.",
-        ),
-    ] = None,
-    lossy: Annotated[bool, typer.Option("--lossy", help="Leave out what the format cannot hold.")] = False,
-    force: Force = False,
-    dry_run: DryRun = False,
-    json: Json = False,
-    quiet: Quiet = False,
+    to: To = None,
+    layer: Layer = None,
+    max_shard_size: MaxShardSize = None,
+    lossy: Lossy = False,
+    *,
+    options: WriteOptions,
 ) -> None:
     """Write a checkpoint in another format, or one layer of it.
 
@@ -75,17 +80,18 @@ def convert(
 
     if len(layer or ()) > 1:
         raise UsageError("one --layer becomes the whole file, and several were given", hint="name the layer above them")
-    division = division_for(output or "", to, max_shard_size)
-    form = _form(output, sharded.NAME if division else to)
+    division = division_for(options.output or "", to, max_shard_size)
+    form = _form(options.output, sharded.NAME if division else to)
     edit(
         file,
-        Asked(output, False, force, dry_run, json, quiet),
+        options,
         lambda checkpoint: verb(checkpoint, form, layer=layer[0] if layer else None, lossy=lossy, division=division),
         form,
     )
 
 
 def _form(output: str | None, to: str | None) -> AnyFormat:
+    """Return the format to write. Raises UsageError if neither --to nor the suffix tells it."""
     from paramctl.formats import registry
 
     if to is not None:

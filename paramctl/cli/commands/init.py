@@ -1,4 +1,4 @@
-"""`paramctl init`: draw chosen params anew."""
+"""`paramctl init`: draw layers anew."""
 
 from __future__ import annotations
 
@@ -6,22 +6,16 @@ from typing import Annotated
 
 import typer
 
-from paramctl.cli.editing import Asked, ResetOptimizer, edit
+from paramctl.cli.completion import complete_scheme
+from paramctl.cli.editing import ResetOptimizer, WriteOptions, edit, writes
 from paramctl.cli.options import (
-    DryRun,
     FileArgument,
-    Force,
-    InPlaceFlag,
-    Json,
     Layers,
-    Output,
-    Patch,
-    Quiet,
     Seed,
-    complete_scheme,  # fmt: skip
 )
 
 
+@writes()
 def init(
     file: FileArgument = None,
     layer: Layers = None,
@@ -48,13 +42,8 @@ def init(
     ] = None,
     seed: Seed = None,
     reset_optimizer: ResetOptimizer = False,
-    output: Output = None,
-    in_place: InPlaceFlag = False,
-    patch: Patch = False,
-    force: Force = False,
-    dry_run: DryRun = False,
-    json: Json = False,
-    quiet: Quiet = False,
+    *,
+    options: WriteOptions,
 ) -> None:
     """Re-initialise layers with named schemes.
 
@@ -72,7 +61,7 @@ def init(
 
     edit(
         file,
-        Asked(output, in_place, force, dry_run, json, quiet, patch),
+        options,
         lambda checkpoint: verb(
             checkpoint,
             layer or (),

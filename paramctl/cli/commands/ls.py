@@ -1,4 +1,4 @@
-"""`paramctl ls`: one line a tensor, made for grep, awk and jq."""
+"""`paramctl ls`: list one tensor a line, for grep, awk and jq."""
 
 from __future__ import annotations
 
@@ -6,7 +6,17 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from paramctl.cli import json_text, output, tables, text
-from paramctl.cli.options import Color, FileArgument, Json, JsonLines, Layers, Tsv, chosen, one_of, opened
+from paramctl.cli.options import (
+    Color,
+    FileArgument,
+    Json,
+    JsonLines,
+    Layers,
+    Tsv,
+    check_exclusive,
+    open_checkpoint,
+    selected_positions,
+)
 from paramctl.cli.output import Line
 from paramctl.model.checkpoint import dims
 
@@ -34,9 +44,9 @@ def ls(
       paramctl ls model.pt | awk -F'\\t' '$3 == "float16"' | cut -f1
       paramctl ls model.pt --jsonl | jq -r 'select(.numel > 1e6).path'
     """
-    one_of({"--tsv": as_tsv, "--json": as_json, "--jsonl": as_json_lines})
-    with opened(file) as checkpoint:
-        positions = chosen(checkpoint, layer)
+    check_exclusive({"--tsv": as_tsv, "--json": as_json, "--jsonl": as_json_lines})
+    with open_checkpoint(file) as checkpoint:
+        positions = selected_positions(checkpoint, layer)
         listed = range(len(checkpoint.params)) if positions is None else sorted(positions)
         if as_json:
             output.json(_document(checkpoint, listed, positions))
@@ -49,6 +59,7 @@ def ls(
 
 
 def _document(checkpoint: Checkpoint, listed: Sequence[int], positions: Collection[int] | None) -> dict[str, object]:
+    """Return the JSON document."""
     from paramctl.model.tree import totals
 
     return {
@@ -61,11 +72,13 @@ def _document(checkpoint: Checkpoint, listed: Sequence[int], positions: Collecti
 
 
 def _objects(checkpoint: Checkpoint, listed: Sequence[int]) -> Iterator[dict[str, object]]:
+    """Yield the JSON object of each tensor."""
     for at in listed:
         yield json_text.tensor_object(checkpoint.params[at], _tied_to(checkpoint, at))
 
 
 def _lines(checkpoint: Checkpoint, listed: Sequence[int]) -> Iterator[str]:
+    """Yield the tab-separated lines."""
     known: dict[tuple[str, str, tuple[int, ...]], str] = {}  # a few forms serve 60,000 tensors
     for at in listed:
         param = checkpoint.params[at]
@@ -78,6 +91,7 @@ def _lines(checkpoint: Checkpoint, listed: Sequence[int]) -> Iterator[str]:
 
 
 def _aligned(checkpoint: Checkpoint, listed: Sequence[int]) -> Iterator[Line]:
+    """Return the lines for a terminal."""
     rows = []
     for at in listed:
         param = checkpoint.params[at]
@@ -96,5 +110,6 @@ def _aligned(checkpoint: Checkpoint, listed: Sequence[int]) -> Iterator[Line]:
 
 
 def _tied_to(checkpoint: Checkpoint, at: int) -> str | None:
+    """Return the path of the param that a param is tied to, or None."""
     leader = checkpoint.tied_to.get(at)
     return None if leader is None else checkpoint.params[leader].path

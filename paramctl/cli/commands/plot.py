@@ -1,4 +1,4 @@
-"""`paramctl plot`: a histogram of values, or a curve of what `track` finds, as a picture or in the terminal."""
+"""`paramctl plot`: draw histograms of values, or curves of the figures of `track`, in a picture or the terminal."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from paramctl.cli import output, progress, text
-from paramctl.cli.commands.track import Opening, OrderOption, say, told
-from paramctl.cli.options import STDIN, Color, Force, Layers, called, opened, single_threaded
+from paramctl.cli.commands.track import CheckpointOpener, OrderOption, note_order, note_remarks
+from paramctl.cli.options import STDIN, Color, Force, Layers, display_name, open_checkpoint, single_threaded
 from paramctl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,35 +21,42 @@ if TYPE_CHECKING:
 WIDTH = 80  # columns of a drawing off a terminal
 
 
+FilesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[FILE]...",
+        show_default=False,
+        help="The checkpoint, or with --of those of a run; '-' (or nothing, in a pipe) is standard input.",
+    ),
+]
+Of = Annotated[
+    str | None,
+    typer.Option(
+        "--of",
+        metavar="FIGURE",
+        show_default=False,
+        help="Draw a curve over checkpoints: norm, update, ratio, grad, mean, std, or a moment (exp_avg).",
+    ),
+]
+Together = Annotated[
+    bool, typer.Option("--together", help="Histograms over one another; one curve of all that is selected.")
+]
+Log = Annotated[bool, typer.Option("--log", help="A logarithmic scale upwards.")]
+Out = Annotated[
+    str | None,
+    typer.Option(
+        "--output", "-o", metavar="FILE", show_default=False, help="A picture: .png, .svg or .pdf (matplotlib)."
+    ),
+]
+
+
 def plot(
-    files: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[FILE]...",
-            show_default=False,
-            help="The checkpoint, or with --of those of a run; '-' (or nothing, in a pipe) is standard input.",
-        ),
-    ] = None,
+    files: FilesArgument = None,
     layer: Layers = None,
-    of: Annotated[
-        str | None,
-        typer.Option(
-            "--of",
-            metavar="FIGURE",
-            show_default=False,
-            help="Draw a curve over checkpoints: norm, update, ratio, grad, mean, std, or a moment (exp_avg).",
-        ),
-    ] = None,
-    together: Annotated[
-        bool, typer.Option("--together", help="Histograms over one another; one curve of all that is selected.")
-    ] = False,
-    log: Annotated[bool, typer.Option("--log", help="A logarithmic scale upwards.")] = False,
-    out: Annotated[
-        str | None,
-        typer.Option(
-            "--output", "-o", metavar="FILE", show_default=False, help="A picture: .png, .svg or .pdf (matplotlib)."
-        ),
-    ] = None,
+    of: Of = None,
+    together: Together = False,
+    log: Log = False,
+    out: Out = None,
     force: Force = False,
     order: OrderOption = "auto",
     color: Color = "auto",
@@ -61,7 +68,7 @@ def plot(
     parameters are drawn, unless --together makes one curve of them.
 
     Without -o it is drawn with characters, as wide as the terminal, and 80 columns wide in a pipe. There,
-    --together gives all histograms the same scale. A picture needs matplotlib: pip install 'paramctl[plot]'.
+    --together gives all histograms the same scale. A picture needs matplotlib: pip install matplotlib.
 
     \b
     Examples:
@@ -86,13 +93,13 @@ def plot(
         return
     from paramctl.stats.plot import save
 
-    with progress.bar() as watch:
-        written = save(chart, target, watch)
+    with progress.bar() as on_progress:
+        written = save(chart, target, on_progress)
     output.note(f"wrote {text.human_bytes(written)} to {text.escape(str(target.path))}")
 
 
 def _target(out: str, force: bool, named: list[str]) -> NewFile:
-    """Where the picture goes. Raises before any work where it cannot be drawn, or not there."""
+    """Return the file for the picture. Raises an error, before any work, if it cannot be drawn or written."""
     from paramctl.files.file_writer import NewFile
     from paramctl.files.targets import destination
     from paramctl.stats.plot import check_matplotlib, form_of
@@ -108,43 +115,43 @@ def _target(out: str, force: bool, named: list[str]) -> NewFile:
 
 
 def _histograms(file: str | None, selections: list[str], together: bool, log: bool) -> Chart:
+    """Return the chart of histograms."""
     from paramctl.stats.charts import Chart, histograms
     from paramctl.stats.picked_params import pick
 
-    with opened(file) as checkpoint, progress.bar() as watch:
+    with open_checkpoint(file) as checkpoint, progress.bar() as on_progress:
         picked = pick(checkpoint, selections)
         if picked.under:
             output.note(f"selected inside '{text.escape(picked.under)}'")
-        _check_few(len(picked.once))
-        params = [checkpoint.params[i] for i in picked.once.values()]
+        _check_few(len(picked.unique))
+        params = [checkpoint.params[i] for i in picked.unique.values()]
         names = [
             f"{text.escape(path) or '.'}  ({text.counted(param.numel, 'value')})"
-            for path, param in zip(picked.once, params, strict=True)
+            for path, param in zip(picked.unique, params, strict=True)
         ]
-        parts = histograms(checkpoint, list(picked.once.values()), names, together=together, watch=watch)
-        title = text.escape(called(checkpoint.file))
+        parts = histograms(checkpoint, list(picked.unique.values()), names, together=together, on_progress=on_progress)
+        title = text.escape(display_name(checkpoint.file))
     return Chart(title, "value", "number of values", parts, log, together)
 
 
-def _curves(
-    files: list[str], selections: list[str], of: str, together: bool, log: bool, order: Order
-) -> Chart:
+def _curves(files: list[str], selections: list[str], of: str, together: bool, log: bool, order: Order) -> Chart:
+    """Return the chart of curves over a run."""
     from paramctl.stats.charts import FIGURES, Chart, check_figure, curves
     from paramctl.stats.runs import survey
     from paramctl.stats.track import track
 
-    opening = Opening()
+    opening = CheckpointOpener()
     run = survey(files, selections, opening, order)
     check_figure(run, of)
     each = bool(selections) and not together
     if each:
         _check_few(run.params)
-    say(run)
-    with progress.bar() as watch:
-        tracked = list(told(track(run, selections, opening, each=each, watch=watch)))
+    note_order(run)
+    with progress.bar() as on_progress:
+        tracked = list(note_remarks(track(run, selections, opening, each=each, on_progress=on_progress)))
     name = " ".join(map(text.escape, selections)) or "all parameters"
     parts = curves(run, tracked, of, lambda path: name if path is None else text.escape(path) or ".")
-    ends = dict.fromkeys(text.escape(called(stop.file)) for stop in (run.stops[0], run.stops[-1]))
+    ends = dict.fromkeys(text.escape(display_name(run_file.file)) for run_file in (run.run_files[0], run.run_files[-1]))
     what = f"{text.escape(of)} of {parts[0].name}" if len(parts) == 1 else text.escape(of)
     title = f"{what}: {' … '.join(ends)}"
     x = {"name": "checkpoint, in the order of names", "given": "checkpoint, as given"}.get(run.order, run.order)
@@ -152,11 +159,11 @@ def _curves(
 
 
 def _check_few(params: int) -> None:
-    """Raise UsageError where there are more params than one can look at."""
-    from paramctl.stats.charts import MOST
+    """Raise UsageError if there are too many params for one chart."""
+    from paramctl.stats.charts import MAX_PARAMS
 
-    if params > MOST:
+    if params > MAX_PARAMS:
         raise UsageError(
-            f"{params:,} parameters are too many to look at; {MOST} are the most",
+            f"{params:,} parameters are too many to look at; {MAX_PARAMS} are the most",
             hint="name fewer with --layer, such as --layer '**.0.weight' ('paramctl ls' lists them all)",
         )

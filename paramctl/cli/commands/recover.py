@@ -1,4 +1,4 @@
-"""`paramctl recover`: undo a change in place that was interrupted."""
+"""`paramctl recover`: undo an interrupted change in place."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from paramctl.cli import output, text
-from paramctl.cli.options import STDIN, recovered
+from paramctl.cli import output, progress, text
+from paramctl.cli.options import STDIN, note_undone
 from paramctl.errors import ParamctlError, UsageError
 from paramctl.files.sources import open_source
 
@@ -28,8 +28,11 @@ def recover(
     from paramctl.formats import opening
 
     try:
-        undone = recovered(file)
-        open_source(opening.locate(file))
+        located = opening.locate(file)
+        with progress.bar() as on_progress:
+            undone = opening.recover(located, on_progress)
+        note_undone(file, undone)
+        open_source(located)
     except ParamctlError as error:
         error.file = error.file or file
         raise

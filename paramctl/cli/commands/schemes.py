@@ -1,4 +1,4 @@
-"""`paramctl schemes`: the initialisations there are, and what each one does."""
+"""`paramctl schemes`: list the initialisations, and explain one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from paramctl.cli import output, tables
-from paramctl.cli.options import Color, Json, complete_scheme
+from paramctl.cli.completion import complete_scheme
+from paramctl.cli.options import Color, Json
 from paramctl.cli.output import Line
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def schemes(
       paramctl schemes xavier
       paramctl schemes --json | jq -r '.schemes[].name'
     """
-    from paramctl.schemes.spec import SCHEMES, find
+    from paramctl.schemes.scheme import SCHEMES
+    from paramctl.schemes.spec import find
 
     listed = list(SCHEMES.values()) if name is None else [find(name)]
     if as_json:
@@ -50,6 +52,7 @@ def schemes(
 
 
 def _object(scheme: Scheme) -> dict[str, object]:
+    """Return the JSON object of a scheme."""
     return {
         "name": scheme.name,
         "aliases": list(scheme.aliases),
@@ -66,6 +69,7 @@ def _object(scheme: Scheme) -> dict[str, object]:
 
 
 def _summaries(listed: list[Scheme]) -> Iterator[Line]:
+    """Yield a line for each scheme."""
     width = max(len(scheme.name) for scheme in listed)
     for scheme in listed:
         for i, part in enumerate(tables.wrapped(scheme.summary, width + 2)):
@@ -73,6 +77,7 @@ def _summaries(listed: list[Scheme]) -> Iterator[Line]:
 
 
 def _explained(scheme: Scheme) -> Iterator[Line]:
+    """Yield the lines that explain a scheme."""
     yield Line((scheme.name,), ("bold",))
     for part in tables.wrapped(scheme.summary, 2):
         yield Line(("  ", part), ("", ""))
@@ -91,5 +96,6 @@ def _explained(scheme: Scheme) -> Iterator[Line]:
 
 
 def _argument(argument: Argument) -> str:
+    """Return an argument with its type, default and meaning."""
     default = "required" if argument.required else f"default {argument.default}"
     return f"{argument.name} ({argument.type.__name__}, {default}): {argument.doc}"

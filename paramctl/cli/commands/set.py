@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
-from paramctl.cli.editing import Asked, ResetOptimizer, edit
-from paramctl.cli.options import DryRun, Force, InPlaceFlag, Json, Output, Patch, Quiet, RequiredFile
+from paramctl.cli.editing import ResetOptimizer, WriteOptions, edit, writes
+from paramctl.cli.options import RequiredFile
 
 
+@writes()
 def set(
     file: RequiredFile,
     statements: Annotated[
@@ -17,13 +18,8 @@ def set(
         typer.Argument(metavar="STATEMENT...", help="PATH[INDEX] (= | += | -= | *= | /=) VALUE, done in order."),
     ],
     reset_optimizer: ResetOptimizer = False,
-    output: Output = None,
-    in_place: InPlaceFlag = False,
-    patch: Patch = False,
-    force: Force = False,
-    dry_run: DryRun = False,
-    json: Json = False,
-    quiet: Quiet = False,
+    *,
+    options: WriteOptions,
 ) -> None:
     """Set or change values by path.
 
@@ -38,5 +34,4 @@ def set(
     """
     from paramctl.edit.set import set as verb
 
-    asked = Asked(output, in_place, force, dry_run, json, quiet, patch)
-    edit(file, asked, lambda checkpoint: verb(checkpoint, *statements, reset_optimizer=reset_optimizer))
+    edit(file, options, lambda checkpoint: verb(checkpoint, *statements, reset_optimizer=reset_optimizer))

@@ -1,34 +1,26 @@
-"""`paramctl show`: one or a few params in full, with their values."""
+"""`paramctl show`: show params in full, with their values."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from paramctl.cli import json_text, output
-from paramctl.cli import text as output_text
-from paramctl.cli.options import Color, Force, Json, complete_path, one_of, opened
-from paramctl.cli.output import Line
-from paramctl.errors import NoMatch, Unsupported, UsageError
-from paramctl.model.checkpoint import dims
+from paramctl.cli.completion import complete_path
+from paramctl.cli.options import Color, Force, Json, check_exclusive, open_checkpoint
+from paramctl.cli.show_text import Page, stored_elements, stored_for
+from paramctl.errors import NoMatch, UsageError
 
 if TYPE_CHECKING:
+    from paramctl.cli.show_text import Named
     from paramctl.files.file_writer import Target
-    from paramctl.model.checkpoint import Checkpoint, Leaf, Param, Quantizer
+    from paramctl.model.checkpoint import Checkpoint, Leaf, Param
     from paramctl.model.indexing import Index
     from paramctl.model.optimizer_state import Observed
-    from paramctl.values.preview import Preview
-
-    Named = tuple[int | Leaf, Index]
-
-WIDTH = 80  # columns of a row of values where there is no terminal
-UNKNOWN = "not recorded"
 
 
 def show(
@@ -71,10 +63,10 @@ def show(
       paramctl show model.pt 2.bias --npy -o bias.npy
       paramctl show model.pt 2.bias --json | jq .tensors[0].values
     """
-    one_of({"--json": as_json, "--npy": npy})
+    check_exclusive({"--json": as_json, "--npy": npy})
     if not npy and (out is not None or force):
         raise UsageError("-o and -f go with --npy", hint="add --npy, or use '>' for text")
-    with opened(file) as checkpoint:
+    with open_checkpoint(file) as checkpoint:
         named = [one for text in paths for one in _named(checkpoint, text)]
         _check(checkpoint, named)
         if npy:
@@ -82,11 +74,11 @@ def show(
         elif as_json:
             output.json(_document(checkpoint, named, full))
         else:
-            output.listing(_Page(checkpoint, full, precision).lines(named), color)
+            output.listing(Page(checkpoint, full, precision).lines(named), color)
 
 
 def _named(checkpoint: Checkpoint, text: str) -> list[Named]:
-    """What a PATH[INDEX] names: params, or scalars where there are none."""
+    """Return what PATH[INDEX] names: params, or scalars if there are no params."""
     from paramctl.model.selection import readings, select
     from paramctl.model.suggestions import no_match
 
@@ -107,7 +99,7 @@ def _named(checkpoint: Checkpoint, text: str) -> list[Named]:
 
 
 def _exactly_named(checkpoint: Checkpoint, text: str) -> Named | None:
-    """The one entry whose name looks like something else, such as `@names[0]`, or is empty, as a bare tensor's is."""
+    """Return the entry whose name looks like a pattern, such as `@names[0]`, or is empty, as a bare tensor's is."""
     from paramctl.model.selection import find, find_part
 
     if not text:
@@ -124,7 +116,7 @@ def _exactly_named(checkpoint: Checkpoint, text: str) -> Named | None:
 
 
 def _scalars(checkpoint: Checkpoint, path: str) -> list[Leaf]:
-    """The scalar of that path or position, or those in that layer."""
+    """Return the scalar of that path or position, or those in that layer."""
     from paramctl.model.checkpoint import Leaf
     from paramctl.model.selection import find
 
@@ -151,10 +143,8 @@ def _check(checkpoint: Checkpoint, named: list[Named]) -> None:
             check_index(index, param.shape, param.path)
 
 
-# --- .npy --------------------------------------------------------------------------------------
-
-
 def _save(checkpoint: Checkpoint, named: list[Named], out: str | None, force: bool) -> None:
+    """Write one tensor as a .npy file."""
     from paramctl.files.file_writer import NewFile, Stream
     from paramctl.values import npy
 
@@ -178,10 +168,11 @@ def _save(checkpoint: Checkpoint, named: list[Named], out: str | None, force: bo
     elif (dtype := npy.save(checkpoint, param, index, target)) != param.dtype.name:
         output.note(f"numpy has no {param.dtype.name}: written as {dtype}, which holds every value of it")
     if index and checkpoint.storages[str(param.storage)].crc32 is not None:
-        output.note("a part was read, so its checksum is unchecked")
+        output.note("partial read: checksum not verified")
 
 
 def _save_dequantized(checkpoint: Checkpoint, param: Param, index: Index, target: Target) -> None:
+    """Write a quantised tensor as a .npy file of float32."""
     from paramctl.values import npy
     from paramctl.values.quantized import as_float32, narrowed
 
@@ -191,10 +182,8 @@ def _save_dequantized(checkpoint: Checkpoint, param: Param, index: Index, target
     output.note(f"numpy has no {param.dtype.name}: written dequantized, as float32, which is what torch makes of it")
 
 
-# --- JSON --------------------------------------------------------------------------------------
-
-
 def _document(checkpoint: Checkpoint, named: list[Named], full: bool) -> dict[str, object]:
+    """Return the JSON document."""
     from paramctl.model.optimizer_state import observed
 
     about = observed(checkpoint)
@@ -207,11 +196,12 @@ def _document(checkpoint: Checkpoint, named: list[Named], full: bool) -> dict[st
 def _object(
     checkpoint: Checkpoint, at: int, index: Index, full: bool, about: Mapping[int, tuple[Observed, ...]]
 ) -> dict[str, object]:
+    """Return the JSON object of a tensor."""
     from paramctl.model.indexing import index_text
 
     param = checkpoint.params[at]
     leader = checkpoint.tied_to.get(at)
-    stored = {one.name: checkpoint.params[one.at].path for one in _stored_for(checkpoint, at, about)}
+    stored = {one.name: checkpoint.params[one.at].path for one in stored_for(checkpoint, at, about)}
     found = {
         **json_text.tensor_object(param, None if leader is None else checkpoint.params[leader].path),
         "requires_grad": param.requires_grad,
@@ -222,7 +212,7 @@ def _object(
         "index": index_text(index) if index else None,
         **_json_values(checkpoint, param, index, full),
     }
-    if nnz := _stored_elements(param):
+    if nnz := stored_elements(param):
         found["nnz"] = nnz[0]
     if param.quantizer:
         found["quantizer"] = param.quantizer._asdict()
@@ -233,6 +223,7 @@ def _object(
 
 
 def _json_values(checkpoint: Checkpoint, param: Param, index: Index, full: bool) -> dict[str, object]:
+    """Return the values of a tensor, or those at its edges, as JSON has them."""
     from paramctl.values.preview import nested, preview
 
     if param.storage is None:
@@ -241,179 +232,3 @@ def _json_values(checkpoint: Checkpoint, param: Param, index: Index, full: bool)
     if shown.is_whole:
         return {"values": nested(shown), "preview": None}
     return {"values": None, "preview": nested(shown)}
-
-
-# --- text --------------------------------------------------------------------------------------
-
-
-class _Page:
-    """Says of each entry what is known, as lines."""
-
-    def __init__(self, checkpoint: Checkpoint, full: bool, precision: int) -> None:
-        self.checkpoint = checkpoint
-        self.full = full
-        self.precision = precision
-        self.width = output.terminal_width() or WIDTH
-
-    @cached_property
-    def about(self) -> Mapping[int, tuple[Observed, ...]]:
-        """The gradients and moments that are stored for each param."""
-        from paramctl.model.optimizer_state import observed
-
-        return observed(self.checkpoint)
-
-    @cached_property
-    def users(self) -> Counter[str | None]:
-        """How many params lie in each storage."""
-        return Counter(param.storage for param in self.checkpoint.params)
-
-    def lines(self, named: list[Named]) -> Iterator[Line]:
-        """The entries one after the other, an empty line between them."""
-        for number, (entry, index) in enumerate(named):
-            if number:
-                yield Line(("",), ("",))
-            if isinstance(entry, int):
-                yield from self.param(entry, index)
-            else:
-                yield from self.scalar(entry)
-
-    def scalar(self, leaf: Leaf) -> Iterator[Line]:
-        """The lines of an entry that is no tensor."""
-        yield Line((output_text.escape(leaf.path) or ".",), ("bold",))
-        kind = "object" if leaf.is_object else type(leaf.value).__name__
-        yield _fact("kind", "none" if leaf.value is None else kind)
-        yield _fact("value", output_text.escape(json_text.json_text(leaf.value), None if self.full else output_text.LIMIT))
-
-    def param(self, at: int, index: Index) -> Iterator[Line]:
-        """The lines of a tensor: what is known of it, its values, and those of its components."""
-        from paramctl.model.indexing import index_text
-
-        param = self.checkpoint.params[at]
-        title = output_text.escape(param.path) or "."
-        yield Line((f"{title}[{index_text(index)}]" if index else title,), ("bold",))
-        for label, text in self.facts(at, param):
-            yield _fact(label, text)
-        yield from self.values(param, index)
-        for part in param.components:
-            yield Line((f"  {output_text.escape(part.path)}", f"  {_what(part)}"), ("bold", "cyan"))
-            yield from self.values(part, ())
-
-    def facts(self, at: int, param: Param) -> Iterator[tuple[str, str]]:
-        """What is known of a param besides its values."""
-        yield "kind", param.kind
-        yield "dtype", param.dtype.name
-        yield "shape", f"{dims(param.shape)}  ({_size(param)})"
-        if param.layout != "strided":
-            yield "layout", output_text.escape(param.layout)
-        if stored := _stored_elements(param):
-            yield "nnz", stored[1]
-        if param.quantizer:
-            yield "quantizer", _rule(param.quantizer)
-        yield "stride", ", ".join(map(str, param.strides)) or "none"
-        yield "device", UNKNOWN if param.device is None else output_text.escape(param.device)
-        yield "requires_grad", {None: UNKNOWN, True: "yes", False: "no"}[param.requires_grad]
-        layer = param.path.rpartition(".")[0]
-        if layer in self.checkpoint.modules:
-            yield "layer", output_text.escape(self.checkpoint.modules[layer].text)
-        yield from self.observations(at, param)
-        yield from self.sharing(at)
-
-    def observations(self, at: int, param: Param) -> Iterator[tuple[str, str]]:
-        """What is stored for a param beside it: its gradient, and what an optimizer remembers."""
-        if param.kind == "optimizer":
-            return
-        stored = _stored_for(self.checkpoint, at, self.about)
-        gradients = [self.path(one.at) for one in stored if one.name == "grad"]
-        yield "gradient", ", ".join(gradients) or "no gradient stored"
-        for one in stored:
-            if one.name != "grad":
-                yield "optimizer", f"{output_text.escape(one.name)} ({self.path(one.at)})"
-
-    def sharing(self, at: int) -> Iterator[tuple[str, str]]:
-        """The params it is tied to, and those that merely share some of its bytes."""
-        from paramctl.model.sharing import group_of, overlapping
-
-        if self.users[self.checkpoint.params[at].storage] < 2:
-            return
-        tied = [self.path(i) for i in group_of(self.checkpoint, at) if i != at]
-        if tied:
-            yield "tied to", ", ".join(tied)
-        views = [self.path(i) for i in overlapping(self.checkpoint, at)]
-        if views:
-            yield "overlaps", ", ".join(views)
-
-    def path(self, at: int) -> str:
-        """A param's path as it is printed."""
-        return output_text.escape(self.checkpoint.params[at].path) or "."
-
-    def values(self, param: Param, index: Index) -> Iterator[Line]:
-        """The values, or why there are none to print."""
-        from paramctl.values.preview import preview, text_lines
-
-        if param.storage is None:
-            yield _fact("values", "in its components:" if param.components else "none are saved in this file")
-            return
-        try:
-            shown = preview(self.checkpoint, param, index, full=self.full)
-        except Unsupported as error:
-            yield _fact("values", output_text.sentence(str(error)))
-            return
-        yield _fact("values", self.remark(param, shown))
-        for line in text_lines(shown, self.precision, self.width - 2):
-            yield Line((f"  {line}",), ("",))
-
-    def remark(self, param: Param, shown: Preview) -> str:
-        """What to know before reading the values."""
-        words = [_RAW[param.dtype.category]] if param.dtype.category in _RAW and not param.quantizer else []
-        if not shown.is_whole and 0 not in shown.shape:
-            words.append("edges only" if not self.full else "they repeat (stride 0): edges only")
-        if shown.checked is False:
-            words.append("checksum unchecked")
-        if not shown.is_whole and 0 not in shown.shape and not self.full:
-            words.append("--full for all")
-        return ", ".join(words)
-
-
-_RAW = {"quantized": "stored integers", "bits": "raw bits"}
-
-
-def _stored_for(
-    checkpoint: Checkpoint, at: int, about: Mapping[int, tuple[Observed, ...]]
-) -> tuple[Observed, ...]:
-    """What is stored about a param; for a tied one, what it lacks may be kept with the first of its group."""
-    own = about.get(at, ())
-    names = {one.name for one in own}
-    leader = checkpoint.tied_to.get(at, at)
-    return (*own, *(one for one in about.get(leader, ()) if one.name not in names))
-
-
-def _fact(label: str, text: str) -> Line:
-    return Line((f"  {label:<15}", text), ("dim", "dim" if label == "values" else ""))
-
-
-def _rule(quantizer: Quantizer) -> str:
-    """How stored integers become values, in a few words."""
-    if quantizer.scale is None:
-        return f"{quantizer.scheme}, axis {quantizer.axis}"
-    return f"{quantizer.scheme}, scale {quantizer.scale!r}, zero point {quantizer.zero_point}"
-
-
-def _stored_elements(param: Param) -> tuple[int, str] | None:
-    """How many elements, rows or blocks a sparse tensor stores, as torch counts them, and in words; else None."""
-    if not param.layout.startswith("sparse_") or not param.components:
-        return None
-    values = param.components[-1].shape
-    dense = len(values) - (3 if param.layout in ("sparse_bsr", "sparse_bsc") else 1)
-    nnz = values[0] if values else 0
-    each = "" if len(values) < 2 else f" of {dims(values[1:])}"
-    if param.layout in ("sparse_bsr", "sparse_bsc"):
-        return nnz, f"{output_text.counted(nnz, 'block')}{each}"
-    return nnz, output_text.counted(nnz, "row" if dense else "value") + each
-
-
-def _what(part: Param) -> str:
-    return f"{part.dtype.name}  {dims(part.shape)}"
-
-
-def _size(param: Param) -> str:
-    return f"{output_text.counted(param.numel, 'value')}, {output_text.human_bytes(param.nbytes)}"

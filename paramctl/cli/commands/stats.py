@@ -1,4 +1,4 @@
-"""`paramctl stats`: what the values of each tensor are like."""
+"""`paramctl stats`: summarise the values of each tensor."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from paramctl.cli.options import (
     JsonLines,
     Layers,
     Tsv,
-    chosen,
-    one_of,
-    opened,
+    check_exclusive,
+    open_checkpoint,
+    selected_positions,
     single_threaded,
 )
 from paramctl.cli.output import Line
+from paramctl.cli.tables import Column
 
 if TYPE_CHECKING:
     from paramctl.model.checkpoint import Checkpoint
@@ -34,11 +35,11 @@ BARS = 12  # characters of a histogram
 BINS = 64  # of a histogram for programs
 REASONS = 5  # of tensors without figures that are said one by one
 PATH = 16  # columns that a path keeps before other columns make room for it
-SPARED = ("tied to", "count", "zeros", "l2", "histogram", "stable rank")  # go in this order where a terminal is narrow
+SPARE = ("tied to", "count", "zeros", "l2", "histogram", "stable rank")  # dropped in this order on a narrow terminal
 
 
-class Found(NamedTuple):
-    """What is printed of a tensor or a layer: a figure is None where there is none."""
+class StatsRow(NamedTuple):
+    """The figures of one tensor or layer; a figure is None if there is none."""
 
     row: Row
     figures: dict[str, int | float | None]
@@ -46,30 +47,37 @@ class Found(NamedTuple):
     why_spectral: str = ""
 
 
-class Whys(NamedTuple):
-    """Why there are no figures of some tensors, and why how many have no spectrum."""
+class Reasons(NamedTuple):
+    """Why some tensors have no figures, and for each reason how many have no spectrum."""
 
     figures: list[str]
     spectra: Counter[str]
 
 
+By = Annotated[
+    Literal["tensor", "layer"],
+    typer.Option("--by", help="A line for each; a layer is its own tensors, without those of layers in it."),
+]
+Sort = Annotated[
+    Key | None,
+    typer.Option("--sort", show_default=False, help="Order by this, the largest first; 'path' sorts 2 before 10."),
+]
+Reverse = Annotated[bool, typer.Option("--reverse", help="Reverse the order.")]
+Histogram = Annotated[bool, typer.Option("--histogram", help="Histograms for --json and --jsonl too.")]
+Spectral = Annotated[
+    bool,
+    typer.Option("--spectral", help="Also the largest singular value and stable rank of matrices (slow: torch)."),
+]
+
+
 def stats(
     file: FileArgument = None,
     layer: Layers = None,
-    by: Annotated[
-        Literal["tensor", "layer"],
-        typer.Option("--by", help="A line for each; a layer is its own tensors, without those of layers in it."),
-    ] = "tensor",
-    sort: Annotated[
-        Key | None,
-        typer.Option("--sort", show_default=False, help="Order by this, the largest first; paths as people count."),
-    ] = None,
-    reverse: Annotated[bool, typer.Option("--reverse", help="Turn the order round.")] = False,
-    histogram: Annotated[bool, typer.Option("--histogram", help="Histograms for --json and --jsonl too.")] = False,
-    spectral: Annotated[
-        bool,
-        typer.Option("--spectral", help="Also the largest singular value and stable rank of matrices (slow: torch)."),
-    ] = False,
+    by: By = "tensor",
+    sort: Sort = None,
+    reverse: Reverse = False,
+    histogram: Histogram = False,
+    spectral: Spectral = False,
     as_tsv: Tsv = False,
     as_json: Json = False,
     as_json_lines: JsonLines = False,
@@ -78,7 +86,7 @@ def stats(
     """Say what the values of each tensor are like.
 
     Mean, std (sample), min, max and l2 are of the finite values; count is of all of them. Complex values
-    count by their magnitude, quantized ones by what they stand for. In a pipe the lines are
+    count by their magnitude, quantized ones by their dequantized value. In a pipe the lines are
     tab-separated: path, dtype, shape, count, mean, std, min, max, l2, zeros, nan, inf (with --by layer the
     number of tensors for dtype and shape; with --spectral two more: sigma, stable rank).
 
@@ -89,20 +97,19 @@ def stats(
       paramctl stats model.pt --by layer --jsonl | jq 'select(.nan > 0).path'
       paramctl stats model.pt --spectral --layer 0.weight
     """
-    one_of({"--tsv": as_tsv, "--json": as_json, "--jsonl": as_json_lines})
-    one_of({"--by layer": by == "layer", "--spectral": spectral})
+    check_exclusive({"--tsv": as_tsv, "--json": as_json, "--jsonl": as_json_lines})
+    check_exclusive({"--by layer": by == "layer", "--spectral": spectral})
     single_threaded()
     for_people = output.stdout_is_terminal() and not (as_tsv or as_json or as_json_lines)
-    with opened(file) as checkpoint:
+    with open_checkpoint(file) as checkpoint:
         from paramctl.stats.stats import stats
 
-        positions = chosen(checkpoint, layer)
-        with progress.bar() as watch:
-            rows = stats(
-                checkpoint, positions, by_layer=by == "layer", histograms=histogram or for_people, watch=watch
-            )
-            whys = Whys([], Counter())
-            found: Iterable[Found] = (_found(checkpoint, row, spectral, whys) for row in rows)
+        positions = selected_positions(checkpoint, layer)
+        with progress.bar() as on_progress:
+            drawn = histogram or for_people
+            rows = stats(checkpoint, positions, by_layer=by == "layer", histograms=drawn, on_progress=on_progress)
+            reasons = Reasons([], Counter())
+            found: Iterable[StatsRow] = (_stats_row(checkpoint, row, spectral, reasons) for row in rows)
             if sort is not None or reverse:
                 found = _sorted(found, sort, reverse)
             if as_json_lines:
@@ -110,56 +117,61 @@ def stats(
                 return
             if not (as_json or for_people):
                 output.lines(_line(checkpoint, one, spectral) for one in found)
-                _say(whys)
+                _note_reasons(reasons)
                 return
             kept = list(found)
         if as_json:
-            name = "layers" if by == "layer" else "tensors"
-            objects = [_object(checkpoint, one, histogram, spectral) for one in kept]
-            output.json({"schema": 1, "file": checkpoint.file, name: objects})
+            _print_document(checkpoint, kept, by, histogram, spectral)
             return
         if kept:
             _show(checkpoint, kept, spectral, color)
-        _say(whys)
+        _note_reasons(reasons)
 
 
-def _show(checkpoint: Checkpoint, found: Sequence[Found], spectral: bool, color: output.When) -> None:
-    columns = _columns(checkpoint, found, spectral)
-    left_out = _spare(columns, output.terminal_width())
+def _print_document(
+    checkpoint: Checkpoint, found: Sequence[StatsRow], by: str, histogram: bool, spectral: bool
+) -> None:
+    """Print the JSON document."""
+    objects = [_object(checkpoint, one, histogram, spectral) for one in found]
+    output.json({"schema": 1, "file": checkpoint.file, "layers" if by == "layer" else "tensors": objects})
+
+
+def _show(checkpoint: Checkpoint, found: Sequence[StatsRow], spectral: bool, color: output.When) -> None:
+    """Print the table."""
+    columns, dropped = tables.without_spare(_columns(checkpoint, found, spectral), SPARE, output.terminal_width())
     output.listing(_table(columns), color)
-    if left_out:
-        output.note(f"the terminal is too narrow for {', '.join(left_out)}; --tsv has them")
+    tables.note_dropped(dropped)
 
 
-def _say(whys: Whys) -> None:
-    """Say why there are no figures of some tensors."""
-    for why in whys.figures[:REASONS]:
+def _note_reasons(reasons: Reasons) -> None:
+    """Print why some tensors have no figures."""
+    for why in reasons.figures[:REASONS]:
         output.note(f"no figures: {text.sentence(why)}")
-    if len(whys.figures) > REASONS:
-        output.note(f"no figures of {len(whys.figures) - REASONS:,} more; --json says why of each")
-    if whys.spectra:
-        reasons = [f"{why} ({text.counted(n, 'tensor')})" for why, n in whys.spectra.items()]
-        output.note(f"no singular values: {', '.join(reasons)}")
+    if len(reasons.figures) > REASONS:
+        output.note(f"no figures of {len(reasons.figures) - REASONS:,} more; --json gives the reasons")
+    if reasons.spectra:
+        why_none = [f"{why} ({text.counted(n, 'tensor')})" for why, n in reasons.spectra.items()]
+        output.note(f"no singular values: {', '.join(why_none)}")
 
 
-def _found(checkpoint: Checkpoint, row: Row, spectral: bool, whys: Whys) -> Found:
-    """What is printed of a row; why there is nothing goes to `whys`."""
+def _stats_row(checkpoint: Checkpoint, row: Row, spectral: bool, reasons: Reasons) -> StatsRow:
+    """Return the figures of a row; record in `reasons` why some are missing."""
     if row.summary.why:
-        whys.figures.append(row.summary.why)
+        reasons.figures.append(row.summary.why)
     figures = row.summary.figures._asdict()
     if not spectral or row.at is None:
-        return Found(row, figures, None)
+        return StatsRow(row, figures, None)
     from paramctl.stats.spectral import spectrum as spectrum_of
 
     spectrum = spectrum_of(checkpoint, checkpoint.params[row.at])
     if isinstance(spectrum, str):
-        whys.spectra[spectrum] += 1
-        return Found(row, figures, None, spectrum)
-    return Found(row, figures, spectrum)
+        reasons.spectra[spectrum] += 1
+        return StatsRow(row, figures, None, spectrum)
+    return StatsRow(row, figures, spectrum)
 
 
-def _sorted(found: Iterable[Found], key: Key | None, reverse: bool) -> list[Found]:
-    """In the order of one figure, largest first, then those that have none; or in that of paths, or of the file."""
+def _sorted(found: Iterable[StatsRow], key: Key | None, reverse: bool) -> list[StatsRow]:
+    """Return the rows in the order of a figure, the largest first, or of paths; by default as in the file."""
     kept = list(found)
     if key is None:
         return kept[::-1]
@@ -172,10 +184,8 @@ def _sorted(found: Iterable[Found], key: Key | None, reverse: bool) -> list[Foun
     return [*having, *(one for one in kept if one.figures[key] is None)]
 
 
-# --- for programs ------------------------------------------------------------------------------
-
-
-def _object(checkpoint: Checkpoint, found: Found, histogram: bool, spectral: bool) -> dict[str, object]:
+def _object(checkpoint: Checkpoint, found: StatsRow, histogram: bool, spectral: bool) -> dict[str, object]:
+    """Return the JSON object of a row."""
     row = found.row
     if row.at is None:
         about: dict[str, object] = {"path": row.path, "tensors": row.tensors}
@@ -195,7 +205,8 @@ def _object(checkpoint: Checkpoint, found: Found, histogram: bool, spectral: boo
     return {**about, "why": row.summary.why} if row.summary.why else about
 
 
-def _line(checkpoint: Checkpoint, found: Found, spectral: bool) -> str:
+def _line(checkpoint: Checkpoint, found: StatsRow, spectral: bool) -> str:
+    """Return the tab-separated line of a row."""
     row = found.row
     about = [str(row.tensors), ""]
     if row.at is not None:
@@ -208,68 +219,48 @@ def _line(checkpoint: Checkpoint, found: Found, spectral: bool) -> str:
     return "\t".join([text.escape(row.path, None), *about, *numbers])
 
 
-# --- for people --------------------------------------------------------------------------------
-
-
-def _columns(checkpoint: Checkpoint, found: Sequence[Found], spectral: bool) -> dict[str, list[str]]:
-    """The cells of each column, by its name."""
-    columns = {"path": [text.escape(one.row.path) or "." for one in found]}
+def _columns(checkpoint: Checkpoint, found: Sequence[StatsRow], spectral: bool) -> list[Column]:
+    """Return the columns of the table."""
+    columns = [Column("path", "", [text.escape(one.row.path) or "." for one in found], "<", "bold", least=PATH)]
     enough = [text.digits_for(one.figures["std"], one.figures["mean"]) for one in found]
     for key in ("count", "mean", "std", "min", "max", "l2", "zeros"):
         digits = enough if key in ("mean", "min", "max") else [4] * len(found)
-        columns[key] = [text.number(one.figures[key], n) for one, n in zip(found, digits, strict=True)]
+        cells = [text.number(one.figures[key], n) for one, n in zip(found, digits, strict=True)]
+        columns.append(Column(key, _TITLES.get(key, key), cells, style=_STYLES.get(key, "")))
     for key in ("nan", "inf"):
         if any(one.figures[key] for one in found):
-            columns[key] = [text.number(one.figures[key]) for one in found]
+            cells = [text.number(one.figures[key]) for one in found]
+            columns.append(Column(key, _TITLES.get(key, key), cells, style=_STYLES.get(key, "")))
     if spectral:
-        columns["sigma"] = [text.number(one.spectrum and one.spectrum.sigma) for one in found]
-        columns["stable rank"] = [text.number(one.spectrum and one.spectrum.stable_rank) for one in found]
-    columns["histogram"] = [_bars(one) for one in found]
+        ranks = [text.number(one.spectrum and one.spectrum.stable_rank) for one in found]
+        columns.append(Column("sigma", "sigma", [text.number(one.spectrum and one.spectrum.sigma) for one in found]))
+        columns.append(Column("stable rank", "stable rank", ranks))
+    columns.append(Column("histogram", "", [_bars(one) for one in found], "<", "cyan"))
     ties = [_tie(checkpoint, one.row) for one in found]
-    return {**columns, "tied to": ties} if any(ties) else columns
+    return [*columns, Column("tied to", "", ties, "<", "magenta")] if any(ties) else columns
 
 
-def _table(columns: dict[str, list[str]]) -> Iterator[Line]:
-    """A header and a line each."""
-    rows = [[_title(key) for key in columns], *zip(*columns.values(), strict=True)]
-    align = "".join("<" if key in ("path", "histogram", "tied to") else ">" for key in columns)
-    styles = [_STYLES.get(key, "") for key in columns]
-    header, *lines = tables.aligned(rows, align, styles, output.terminal_width())
-    yield Line(header.cells, ("dim",) * len(header.cells))
+def _table(columns: Sequence[Column]) -> Iterator[Line]:
+    """Yield a header and a line for each row; a zero is dim: no NaN is no alarm."""
+    header, *lines = tables.table(columns, output.terminal_width())
+    yield header
     for cells, own in lines:
-        quiet = (cell.strip() == "0" for cell in cells)  # no NaN is no alarm
+        quiet = (cell.strip() == "0" for cell in cells)
         yield Line(cells, tuple("dim" if zero else style for zero, style in zip(quiet, own, strict=True)))
 
 
-_STYLES = {
-    "path": "bold", "count": "dim", "zeros": "dim", "nan": "red", "inf": "red", "histogram": "cyan",
-    "tied to": "magenta",
-}  # fmt: skip
-
-
-def _title(key: str) -> str:
-    return {"path": "", "nan": "NaN", "l2": "L2", "histogram": "", "tied to": ""}.get(key, key)
-
-
-def _spare(columns: dict[str, list[str]], width: int | None) -> list[str]:
-    """Take columns away until the rest fits; says which, but for the histogram, which has no figures."""
-    left_out = []
-    for key in SPARED:
-        wide = {name: max(map(text.cell_width, [_title(name), *cells])) for name, cells in columns.items()}
-        needed = sum(wide.values()) - wide["path"] + min(wide["path"], PATH) + 2 * (len(wide) - 1)
-        if width is None or needed <= width:
-            break
-        if columns.pop(key, None) is not None:
-            left_out.append(key)
-    return [_title(key) for key in left_out if _title(key)]
+_STYLES = {"count": "dim", "zeros": "dim", "nan": "red"}
+_TITLES = {"nan": "NaN", "l2": "L2"}
 
 
 def _tie(checkpoint: Checkpoint, row: Row) -> str:
+    """Return the path that a tensor is tied to, as it is printed, or ""."""
     leader = None if row.at is None else checkpoint.tied_to.get(row.at)
     return "" if leader is None else f"= {text.escape(checkpoint.params[leader].path) or '.'}"
 
 
-def _bars(found: Found) -> str:
+def _bars(found: StatsRow) -> str:
+    """Return the histogram of a row, drawn with characters."""
     moments = found.row.summary.moments
     if not moments.finite:
         return ""

@@ -6,10 +6,12 @@ from typing import Annotated
 
 import typer
 
-from paramctl.cli.editing import Asked, ResetOptimizer, edit
-from paramctl.cli.options import DryRun, Force, InPlaceFlag, Json, Output, Patch, Quiet, RequiredFile, complete_path
+from paramctl.cli.completion import complete_path
+from paramctl.cli.editing import ResetOptimizer, WriteOptions, edit, writes
+from paramctl.cli.options import RequiredFile
 
 
+@writes()
 def tie(
     file: RequiredFile,
     layers: Annotated[
@@ -21,18 +23,13 @@ def tie(
         ),
     ],
     reset_optimizer: ResetOptimizer = False,
-    output: Output = None,
-    in_place: InPlaceFlag = False,
-    patch: Patch = False,
-    force: Force = False,
-    dry_run: DryRun = False,
-    json: Json = False,
-    quiet: Quiet = False,
+    *,
+    options: WriteOptions,
 ) -> None:
     """Tie layers or params: each of the others becomes the first.
 
-    In a torch file they share one storage afterwards; in safetensors the others become aliases. What
-    nobody uses any more is not written.
+    In a torch file they share one storage afterwards; in safetensors the others become aliases. Bytes
+    that are no longer used are not written.
 
     \b
     Examples:
@@ -41,5 +38,4 @@ def tie(
     """
     from paramctl.edit.tie import tie as verb
 
-    asked = Asked(output, in_place, force, dry_run, json, quiet, patch)
-    edit(file, asked, lambda checkpoint: verb(checkpoint, *layers, reset_optimizer=reset_optimizer))
+    edit(file, options, lambda checkpoint: verb(checkpoint, *layers, reset_optimizer=reset_optimizer))

@@ -1,4 +1,4 @@
-"""`paramctl ties`: which names stand for one tensor, which tensors lie over the same bytes, and which might as well."""
+"""`paramctl ties`: list tensors with several names, tensors over the same bytes, and tensors that could be tied."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from paramctl.cli import output, progress, text
-from paramctl.cli.options import Color, FileArgument, Json, opened, single_threaded
+from paramctl.cli.options import Color, FileArgument, Json, open_checkpoint, single_threaded
 from paramctl.cli.output import Line
 from paramctl.compare.tie_candidates import command
 from paramctl.formats.registry import BY_NAME
@@ -49,7 +49,7 @@ def ties(
 
     if equal:
         single_threaded()
-    with opened(file) as checkpoint:
+    with open_checkpoint(file) as checkpoint:
         groups, overlapping = tuple(checkpoint.groups()), overlaps(checkpoint)
         alike = _equal(checkpoint) if equal else ()
         if as_json:
@@ -69,22 +69,23 @@ def ties(
 
 
 def _equal(checkpoint: Checkpoint) -> tuple[Candidate, ...]:
-    """Layers and params of the model with equal values, those that save most first and constants last."""
-    from paramctl.compare.duplicates import equals
+    """Return layers and params of the model with equal values: those that save most first, constants last."""
+    from paramctl.compare.duplicates import equal_params
     from paramctl.compare.tie_candidates import candidates
     from paramctl.model.selection import model_params
 
-    with progress.bar() as watch:
-        found = candidates(checkpoint, equals(checkpoint, model_params(checkpoint), watch))
+    with progress.bar() as on_progress:
+        found = candidates(checkpoint, equal_params(checkpoint, model_params(checkpoint), on_progress))
     return tuple(sorted(found, key=lambda one: (one.constant, -one.saved)))
 
 
 def _paths(checkpoint: Checkpoint, group: Sequence[int]) -> list[str]:
+    """Return the paths of a group."""
     return [checkpoint.params[at].path for at in group]
 
 
 def _object(checkpoint: Checkpoint, found: Candidate) -> dict[str, object]:
-
+    """Return the JSON object of a candidate."""
     return {
         "paths": list(found.paths),
         "saved": found.saved,
@@ -96,6 +97,7 @@ def _object(checkpoint: Checkpoint, found: Candidate) -> dict[str, object]:
 def _lines(
     checkpoint: Checkpoint, groups: Sequence[Sequence[int]], overlapping: Sequence[Sequence[int]]
 ) -> Iterator[Line]:
+    """Yield a line for each group."""
     for group in groups:
         yield _line(_paths(checkpoint, group), " = ")
     for group in overlapping:
@@ -103,7 +105,7 @@ def _lines(
 
 
 def _candidates(checkpoint: Checkpoint, alike: Sequence[Candidate]) -> Iterator[Line]:
-    """Each group of equal ones, and the command that ties them."""
+    """Yield the lines of each candidate and the command that ties it."""
 
     for found in alike:
         what = "all one value, " if found.constant else ""
@@ -113,7 +115,7 @@ def _candidates(checkpoint: Checkpoint, alike: Sequence[Candidate]) -> Iterator[
 
 
 def _quoted(word: str) -> str:
-    """A word as a shell takes it, with everything visible."""
+    """Return a word quoted for a shell, with everything visible."""
     if word.isprintable():
         return shlex.quote(word)
     spelled = (chr(b) if 0x20 <= b < 0x7F and b not in b"\\'" else f"\\x{b:02x}" for b in os.fsencode(word))
@@ -121,6 +123,7 @@ def _quoted(word: str) -> str:
 
 
 def _line(paths: Sequence[str], sign: str, word: str = "") -> Line:
+    """Return the line of a group."""
     limit = text.LIMIT if output.stdout_is_terminal() else None
     cells = [cell for path in paths for cell in (sign, text.escape(path, limit) or ".")][1:]
     styles = ["" if i % 2 == 0 else "magenta" for i in range(len(cells))]
@@ -128,5 +131,5 @@ def _line(paths: Sequence[str], sign: str, word: str = "") -> Line:
 
 
 def can_tie(checkpoint: Checkpoint) -> bool:
-    """Whether the format of a checkpoint has ties, so that such a command does something."""
+    """Return whether the format of a checkpoint has ties."""
     return BY_NAME[checkpoint.format].KEEPS_TIES

@@ -1,15 +1,27 @@
-"""`paramctl track`: how params move over the checkpoints of a training run."""
+"""`paramctl track`: follow params over the checkpoints of a training run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from paramctl.cli import output, progress, tables, text
-from paramctl.cli.options import STDIN, Color, Json, JsonLines, Layers, Tsv, called, one_of, opened, single_threaded
+from paramctl.cli.options import (
+    STDIN,
+    Color,
+    Json,
+    JsonLines,
+    Layers,
+    Tsv,
+    check_exclusive,
+    display_name,
+    open_checkpoint,
+    single_threaded,
+)
 from paramctl.cli.output import Line
+from paramctl.cli.tables import Column
 from paramctl.cli.text_charts import sparkline, thinned
 from paramctl.errors import some
 
@@ -19,7 +31,7 @@ if TYPE_CHECKING:
     from paramctl.stats.track import Step, Tracked
 
 FIGURES = ("norm", "update", "ratio", "grad", "mean", "std", "nan", "inf")
-SPARED = ("std", "mean", "update")  # what goes where a terminal is narrow, after the moments
+SPARE = ("std", "mean", "update")  # dropped on a narrow terminal, after the moments
 UNDRAWN = ("step", "NaN", "infinite")
 NAME = 12  # columns that files and paths keep before other columns make room for them
 NAMED = 3  # of the parameters that are left out
@@ -66,16 +78,16 @@ def track(
       paramctl track run/*.pt --layer 2 --each
       paramctl track run/*.pt --layer '**.weight' --jsonl | jq .ratio
     """
-    one_of({"--tsv": as_tsv, "--json": as_json, "--jsonl": as_json_lines})
+    check_exclusive({"--tsv": as_tsv, "--json": as_json, "--jsonl": as_json_lines})
     single_threaded()
     from paramctl.stats.runs import survey
     from paramctl.stats.track import track as verb
 
-    selections, opening = layer or [], Opening()
+    selections, opening = layer or [], CheckpointOpener()
     run = survey(files, selections, opening, order)
-    say(run)
-    with progress.bar() as watch:
-        tracked = told(verb(run, selections, opening, each=each, watch=watch))
+    note_order(run)
+    with progress.bar() as on_progress:
+        tracked = note_remarks(verb(run, selections, opening, each=each, on_progress=on_progress))
         steps = (step for one in tracked for step in one.steps)
         if as_json_lines:
             output.json_lines(map(_object, steps))
@@ -87,54 +99,49 @@ def track(
     if as_json:
         output.json({"schema": 1, "steps": [_object(step) for step in kept]})
         return
-    columns = _columns(kept, run.moments, each)
-    fitted = _fitted(columns, run.moments, output.terminal_width())
-    output.listing(_table(fitted, kept), color)
-    shown = {column.title for column in fitted}
-    left_out = [column.title for column in columns if column.title not in shown]
-    if left_out:
-        output.note(f"the terminal is too narrow for {', '.join(left_out)}; --tsv has them")
+    spare, width = [*map(text.escape, reversed(run.moments)), *SPARE], output.terminal_width()
+    columns, dropped = tables.without_spare(_columns(kept, run.moments, each), spare, width)
+    output.listing(_table(tables.with_short_texts(columns, width), kept), color)
+    tables.note_dropped(dropped)
 
 
-class Opening:
-    """Opens a checkpoint each time it is asked for; the one on standard input, which comes once, is kept."""
+class CheckpointOpener:
+    """Open a checkpoint each time it is needed; the one on standard input is read once and kept."""
 
     def __init__(self) -> None:
         self._piped: Checkpoint | None = None
 
     def __call__(self, file: str) -> Checkpoint:
-        """The checkpoint that FILE names."""
+        """Return the checkpoint that FILE names."""
         if file == STDIN and self._piped is not None:
             return self._piped
-        with opened(file) as checkpoint:
+        with open_checkpoint(file) as checkpoint:
             self._piped = checkpoint if file == STDIN else self._piped
             return checkpoint
 
 
-def say(run: Run) -> None:
-    """Say what decided the order of a run, where selections matched, and what of them is left out."""
+def note_order(run: Run) -> None:
+    """Print how a run is ordered, where selections matched, and which params are left out."""
     if run.under:
         output.note(f"selected inside '{text.escape(run.under)}'")
-    if len(run.stops) > 1 and run.order != "given":
+    if len(run.run_files) > 1 and run.order != "given":
         output.note("in the order of the files' names" if run.order == "name" else f"in the order of '{run.order}'")
-    if run.spared:
-        what, names = text.counted(len(run.spared), "tensor"), text.sentence(some(run.spared, NAMED))
+    if run.skipped:
+        what, names = text.counted(len(run.skipped), "tensor"), text.sentence(some(run.skipped, NAMED))
         why = "integers, flags and running statistics are followed beside weights only if named by their full paths"
         output.note(f"left out: {what} ({names}); {why}")
 
 
-def told(tracked: Iterator[Tracked]) -> Iterator[Tracked]:
-    """Each checkpoint of a run; what has to be said about it is said."""
+def note_remarks(tracked: Iterator[Tracked]) -> Iterator[Tracked]:
+    """Yield each checkpoint of a run, and print the remarks on it."""
     for one in tracked:
         for remark in one.remarks:
-            output.note(f"{text.escape(called(one.steps[0].file))}: {text.sentence(remark)}")
+            output.note(f"{text.escape(display_name(one.steps[0].file))}: {text.sentence(remark)}")
         yield one
 
 
-# --- for programs ------------------------------------------------------------------------------
-
-
 def _object(step: Step) -> dict[str, object]:
+    """Return the JSON object of a step."""
     return {
         "file": step.file,
         "step": step.step,
@@ -152,31 +159,19 @@ def _object(step: Step) -> dict[str, object]:
 
 
 def _line(step: Step) -> str:
+    """Return the tab-separated line of a step."""
     figures = [getattr(step, name) for name in FIGURES]
     numbers = ["" if number is None else repr(number) for number in (step.step, *figures, *step.moments.values())]
     names = [text.escape(name, None) for name in (step.file, step.path or "")]
     return "\t".join([numbers[0], *names, *numbers[1:]])
 
 
-# --- for people --------------------------------------------------------------------------------
-
-
-class Column(NamedTuple):
-    """A column of the table; `numbers` are what its cells say, nothing where those are names."""
-
-    title: str
-    cells: list[str]
-    numbers: Sequence[float | None] = ()
-
-
 def _columns(steps: Sequence[Step], moments: Sequence[str], each: bool) -> list[Column]:
-    """The columns that have something to say."""
-    columns = [
-        _figures("step", [step.step for step in steps]),
-        Column("file", [text.escape(called(step.file)) for step in steps]),
-    ]
+    """Return the columns that are not empty."""
+    files = [text.escape(display_name(step.file)) for step in steps]
+    columns = [_figures("step", [step.step for step in steps]), _names("file", files)]
     if each:
-        columns.append(Column("path", ["" if step.path is None else text.escape(step.path) or "." for step in steps]))
+        columns.append(_names("path", ["" if step.path is None else text.escape(step.path) or "." for step in steps]))
     columns += [_figures(name, [getattr(step, name) for step in steps]) for name in FIGURES[:4]]
     columns += [_figures(text.escape(name), [step.moments.get(name) for step in steps]) for name in moments]
     columns += [_figures(name, [getattr(step, name) for step in steps]) for name in FIGURES[4:6]]
@@ -185,48 +180,26 @@ def _columns(steps: Sequence[Step], moments: Sequence[str], each: bool) -> list[
     return [column for column in columns if any(column.cells)]
 
 
+def _names(title: str, cells: list[str]) -> Column:
+    """Return a column of names, which may be cut."""
+    return Column(title, title, cells, "<", _STYLES[title], least=NAME)
+
+
 def _figures(title: str, numbers: Sequence[float | None]) -> Column:
-    return Column(title, [text.number(number) for number in numbers], numbers)
-
-
-def _fitted(columns: list[Column], moments: Sequence[str], width: int | None) -> list[Column]:
-    """The columns that a terminal has room for, names cut to what is left."""
-    if width is None:
-        return columns
-    spared = [*map(text.escape, reversed(moments)), *SPARED]
-    while spared and _needed(columns, NAME) > width:
-        title = spared.pop(0)
-        columns = [column for column in columns if column.title != title]
-    longest = max((_wide(column) for column in columns if not column.numbers), default=NAME)
-    while longest > NAME and _needed(columns, longest) > width:
-        longest -= 1
-    return [
-        column if column.numbers else column._replace(cells=[text.elide(cell, longest) for cell in column.cells])
-        for column in columns
-    ]
-
-
-def _needed(columns: Sequence[Column], name: int) -> int:
-    """Columns of a terminal that the table takes where names get at most `name` of them."""
-    widths = [_wide(column) if column.numbers else min(_wide(column), name) for column in columns]
-    return sum(widths) + 2 * (len(columns) - 1)
-
-
-def _wide(column: Column) -> int:
-    return max(map(text.cell_width, [column.title, *column.cells]))
+    """Return a column of numbers."""
+    style = _STYLES.get(title, "")
+    return Column(title, title, [text.number(number) for number in numbers], style=style, numbers=numbers)
 
 
 def _table(columns: Sequence[Column], steps: Sequence[Step]) -> Iterator[Line]:
-    """A header, a line each, and below them how each figure went, for each param."""
+    """Yield a header, a line for each step, and below them the curve of each figure, for each param."""
     of_path: dict[str | None, list[int]] = {}
     for i, step in enumerate(steps):
         of_path.setdefault(step.path, []).append(i)
-    curves = [[_curve(column, at) for column in columns] for at in of_path.values() if len(at) > 1]
-    rows = [[column.title for column in columns], *zip(*(column.cells for column in columns), strict=True), *curves]
-    align = "".join(">" if column.numbers else "<" for column in columns)
-    styles = [_STYLES.get(column.title, "") for column in columns]
-    header, *lines = tables.aligned(rows, align, styles)
-    yield Line(header.cells, ("dim",) * len(columns))
+    curves = [at for at in of_path.values() if len(at) > 1]
+    drawn = [column._replace(cells=[*column.cells, *(_curve(column, at) for at in curves)]) for column in columns]
+    header, *lines = tables.table(drawn)
+    yield header
     yield from lines[: len(steps)]
     yield from (Line(line.cells, ("cyan",) * len(columns)) for line in lines[len(steps) :])
 
@@ -235,7 +208,7 @@ _STYLES = {"file": "bold", "path": "magenta", "step": "dim", "NaN": "red", "infi
 
 
 def _curve(column: Column, at: Sequence[int]) -> str:
-    """How a figure went over the steps, from its lowest to its highest; of names only the path stays."""
+    """Return the curve of a figure over the steps, drawn with characters; for names, the path or ""."""
     if not column.numbers or column.title in UNDRAWN:
         return column.cells[at[0]] if column.title == "path" else ""
-    return sparkline(thinned([column.numbers[i] for i in at], max(_wide(column), POINTS)))
+    return sparkline(thinned([column.numbers[i] for i in at], max(column.width, POINTS)))

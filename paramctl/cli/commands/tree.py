@@ -1,18 +1,18 @@
-"""`paramctl tree`: what is in a checkpoint, nested as the model is."""
+"""`paramctl tree`: show a checkpoint as a nested tree."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from paramctl.cli import json_text, output
-from paramctl.cli import text as output_text
-from paramctl.cli.options import Color, FileArgument, Json, Layers, called, chosen, opened
+from paramctl.cli import text as cli_text
+from paramctl.cli.options import Color, FileArgument, Json, Layers, open_checkpoint, selected_positions
+from paramctl.cli.tree_text import Layout, Rows
 from paramctl.model import tree as trees
-from paramctl.model.checkpoint import dims
-from paramctl.model.tree import Child, Fold, Folds, Look, Node, Scalar, Tensor, Totals
+from paramctl.model.tree import Node, Scalar, Tensor, Totals
 
 if TYPE_CHECKING:
     from paramctl.model.checkpoint import Checkpoint
@@ -42,7 +42,7 @@ def tree(
     """Print a checkpoint as a nested tree.
 
     A tensor's line has its name, dtype, shape, number of values and bytes; a layer's has its class,
-    where the file says, and its totals. What is tied prints as '= path' of the first and counts once.
+    where the file says, and its totals. Tied tensors are marked '= path' of the first and count once.
     Repeated blocks fold: '0–31 ×32' stands for 32 blocks built alike.
 
     \b
@@ -52,7 +52,7 @@ def tree(
       paramctl tree model.pt --layer encoder.0 --expand
       cat model.pt | paramctl tree --json | jq .totals
     """
-    with opened(file) as checkpoint:
+    with open_checkpoint(file) as checkpoint:
         positions, others = _selected(checkpoint, layer)
         root = trees.build(checkpoint, positions, others)
         if sort:
@@ -62,37 +62,35 @@ def tree(
             output.json(_document(checkpoint, root, totals))
             return
         folds = None if expand else trees.Folds(root)
-        rows = _Rows(folds, depth).of(root, checkpoint)
-        layout = _Layout(rows, output.terminal_width())
+        rows = Rows(folds, depth).of(root, checkpoint)
+        layout = Layout(rows, output.terminal_width())
         if output.in_color(len(rows), color):
             output.colored(map(layout.line, rows))
         else:
             output.lines(map(layout.text, rows))
-        output.lines(["", output_text.totals_text(*totals)])
-
-
-# --- what --layer names ------------------------------------------------------------------------
+        output.lines(["", cli_text.totals_text(*totals)])
 
 
 def _selected(checkpoint: Checkpoint, layers: list[str] | None) -> tuple[frozenset[int] | None, frozenset[str]]:
-    """Positions of the params that `--layer` names, and the paths of scalars and of layers that hold nothing."""
+    """Return the positions of the params that `--layer` names, and the paths of scalars and empty layers."""
     if not layers:
         return None, frozenset()
     at = {id(param): i for i, param in enumerate(checkpoint.params)}
     everything = _with_stand_ins(checkpoint)
-    found = [everything.params[i] for i in chosen(everything, layers) or ()]
+    found = [everything.params[i] for i in selected_positions(everything, layers) or ()]
     positions = frozenset(at[id(param)] for param in found if id(param) in at)
     return positions, frozenset(param.path[: -len(_WITHIN)] for param in found if id(param) not in at)
 
 
 def _with_stand_ins(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint with a param within each scalar and each layer that holds nothing, for selections to find."""
+    """Return the checkpoint with a param inside each scalar and empty layer, for selections to find."""
     from dataclasses import replace
 
     from paramctl.model.checkpoint import Param
     from paramctl.model.dtypes import BY_NAME
 
     def entries() -> Iterator[Param]:
+        """Yield the params and the stand-ins."""
         waiting = [("", child) for child in reversed(trees.build(checkpoint).children)]
         while waiting:
             above, child = waiting.pop()
@@ -112,10 +110,8 @@ def _with_stand_ins(checkpoint: Checkpoint) -> Checkpoint:
 _WITHIN = f".{'_' * 300}"
 
 
-# --- JSON --------------------------------------------------------------------------------------
-
-
 def _document(checkpoint: Checkpoint, root: Node, totals: Totals) -> dict[str, object]:
+    """Return the JSON document."""
     return {
         "schema": 1,
         "file": checkpoint.file,
@@ -126,7 +122,7 @@ def _document(checkpoint: Checkpoint, root: Node, totals: Totals) -> dict[str, o
 
 
 def _nested(root: Node) -> dict[str, object]:
-    """The tree as JSON has it. Nothing folds, and nothing recurses."""
+    """Return the tree as JSON has it, without folding and without recursion."""
     document, children = _layer_object(root)
     waiting = [(root, children)]
     while waiting:
@@ -142,6 +138,7 @@ def _nested(root: Node) -> dict[str, object]:
 
 
 def _layer_object(node: Node) -> tuple[dict[str, object], list[object]]:
+    """Return the JSON object of a layer, and its list of children."""
     children: list[object] = []
     found: dict[str, object] = {
         "name": node.name,
@@ -154,242 +151,7 @@ def _layer_object(node: Node) -> tuple[dict[str, object], list[object]]:
 
 
 def _leaf_object(leaf: Tensor | Scalar) -> dict[str, object]:
+    """Return the JSON object of a tensor or scalar."""
     if isinstance(leaf, Tensor):
         return {"name": leaf.name, **json_text.tensor_object(leaf.param, leaf.look.tied_to)}
     return {"name": leaf.name, "value": leaf.value}
-
-
-# --- text --------------------------------------------------------------------------------------
-
-# One line before it is aligned: the guide, the name, what is known of it, a text, and a remark at the
-# end. Known of a tensor are dtype, shape, values and bytes; of a layer values and bytes, and the text
-# is its class; of a scalar nothing, and the text is its value. (60,000 named tuples would take longer
-# to make than all else here.)
-_Row = tuple[str, str, tuple[str, ...], str, str]
-
-
-class _Rows:
-    """Walks a tree and says its rows, without recursion."""
-
-    def __init__(self, folds: Folds | None, depth: int | None) -> None:
-        self._folds = folds
-        self._depth = depth
-        self._limit = output_text.LIMIT if output.stdout_is_terminal() else None  # a program may look for a name
-        self._names: dict[str, str] = {}
-        self._tensors: dict[Look, tuple[str, tuple[str, ...], str]] = {}
-        self._layers: dict[tuple[int, int], tuple[str, ...]] = {}
-
-    def of(self, root: Node, checkpoint: Checkpoint) -> list[_Row]:
-        """The row of the file, and those of everything in it."""
-        what = f"{checkpoint.format}  {_class(root)}" if root.module else checkpoint.format
-        rows: list[_Row] = [("", output_text.escape(called(checkpoint.file)), ("", ""), what, "")]
-        stack = [("", self._children(root, 0), 0)]
-        while stack:
-            indent, children, at = stack.pop()
-            branch = f"{indent}├── "
-            while at < len(children):
-                child = children[at]
-                at += 1
-                last = at == len(children)
-                guide = f"{indent}└── " if last else branch
-                if isinstance(child, Tensor):
-                    rows.append(self._tensor(guide, child))
-                    below = self._parts(child) if child.param.components else None
-                else:
-                    rows.append(self._other(guide, child))
-                    below = self._below(child, len(stack) + 1)
-                if below:
-                    stack.append((indent, children, at))
-                    indent, children, at = f"{indent}{'    ' if last else '│   '}", below, 0
-                    branch = f"{indent}├── "
-        return rows
-
-    def _below(self, child: Child | Fold, level: int) -> Sequence[Child | Fold]:
-        node = child.first if isinstance(child, Fold) else child
-        return self._children(node, level) if isinstance(node, Node) else ()
-
-    def _children(self, node: Node, level: int) -> Sequence[Child | Fold]:
-        if self._depth is not None and level >= self._depth:
-            return ()
-        return node.children if self._folds is None else self._folds.children(node)
-
-    def _parts(self, tensor: Tensor) -> Sequence[Child | Fold]:
-        """What a composite tensor is made of, where everything is to be seen."""
-        if self._folds is not None:
-            return ()
-        return [trees.part(component) for component in tensor.param.components]
-
-    def _tensor(self, guide: str, tensor: Tensor) -> _Row:
-        look = tensor.look
-        shown = self._tensors.get(look)
-        if shown is None:
-            name = self._shown(look.name) if tensor.param.path else "."
-            shown = self._tensors[look] = name, _facts(look), self._remark(look)
-        name, facts, remark = shown
-        return guide, name, facts, "", remark
-
-    def _other(self, guide: str, child: Node | Scalar | Fold) -> _Row:
-        if isinstance(child, Scalar):
-            return guide, self._shown(child.name), (), _value(child.value), ""
-        if isinstance(child, Fold):
-            return (
-                guide,
-                f"{child.name} ×{child.blocks:,}",
-                self._sums(child.first),
-                _class(child.first),
-                self._moments(child.first, " …, each") or "each",
-            )
-        name = self._names.get(child.name) or self._shown(child.name)
-        return guide, name, self._sums(child), _class(child), self._moments(child)
-
-    def _moments(self, node: Node, more: str = "") -> str:
-        """Of which param an optimizer keeps its moments in a layer; empty where there are none."""
-        if node.moments_of is None:
-            return ""
-        return f"moments of {output_text.escape(node.moments_of, self._limit) or '.'}{more}"
-
-    def _sums(self, node: Node) -> tuple[str, ...]:
-        sums = self._layers.get((node.numel, node.nbytes))
-        if sums is None:
-            numbers = (f"{node.numel:,}", output_text.human_bytes(node.nbytes)) if node.numel else ("", "")
-            sums = self._layers[node.numel, node.nbytes] = numbers
-        return sums
-
-    def _shown(self, name: str) -> str:
-        shown = self._names[name] = output_text.escape(name, self._limit) or '""'
-        return shown
-
-    def _remark(self, look: Look) -> str:
-        words = ["buffer"] if look.kind == "buffer" else []
-        if look.layout != "strided":
-            words.append(look.layout)
-        if look.tied_to is not None:
-            words.append(f"= {output_text.escape(look.tied_to, self._limit) or '.'}")
-        return " ".join(words)
-
-
-def _facts(look: Look) -> tuple[str, ...]:
-    return look.dtype, dims(look.shape), f"{look.numel:,}", output_text.human_bytes(look.nbytes)
-
-
-def _class(node: Node) -> str:
-    return output_text.escape(node.module.text) if node.module else ""
-
-
-def _value(value: object) -> str:
-    try:
-        return output_text.escape(str(value))
-    except ValueError:  # an integer of thousands of digits
-        return json_text.json_text(value)
-
-
-_TENSOR = ("dim", "", "cyan", "", "", "dim")
-_LAYER = ("dim", "bold", "green", "", "dim")
-_SCALAR = ("dim", "", "dim")
-
-WIDEST = (72, 16, 24, 24, 12)  # what columns grow to; a longer cell pushes the rest of its own line
-NARROWEST = 24  # what names keep on a small terminal, and what remarks get where there is room
-LEAST = 12  # what remarks keep
-
-
-class _Layout:
-    """Aligns rows. Off a terminal nothing is cut; on one, guides, then remarks, then names give way to what follows."""
-
-    def __init__(self, rows: Sequence[_Row], terminal: int | None) -> None:
-        facts = {row[2] for row in rows}
-        columns = [
-            min(max((len(fact[i]) for fact in facts if len(fact) >= -i), default=0), most)
-            for i, most in zip(range(-4, 0), WIDEST[1:], strict=True)
-        ]
-        middle = columns[0] + columns[1] + 4
-        self._terminal = terminal
-        self._remark = 0
-        self._narrow = False
-        label = self._wanted(rows, middle)
-        if terminal is not None:
-            room = terminal - sum(columns) - 10
-            remarks = min(max(len(row[4]) for row in rows), NARROWEST)
-            if label + remarks > room:
-                self._narrow = True
-                label = self._wanted(rows, middle)
-            label = min(label, max(room - min(remarks, LEAST), NARROWEST))
-            self._remark = max(room - label, LEAST)
-        self._label = label
-        self._to_sums = label + middle
-        self._aligned = {fact: _aligned(fact, columns) for fact in facts}
-        self._joined = {fact: "".join(cells) for fact, cells in self._aligned.items()}
-
-    def _wanted(self, rows: Sequence[_Row], middle: int) -> int:
-        """How wide the names are with their guides; a layer's, which has its class behind it, may reach to its sums."""
-        names = (len(self._guide(row[0])) + output_text.cell_width(row[1]) for row in rows if len(row[2]) != 2)
-        layers = (
-            len(self._guide(row[0])) + output_text.cell_width(row[1]) + (len(row[3]) and len(row[3]) + 2)
-            for row in rows[1:]
-            if len(row[2]) == 2
-        )
-        return max(
-            min(max(names, default=0), WIDEST[0]),
-            max((width for width in layers if width <= WIDEST[0]), default=0) - middle,
-        )
-
-    def _guide(self, guide: str) -> str:
-        """The lines before a name; on a narrow terminal half as wide, two columns a level."""
-        return "".join(f"{guide[i]} " for i in range(0, len(guide), 4)) if self._narrow else guide
-
-    def text(self, row: _Row) -> str:
-        """The row as a plain line."""
-        guide, name, facts, text, remark = row
-        if self._terminal is not None or not (name.isascii() and text.isascii()):
-            return "".join(self.line(row).cells).rstrip()
-        if len(facts) == 4:
-            start = f"{guide}{name}".ljust(self._label)
-        elif facts:
-            start = (f"{guide}{name}  {text}" if text else f"{guide}{name}").ljust(self._to_sums)
-        else:
-            return f"{f'{guide}{name}'.ljust(self._label)}  {text}"
-        return f"{start}{self._joined[facts]}{remark}".rstrip()
-
-    def line(self, row: _Row) -> output.Line:
-        """The row as cells, each with its style."""
-        if len(row[2]) == 2:
-            return self._layer(row)
-        guide, name, facts, text, remark = row
-        guide = self._guide(guide)
-        room = self._label - len(guide)
-        if self._terminal is not None:
-            name = output_text.elide(name, max(room, 8))
-            remark = output_text.elide(remark, self._remark)
-        taken = output_text.cell_width(name)
-        name += " " * (room - taken)
-        if facts:
-            return output.Line((guide, name, *self._aligned[facts], remark), (*_TENSOR, _style(remark)))
-        if self._terminal is not None:
-            text = output_text.cut(text, max(self._terminal - self._label - 2, LEAST))
-        return output.Line((guide, name, f"  {text}"), _SCALAR)
-
-    def _layer(self, row: _Row) -> output.Line:
-        guide, name, facts, text, remark = row
-        guide = self._guide(guide)
-        room = self._to_sums - len(guide)
-        if self._terminal is not None:
-            remark = output_text.elide(remark, self._remark)
-            most = room if facts[0] else self._terminal - len(guide)
-            kept = 0 if guide else len(text) + 2  # of the file itself the format is worth more than its folders
-            name = output_text.elide(name, max(most - kept, 8))
-            text = text and output_text.cut(text, max(most - output_text.cell_width(name) - 2, 0))
-        text = f"  {text}" if text else ""
-        text += " " * (room - output_text.cell_width(name) - output_text.cell_width(text))
-        return output.Line((guide, name, text, *self._aligned[facts], remark), (*_LAYER, _style(remark)))
-
-
-def _style(remark: str) -> str:
-    return "magenta" if "=" in remark else "dim"
-
-
-def _aligned(facts: tuple[str, ...], widths: list[int]) -> tuple[str, ...]:
-    """Dtype, shape, values and bytes of a tensor, or values and bytes of a layer, padded."""
-    if not facts:
-        return ()
-    columns = zip(facts, "<<>>"[-len(facts) :], widths[-len(facts) :], strict=True)
-    *cells, last = (f"  {text:{side}{width}}" for text, side, width in columns)
-    return (*cells, f"{last}  ")

@@ -6,23 +6,20 @@ from typing import Annotated
 
 import typer
 
-from paramctl.cli.editing import Asked, edit
-from paramctl.cli.options import DryRun, Force, InPlaceFlag, Json, Output, Patch, Quiet, RequiredFile, complete_path
+from paramctl.cli.completion import complete_path
+from paramctl.cli.editing import WriteOptions, edit, writes
+from paramctl.cli.options import RequiredFile
 
 
+@writes()
 def untie(
     file: RequiredFile,
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="SELECTION...", autocompletion=complete_path, help="Params or layers to part."),
+        typer.Argument(metavar="SELECTION...", autocompletion=complete_path, help="Params or layers to untie."),
     ],
-    output: Output = None,
-    in_place: InPlaceFlag = False,
-    patch: Patch = False,
-    force: Force = False,
-    dry_run: DryRun = False,
-    json: Json = False,
-    quiet: Quiet = False,
+    *,
+    options: WriteOptions,
 ) -> None:
     """Give params that share their bytes with others copies of their own.
 
@@ -33,5 +30,4 @@ def untie(
     """
     from paramctl.edit.tie import untie as verb
 
-    asked = Asked(output, in_place, force, dry_run, json, quiet, patch)
-    edit(file, asked, lambda checkpoint: verb(checkpoint, *paths))
+    edit(file, options, lambda checkpoint: verb(checkpoint, *paths))

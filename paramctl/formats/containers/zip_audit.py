@@ -11,7 +11,7 @@ from paramctl.files.content import chunks
 from paramctl.findings import Finding, Level
 from paramctl.formats.containers.zips import HAS_DESCRIPTOR, LOCAL, MAX32, Archive, Record
 from paramctl.model.checkpoint import Checkpoint
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 
 MAX_RATIO = 64  # inflated bytes for one in the file, so that work is bounded by the file's size
 FREE = 1 << 24  # inflated bytes beyond that, of all records together
@@ -20,9 +20,9 @@ DESCRIPTORS = tuple(map(struct.Struct, ("<4sIQQ", "<4sIII", "<IQQ", "<III")))
 SHORTEST, LONGEST = 12, 24  # bytes of a descriptor
 
 
-def audit(archive: Archive, watch: Watch = nobody) -> Iterator[tuple[str, Finding]]:
+def audit(archive: Archive, on_progress: ProgressCallback = ignore) -> Iterator[tuple[str, Finding]]:
     """What is wrong with each record, by its name: every byte is read, and both of its headers."""
-    auditor = _Auditor(archive, watch)
+    auditor = _Auditor(archive, on_progress)
     for record in sorted(archive.records.values(), key=lambda record: record.header):
         for level, rule, what in auditor.look_into(record):
             yield record.name, Finding(level, "integrity", rule, None, f"record {record.name!r} {what}")
@@ -35,7 +35,7 @@ def audit(archive: Archive, watch: Watch = nobody) -> Iterator[tuple[str, Findin
 
 
 def audit_for(
-    checkpoint: Checkpoint, archive: Archive, folder: str, watch: Watch = nobody
+    checkpoint: Checkpoint, archive: Archive, folder: str, on_progress: ProgressCallback = ignore
 ) -> Iterator[Finding]:
     """The same, each finding with the first param whose storage, by its key in `folder`, is that record."""
     users: dict[str, str] = {}
@@ -43,16 +43,16 @@ def audit_for(
         for part in (param, *param.components):
             if record := archive.find(f"{folder}{part.storage}"):
                 users.setdefault(record.name, param.path)
-    for name, finding in audit(archive, watch):
+    for name, finding in audit(archive, on_progress):
         yield finding._replace(path=users.get(name))
 
 
 class _Auditor:
     """Looks into records in the order in which they lie; `gaps` counts bytes that belong to none."""
 
-    def __init__(self, archive: Archive, watch: Watch) -> None:
+    def __init__(self, archive: Archive, on_progress: ProgressCallback) -> None:
         self._archive = archive
-        self._watch = watch
+        self._on_progress = on_progress
         self._done = 0
         self._free = FREE
         self._at = 0
@@ -65,7 +65,7 @@ class _Auditor:
         beyond = max(record.nbytes - MAX_RATIO * record.packed, 0)
         if beyond > self._free:
             claim = f"{record.packed:,} bytes claim to be {record.nbytes:,}"
-            yield "warning", "bomb", f"was not looked into: {claim}, and many who read it run out of memory"
+            yield "warning", "bomb", f"was not checked: {claim}, and many who read it run out of memory"
             return
         self._free -= beyond
         try:
@@ -83,7 +83,7 @@ class _Auditor:
         for chunk in chunks((self._archive.content(record),)):
             value = checksums.crc32(chunk, value)
             self._done += len(chunk)
-            self._watch("checking", self._done, max(self._done, total))
+            self._on_progress("checking", self._done, max(self._done, total))
         return value
 
     def _headers(self, record: Record, end: int) -> Iterator[tuple[Level, str, str]]:

@@ -43,9 +43,9 @@ from typing import NamedTuple
 
 from paramctl.errors import FormatError, TwoReadings, Unsupported
 from paramctl.files import checksums
-from paramctl.files.content import CHUNK, Buffer, Computed, Content, Extent, Literal
+from paramctl.files.content import CHUNK, Buffer, Computed, Content, Extent, Keeper, Literal
 from paramctl.files.kernel_copy import PAGE
-from paramctl.files.segments import Derived, Keeper, Known, Segment, Summed
+from paramctl.files.segments import Derived, Known, Segment, Summed
 from paramctl.files.sources import Source, Window
 
 MAGIC = b"PK\x03\x04"

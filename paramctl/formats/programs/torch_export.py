@@ -29,6 +29,7 @@ from paramctl.formats.containers.sections import Held, Section, in_whole, splice
 from paramctl.formats.containers.zips import Archive, Piece, Record
 from paramctl.formats.pickles import unread_files
 from paramctl.formats.pickles.unread_files import PICKLE
+from paramctl.formats.protocol import Writes
 from paramctl.formats.pytorch import zip_file
 from paramctl.formats.pytorch.archives import (
     alignment_of,
@@ -42,13 +43,14 @@ from paramctl.formats.pytorch.archives import (
 from paramctl.model import shapes
 from paramctl.model.checkpoint import Checkpoint, Entry, Kind, Leaf, Loss, Param, Storage, View, span
 from paramctl.model.dtypes import BY_NAME
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 
 if TYPE_CHECKING:
     from paramctl.findings import Finding
 
 NAME = "torch-export"
 SUFFIXES: tuple[str, ...] = (".pt2",)
+WRITES: Writes = "own"
 KEEPS_TIES = True
 INSIDE = "!"  # between the record of an inner archive and the key of a storage in it
 STRIDED = 7  # torch's number for the layout of an ordinary tensor
@@ -133,7 +135,7 @@ def losses(checkpoint: Checkpoint) -> list[Loss]:
     return []
 
 
-def left(checkpoint: Checkpoint) -> list[str]:
+def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:
     """Nothing: all tensors of the model are listed."""
     return []
 
@@ -148,15 +150,15 @@ def verify(path: Path, meant: Checkpoint) -> None:
     """Nothing beyond reading it back: torch takes seconds to import and checks less than we do."""
 
 
-def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
+def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
     """What is wrong with the archive and those inside it, every byte of them read."""
     from paramctl.formats.containers import zip_audit
 
     document = checkpoint.document
     assert isinstance(document, Document)
-    yield from zip_audit.audit_for(checkpoint, document.archive, document.prefix, watch)
+    yield from zip_audit.audit_for(checkpoint, document.archive, document.prefix, on_progress)
     for name, checkpoint_inside in document.inner.items():
-        for finding in zip_file.audit(checkpoint_inside, watch):
+        for finding in zip_file.audit(checkpoint_inside, on_progress):
             yield finding._replace(path=None, what=f"{finding.what} (record {name})")
 
 

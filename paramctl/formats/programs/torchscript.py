@@ -23,6 +23,7 @@ from paramctl.formats.pickles import reader, writer
 from paramctl.formats.pickles.nodes import Call, Dict, Global, Persistent, is_key, slots
 from paramctl.formats.pickles.reader import Pickle
 from paramctl.formats.programs.script_source import Code, ScriptClass, is_script
+from paramctl.formats.protocol import Writes
 from paramctl.formats.pytorch.archives import (
     Document,
     Storages,
@@ -41,13 +42,14 @@ from paramctl.formats.pytorch.objects import key_text
 from paramctl.formats.pytorch.tensors import Place, Step, is_tensor, storage_id, untagged
 from paramctl.model.checkpoint import Checkpoint, Kind, Loss, Module, Param
 from paramctl.model.dtypes import BY_NAME, BY_STORAGE, DType
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 
 if TYPE_CHECKING:
     from paramctl.findings import Finding
 
 NAME = "torchscript"
 SUFFIXES: tuple[str, ...] = (".jit", ".ptl", ".torchscript", ".pts", ".pt", ".pth")
+WRITES: Writes = "own"
 KEEPS_TIES = True
 CONSTANTS = "CONSTANTS.c"  # what the code calls a constant, before its number
 Child = tuple[str, object, Step, int, Kind]
@@ -101,9 +103,9 @@ def losses(checkpoint: Checkpoint) -> list[Loss]:
     return []
 
 
-def left(checkpoint: Checkpoint) -> list[str]:
+def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:
     """Where other modules and objects go on to hold tensors that no path names any more."""
-    return checkpoint.document.editor.left(checkpoint) if isinstance(checkpoint.document, Document) else []
+    return checkpoint.document.editor.unlisted_tensors(checkpoint) if isinstance(checkpoint.document, Document) else []
 
 
 def layout(checkpoint: Checkpoint) -> Iterator[Segment]:
@@ -116,10 +118,10 @@ def verify(path: Path, meant: Checkpoint) -> None:
     """Nothing beyond reading it back: torch takes seconds to import and checks less than we do."""
 
 
-def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
+def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
     """What is wrong with the archive, every byte of it read: records, the end of its pickle, storages nobody uses."""
     assert isinstance(checkpoint.document, Document)
-    return checkpoint.document.audit(checkpoint, watch)
+    return checkpoint.document.audit(checkpoint, on_progress)
 
 
 def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:

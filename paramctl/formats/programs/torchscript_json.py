@@ -26,6 +26,7 @@ from paramctl.files.sources import Source
 from paramctl.formats.containers import strict_json, zip_pickles, zips
 from paramctl.formats.containers.zips import Archive, Piece, Record
 from paramctl.formats.programs import torchscript
+from paramctl.formats.protocol import Writes
 from paramctl.formats.pytorch.archives import (
     Storages,
     alignment_of,
@@ -39,13 +40,14 @@ from paramctl.formats.pytorch.archives import (
 from paramctl.model import shapes
 from paramctl.model.checkpoint import Checkpoint, Loss, Param, Quantizer, View, span
 from paramctl.model.dtypes import BY_NAME
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 
 if TYPE_CHECKING:
     from paramctl.findings import Finding
 
 NAME = "torchscript-json"
 SUFFIXES: tuple[str, ...] = torchscript.SUFFIXES
+WRITES: Writes = "own"
 KEEPS_TIES = True
 MODEL = "model.json"
 FOLDER = "tensors/"  # of the records that tensors lie in
@@ -106,7 +108,7 @@ def losses(checkpoint: Checkpoint) -> list[Loss]:
     return [] if isinstance(checkpoint.document, Document) else torchscript.losses(checkpoint)
 
 
-def left(checkpoint: Checkpoint) -> list[str]:
+def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:
     """The lines of the table of tensors that were those of params, and that the code may know."""
     document = checkpoint.document
     if not isinstance(document, Document):
@@ -141,14 +143,14 @@ def verify(path: Path, meant: Checkpoint) -> None:
     """Nothing beyond reading it back: no torch of today could."""
 
 
-def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
+def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
     """What is wrong with the archive, every byte of it read."""
     from paramctl.findings import Finding
     from paramctl.formats.containers import zip_audit
 
     document = checkpoint.document
     assert isinstance(document, Document)
-    yield from zip_audit.audit_for(checkpoint, document.archive, document.prefix, watch)
+    yield from zip_audit.audit_for(checkpoint, document.archive, document.prefix, on_progress)
     lines = document.model.get("tensors", [])
     table = _Table(document.archive, document.prefix, lines)
     listed = {param.place.number for param in checkpoint.params if isinstance(param.place, Place)}

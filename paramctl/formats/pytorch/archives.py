@@ -23,7 +23,7 @@ from paramctl.formats.pytorch.edits import Editor, Edits
 from paramctl.formats.pytorch.tensors import Stored
 from paramctl.model.checkpoint import Checkpoint, Storage
 from paramctl.model.dtypes import BY_NAME, BY_STORAGE, DType
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 
 if TYPE_CHECKING:
     from paramctl.findings import Finding
@@ -246,13 +246,13 @@ class Document:
         at = last_storage or len(pieces)
         return zips.layout(archive, [*pieces[:at], *new, *pieces[at:]], self.alignment)
 
-    def audit(self, checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
+    def audit(self, checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
         """What is wrong with the archive, every byte of it read."""
         from paramctl.findings import Finding
         from paramctl.formats.containers import zip_audit
 
         archive, folder = self.storages.archive, self.storages.folder
-        yield from zip_audit.audit_for(checkpoint, archive, folder, watch)
+        yield from zip_audit.audit_for(checkpoint, archive, folder, on_progress)
         if self.record.nbytes > self.pickle.end:
             name = self.record.name.rpartition("/")[2]
             what = f"{self.record.nbytes - self.pickle.end:,} bytes follow the end of the pickle (record {name})"

@@ -45,10 +45,10 @@ class Editor:
         """Replacements for `pickle_writer.write`: (container, position) → node. Empty while only values changed."""
         return self.rewriter(self, checkpoint).run()
 
-    def left(self, checkpoint: Checkpoint) -> list[str]:
+    def unlisted_tensors(self, checkpoint: Checkpoint) -> list[str]:
         """Where tensors that no path names any more would still be held, as text like a path."""
         rewriter = self.rewriter(self, checkpoint)
-        return rewriter.left() if rewriter.are_mentioned(rewriter.orphans) else []
+        return rewriter.unlisted_tensors() if rewriter.are_mentioned(rewriter.orphans) else []
 
 
 class Rewriter:
@@ -88,7 +88,7 @@ class Rewriter:
             self.follow(now)
         return self.replace
 
-    def left(self) -> list[str]:
+    def unlisted_tensors(self) -> list[str]:
         """Where orphans are held, once all is replaced that can be."""
         try:
             self.run()

@@ -20,6 +20,7 @@ from paramctl.files.sources import Source, Window
 from paramctl.formats.pickles import embedded, reader, writer
 from paramctl.formats.pickles.nodes import Dict, Persistent, class_of
 from paramctl.formats.pickles.reader import Pickle
+from paramctl.formats.protocol import Writes
 from paramctl.formats.pytorch.edits import Editor
 from paramctl.formats.pytorch.new_state_dict import no_place, saved_object
 from paramctl.formats.pytorch.objects import keys_in, list_object
@@ -41,13 +42,14 @@ from paramctl.formats.pytorch.tensors import Stored, storage_id
 from paramctl.model.checkpoint import Checkpoint, Entry, Loss, Param
 from paramctl.model.dtypes import DType
 from paramctl.model.shapes import int_text
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 
 if TYPE_CHECKING:
     from paramctl.findings import Finding
 
 NAME = "torch-legacy"
 SUFFIXES: tuple[str, ...] = (".pt", ".pth", ".bin", ".ckpt")
+WRITES: Writes = "any"
 KEEPS_TIES = True
 MAGIC = 0x1950A86A20F9469CFC6C
 VERSION = 1001
@@ -119,9 +121,9 @@ def _no_place(entry: Entry, keys: Container[str]) -> str:
     return why
 
 
-def left(checkpoint: Checkpoint) -> list[str]:
+def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:
     """Where the pickle holds tensors that no path names any more, such as in an optimizer object."""
-    return checkpoint.document.editor.left(checkpoint) if isinstance(checkpoint.document, Document) else []
+    return checkpoint.document.editor.unlisted_tensors(checkpoint) if isinstance(checkpoint.document, Document) else []
 
 
 def layout(checkpoint: Checkpoint) -> Iterator[Segment]:
@@ -135,7 +137,7 @@ def verify(path: Path, meant: Checkpoint) -> None:
     """Nothing beyond reading it back: torch takes seconds to import and checks less than we do."""
 
 
-def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
+def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
     """What reading does not refuse: bytes behind the last storage. There are no checksums to look at."""
     from paramctl.findings import Finding
 

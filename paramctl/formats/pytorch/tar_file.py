@@ -23,6 +23,7 @@ from paramctl.formats.pickles import embedded, unread_files, writer
 from paramctl.formats.pickles.machine import HANDLERS, Handler, Machine
 from paramctl.formats.pickles.nodes import Call, Persistent, class_of, slots
 from paramctl.formats.pickles.reader import Pickle, carried_out
+from paramctl.formats.protocol import Writes
 from paramctl.formats.pytorch import legacy_file
 from paramctl.formats.pytorch import tar_tables as tables
 from paramctl.formats.pytorch.edits import Editor, Edits
@@ -34,13 +35,14 @@ from paramctl.formats.pytorch.tar_tables import NUMBERED, Numbered, Row, Table, 
 from paramctl.formats.pytorch.tensors import storage_id
 from paramctl.model import shapes
 from paramctl.model.checkpoint import Checkpoint, Entry, Loss, Param
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 
 if TYPE_CHECKING:
     from paramctl.findings import Finding
 
 NAME = "torch-tar"
 SUFFIXES: tuple[str, ...] = (".pt", ".pth", ".bin", ".ckpt")
+WRITES: Writes = "any"
 KEEPS_TIES = True
 SYSTEM, OBJECT, TENSORS, STORAGES = MEMBERS = ("sys_info", "pickle", "tensors", "storages")
 PROTOCOL = 2  # of the pickles in a new file
@@ -110,9 +112,9 @@ def _no_place(entry: Entry) -> str:
     return why
 
 
-def left(checkpoint: Checkpoint) -> list[str]:
+def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:
     """Where the pickle holds tensors that no path names any more, such as in an optimizer object."""
-    return checkpoint.document.editor.left(checkpoint) if isinstance(checkpoint.document, Document) else []
+    return checkpoint.document.editor.unlisted_tensors(checkpoint) if isinstance(checkpoint.document, Document) else []
 
 
 def layout(checkpoint: Checkpoint) -> Iterator[Segment]:
@@ -126,7 +128,7 @@ def verify(path: Path, meant: Checkpoint) -> None:
     """Nothing beyond reading it back: torch takes seconds to import and checks less than we do."""
 
 
-def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
+def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
     """What reading does not refuse: bytes that nothing means, and storages nobody uses."""
     from paramctl.findings import Finding
 

@@ -17,6 +17,7 @@ from paramctl.files.sources import Source
 from paramctl.formats.containers import zip_pickles, zips
 from paramctl.formats.containers.zips import Archive, Piece
 from paramctl.formats.pickles import reader, unread_files, writer
+from paramctl.formats.protocol import Writes
 from paramctl.formats.pytorch.archives import (
     ALIGNMENT,
     Document,
@@ -33,13 +34,14 @@ from paramctl.formats.pytorch.edits import Editor
 from paramctl.formats.pytorch.new_state_dict import no_place, saved_object
 from paramctl.formats.pytorch.objects import keys_in, list_object
 from paramctl.model.checkpoint import Checkpoint, Loss, Param, Storage
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 
 if TYPE_CHECKING:
     from paramctl.findings import Finding
 
 NAME = "torch-zip"
 SUFFIXES: tuple[str, ...] = (".pt", ".pth", ".bin", ".ckpt")
+WRITES: Writes = "any"
 KEEPS_TIES = True
 KNOWN = ("data.pkl", "version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id")
 
@@ -85,9 +87,9 @@ def losses(checkpoint: Checkpoint) -> list[Loss]:
     return [Loss(entry, why) for entry in checkpoint.entries if (why := no_place(entry, checkpoint.keys))]
 
 
-def left(checkpoint: Checkpoint) -> list[str]:
+def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:
     """Where the pickle holds tensors that no path names any more, such as in an optimizer object."""
-    return checkpoint.document.editor.left(checkpoint) if isinstance(checkpoint.document, Document) else []
+    return checkpoint.document.editor.unlisted_tensors(checkpoint) if isinstance(checkpoint.document, Document) else []
 
 
 def layout(checkpoint: Checkpoint) -> Iterator[Segment]:
@@ -101,10 +103,10 @@ def verify(path: Path, meant: Checkpoint) -> None:
     """Nothing beyond reading it back: torch takes seconds to import and checks less than we do."""
 
 
-def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
+def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
     """What is wrong with the archive, every byte of it read: records, the end of its pickle, storages nobody uses."""
     assert isinstance(checkpoint.document, Document)
-    yield from checkpoint.document.audit(checkpoint, watch)
+    yield from checkpoint.document.audit(checkpoint, on_progress)
     yield from _strays(checkpoint.document)
 
 

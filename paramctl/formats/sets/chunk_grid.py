@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from paramctl.errors import FormatError
 from paramctl.files import checksums
-from paramctl.files.content import CHUNK, Buffer, Computed, Content, clip, filled, read
+from paramctl.files.content import CHUNK, Buffer, Computed, Content, clip, fill_buffer, read
 from paramctl.files.sources import Spool
 
 BLOCK = 1 << 22  # bytes that are put together at a time
@@ -106,7 +106,7 @@ def concatenated(held: Sequence[Held], itemsize: int) -> tuple[tuple[Content, ..
     for one in sorted(held, key=lambda one: one.box.offsets):
         content += one.content
         nbytes = prod(one.box.sizes) * itemsize
-        value = None if value is None or one.crc32 is None else checksums.followed(value, nbytes) ^ one.crc32
+        value = None if value is None or one.crc32 is None else checksums.extend_difference(value, nbytes) ^ one.crc32
     return tuple(content), value
 
 
@@ -236,7 +236,7 @@ class _Kept:
         if not self._pieces:
             spool = Spool("what is drawn for several files")
             buffer = memoryview(bytearray(min(CHUNK, self._computed.nbytes)))
-            self._pieces = [spool.keep(data) for data in filled((self._computed,), buffer)]
+            self._pieces = [spool.keep(data) for data in fill_buffer((self._computed,), buffer)]
         yield self._pieces[i]()
 
 

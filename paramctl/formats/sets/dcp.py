@@ -19,12 +19,13 @@ from paramctl.errors import FileError, FormatError, Unsupported, UsageError
 from paramctl.files.content import Content, Extent, chunks
 from paramctl.files.content import Literal as LiteralSegment
 from paramctl.files.content import read as read_content
-from paramctl.files.segments import Segment, joined
+from paramctl.files.segments import Segment, merge_extents
 from paramctl.files.set_names import Part
 from paramctl.files.sources import Source, open_source
 from paramctl.formats.containers.sections import Section, in_whole, spliced
 from paramctl.formats.pickles import reader, unread_files, writer
 from paramctl.formats.pickles.reader import Pickle
+from paramctl.formats.protocol import Writes
 from paramctl.formats.pytorch import zip_file
 from paramctl.formats.sets import dcp_metadata
 from paramctl.formats.sets.chunk_grid import Box, made_once, taken, tile
@@ -35,7 +36,7 @@ from paramctl.model import shapes
 from paramctl.model.checkpoint import Checkpoint, Entry, Kind, Leaf, Loss, Param, View, contiguous
 from paramctl.model.dtypes import PAIRS
 from paramctl.model.keys import InTuple, Keys, Position, nested, path_of
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 from paramctl.values.arrays import NewValues, content_of, with_values
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 NAME = "dcp"
 SUFFIXES: tuple[str, ...] = (".metadata",)
+WRITES: Writes = "any"
 KEEPS_TIES = False
 INDEX = ".metadata"
 MAX_METADATA = 256 << 20  # bytes
@@ -109,7 +111,7 @@ def losses(checkpoint: Checkpoint) -> list[Loss]:
     return [Loss(entry, why) for entry in checkpoint.entries if (why := _no_place(entry, checkpoint.keys))]
 
 
-def left(checkpoint: Checkpoint) -> list[str]:
+def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:
     """Nowhere: no tensor can be taken from a set."""
     return []
 
@@ -148,24 +150,24 @@ def layout_set(checkpoint: Checkpoint, names: Mapping[str, str]) -> Sequence[Par
     return [*parts, Part(names.get(index, index), (_index(document, names),), index)]
 
 
-def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
+def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
     """What is wrong with any archive of the set, every byte of them read, and bytes that belong to none."""
     document = checkpoint.document
     assert isinstance(document, Document)
-    yield from _audited(document.metadata, document.archives, watch)
+    yield from _audited(document.metadata, document.archives, on_progress)
 
 
-def apart(source: Source, watch: Watch = nobody) -> Iterator[Finding]:
+def apart(source: Source, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
     """What is wrong with each file that can be read, and why others cannot."""
     from paramctl.findings import unreadable
 
     metadata = dcp_metadata.read(reader.read(_bytes(source)))
     files, lost = _some_files(source, metadata)
     yield from (unreadable(what, name) for name, what in lost.items())
-    yield from _audited(metadata, Archives(files, _shared(metadata)), watch)
+    yield from _audited(metadata, Archives(files, _shared(metadata)), on_progress)
 
 
-def _audited(metadata: Metadata, archives: Archives, watch: Watch) -> Iterator[Finding]:
+def _audited(metadata: Metadata, archives: Archives, on_progress: ProgressCallback) -> Iterator[Finding]:
     """What is wrong with the archives in files that are there; each is read once, whoever names it."""
     from paramctl.findings import Finding
 
@@ -175,7 +177,7 @@ def _audited(metadata: Metadata, archives: Archives, watch: Watch) -> Iterator[F
             continue
         try:
             if archives.is_archive(name, place):
-                found = zip_file.audit(archives.read(name, place), watch)
+                found = zip_file.audit(archives.read(name, place), on_progress)
                 yield from (one._replace(path=name, file=place.file) for one in found)
             else:
                 plain.add(place.file)
@@ -431,7 +433,7 @@ def _chunk(
         raise Unsupported(f"'{tensor.name}' is saved in the safetensors form of {NAME}, in which nothing is changed")
     values = taken(tensor.shape, content, Box(chunk.offsets, chunk.sizes), tensor.dtype.itemsize)
     if nested.is_plain and nested.is_whole:
-        if [*joined(values)] == [*joined(in_whole(nested.storage.content))]:
+        if [*merge_extents(values)] == [*merge_extents(in_whole(nested.storage.content))]:
             return ()
         storage = nested.storage._replace(content=values, crc32=None)
     else:

@@ -11,21 +11,23 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from paramctl.errors import FileError, FormatError, Unsupported
+from paramctl.errors import FileError, FormatError, Unsupported, UsageError
 from paramctl.files.set_names import WITHOUT_INDEX, Part
 from paramctl.files.sources import Source, open_source
 from paramctl.formats import safetensors
 from paramctl.formats.containers import strict_json
+from paramctl.formats.protocol import Writes
 from paramctl.formats.sets.chunk_grid import Box, Held, concatenated, is_concatenation, made_once, taken, tile, woven
 from paramctl.model import shapes
 from paramctl.model.checkpoint import Checkpoint, Loss, Param, Storage, View, contiguous
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 
 if TYPE_CHECKING:
     from paramctl.findings import Finding
 
 NAME = "dcp-safetensors"
 SUFFIXES: tuple[str, ...] = ()  # their names end as those of other safetensors files do
+WRITES: Writes = "own"
 KEEPS_TIES = False
 INFO = "DCP_SHARDING_INFO"
 
@@ -78,11 +80,13 @@ def members(source: Source) -> Iterable[str]:
 
 
 def losses(checkpoint: Checkpoint) -> list[Loss]:
-    """Nothing is lost of a set's own; a new one is not written."""
+    """Return none for a set that was read. Raises UsageError for anything else: a new set is not written."""
+    if not isinstance(checkpoint.document, Document):
+        raise UsageError(f"{NAME} files are not made anew", hint="name another format, such as --to dcp")
     return []
 
 
-def left(checkpoint: Checkpoint) -> list[str]:
+def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:
     """Nowhere: a file of this format holds nothing but its params."""
     return []
 
@@ -100,8 +104,7 @@ def verify_part(path: Path, was: str, meant: Checkpoint) -> None:
 def layout_set(checkpoint: Checkpoint, names: Mapping[str, str]) -> Sequence[Part]:
     """The files as they are but for the values that changed. Raises Unsupported for any other change."""
     document = checkpoint.document
-    if not isinstance(document, Document):
-        raise Unsupported(f"{NAME} files are not made anew", hint="name another format, such as --to dcp")
+    assert isinstance(document, Document), "losses() refused it"
     if names:
         raise Unsupported("several files would change, and no index says which count", hint="write a copy with -o DIR")
     if tuple((param.path, param.view) for param in checkpoint.params) != document.listed:
@@ -115,19 +118,19 @@ def layout_set(checkpoint: Checkpoint, names: Mapping[str, str]) -> Sequence[Par
     ]
 
 
-def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
+def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
     """What is wrong with any of the files."""
     from paramctl.findings import Finding
 
     document = checkpoint.document
     assert isinstance(document, Document)
     for name, one in document.files.items():
-        yield from (finding._replace(file=name) for finding in safetensors.audit(one, watch))
+        yield from (finding._replace(file=name) for finding in safetensors.audit(one, on_progress))
     what = "no file says how many there are, or how large a tensor is: one that is missing shows only by a gap"
     yield Finding("note", "integrity", "no-index", None, what)
 
 
-def apart(source: Source, watch: Watch = nobody) -> Iterator[Finding]:
+def apart(source: Source, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
     """What is wrong with each file that can be read, and why others cannot."""
     from paramctl.findings import unreadable
 
@@ -138,7 +141,7 @@ def apart(source: Source, watch: Watch = nobody) -> Iterator[Finding]:
         except FileError as error:
             yield unreadable(error.what, name)
             continue
-        yield from (finding._replace(file=name) for finding in safetensors.audit(one, watch))
+        yield from (finding._replace(file=name) for finding in safetensors.audit(one, on_progress))
 
 
 def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:

@@ -1,4 +1,4 @@
-"""TODO-DOC."""
+"""Write a folder of torch.distributed.checkpoint with torch's own writer."""
 
 from __future__ import annotations
 

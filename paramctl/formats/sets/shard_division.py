@@ -1,4 +1,4 @@
-"""TODO-DOC."""
+"""How the tensors of a new sharded set are divided into files."""
 
 from __future__ import annotations
 
@@ -6,17 +6,27 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from paramctl.errors import UsageError
 from paramctl.formats.registry import FORMATS, as_set, named
-from paramctl.formats.sets import sharded
+from paramctl.formats.sets import shard_index
 from paramctl.model.checkpoint import Checkpoint
 
-pass
-from typing import TYPE_CHECKING, NamedTuple
+SAFETENSORS, TORCH = "safetensors", "torch-zip"
+STEMS = {SAFETENSORS: ("model", ".safetensors"), TORCH: ("pytorch_model", ".bin")}  # as transformers calls them
+FORMAT = {"format": "pt"}  # metadata without which transformers takes no safetensors file
+LIMIT = 5_000_000_000  # bytes of a shard, unless another size is asked for
+_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([A-Za-z]*)")
+_UNITS = {"": 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+          "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}  # fmt: skip
 
-if TYPE_CHECKING:
-    pass
+
+class Division(NamedTuple):
+    """How a checkpoint becomes a new set: shards of that format, and of at most `limit` bytes of tensors each."""
+
+    form: str = SAFETENSORS
+    limit: int = LIMIT
 
 
 def shard_size(text: str) -> int:
@@ -29,19 +39,12 @@ def shard_size(text: str) -> int:
     return nbytes
 
 
-_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([A-Za-z]*)")
-
-
-_UNITS = {"": 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
-          "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}  # fmt: skip
-
-
 def division_for(output: str, to: str | None, size: str | None) -> Division | None:
     """How what is written to `output` is divided into shards; None where it becomes one file, or a set of another kind.
 
     Raises UsageError where the name of the output, the format and the size contradict one another.
     """
-    index = next((ending for ending in sharded.SUFFIXES if output.endswith(ending)), None)
+    index = next((ending for ending in shard_index.ENDINGS if output.endswith(ending)), None)
     suffix = Path(output).suffix.lower()
     whole = as_set(named(to)) if to is not None else None
     if index is None and not output.endswith("/") and size is None and whole is None:
@@ -49,34 +52,15 @@ def division_for(output: str, to: str | None, size: str | None) -> Division | No
     if index is None and any(suffix in form.SUFFIXES for form in FORMATS):
         hint = "name a directory, or an index such as model.safetensors.index.json"
         raise UsageError("is one file, and shards are several", hint=hint, file=output)
-    if index is None and size is None and whole is not None and whole.NAME != sharded.NAME:
+    if index is None and size is None and whole is not None and whole.NAME != shard_index.NAME:
         return None
     kind = TORCH if index == ".bin.index.json" else SAFETENSORS
-    asked = kind if to in (None, sharded.NAME) else named(str(to)).NAME
+    asked = kind if to in (None, shard_index.NAME) else named(str(to)).NAME
     if asked not in STEMS:
         raise UsageError(f"there are no shards in {asked}", hint=f"name one of {', '.join(STEMS)}")
     if index is not None and asked != kind:
         raise UsageError(f"is the index of {kind} shards, not of {asked}", hint=f"say --to {kind}", file=output)
     return Division(asked, LIMIT if size is None else shard_size(size))
-
-
-SAFETENSORS, TORCH = "safetensors", "torch-zip"
-
-
-STEMS = {SAFETENSORS: ("model", ".safetensors"), TORCH: ("pytorch_model", ".bin")}  # as transformers calls them
-
-
-FORMAT = {"format": "pt"}  # metadata without which transformers takes no safetensors file
-
-
-LIMIT = 5_000_000_000  # bytes of a shard, unless another size is asked for
-
-
-class Division(NamedTuple):
-    """How a checkpoint becomes a new set: shards of that format, and of at most `limit` bytes of tensors each."""
-
-    form: str = SAFETENSORS
-    limit: int = LIMIT
 
 
 class Divided(NamedTuple):
@@ -97,13 +81,14 @@ class Divided(NamedTuple):
             yield f"{stem}-{i:05}-of-{len(self.shards):05}{suffix}", sub
 
 
-def _division(checkpoint: Checkpoint) -> Division:
+def division_of(checkpoint: Checkpoint) -> Division:
+    """Return the division that a checkpoint was converted with, or the usual one."""
     return checkpoint.document if isinstance(checkpoint.document, Division) else Division()
 
 
 def divided(checkpoint: Checkpoint) -> Divided:
     """Tensors in their order, as many in a shard as there is room for; those that are tied lie in one."""
-    division = _division(checkpoint)
+    division = division_of(checkpoint)
     shards: list[list[int]] = [[]]
     shard_of: dict[int, int] = {}
     room = division.limit

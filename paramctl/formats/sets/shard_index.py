@@ -12,11 +12,12 @@ from paramctl.files.sources import Source
 from paramctl.formats.containers import strict_json
 from paramctl.model.checkpoint import natural_key
 
+NAME = "sharded"  # of the format whose sets such an index opens
 ENDINGS = (".safetensors.index.json", ".bin.index.json")
 MAX_INDEX = 64 << 20  # bytes; of a model with 140,000 tensors it takes 13 million
 
 
-class Index(NamedTuple):
+class ShardIndex(NamedTuple):
     """`weight_map` says for each tensor in which file it is; `total_size` counts bytes, where the index says.
 
     `aliases` are names that the index gives to tensors of others, as huggingface_hub writes ties; `document`
@@ -41,7 +42,7 @@ def recognises(head: bytes, source: Source) -> bool:
     return source.path is not None and (says or source.name.endswith(ENDINGS))
 
 
-def read(source: Source) -> Index:
+def read(source: Source) -> ShardIndex:
     """Read an index. Raises FormatError where it is none."""
     if source.size > MAX_INDEX:
         raise FormatError(f"is an index of {source.size:,} bytes, over the limit of {MAX_INDEX:,}")
@@ -60,7 +61,7 @@ def read(source: Source) -> Index:
         if isinstance(text, str) and text in weight_map and key not in weight_map
     }
     folder = Path(source.name).absolute().parent
-    return Index(folder, weight_map, total if type(total) is int else None, aliases, found)
+    return ShardIndex(folder, weight_map, total if type(total) is int else None, aliases, found)
 
 
 def why_unsafe(name: str) -> str:

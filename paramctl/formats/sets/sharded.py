@@ -19,18 +19,19 @@ from paramctl.files.segments import Segment
 from paramctl.files.set_names import Part
 from paramctl.files.sources import Source, open_source
 from paramctl.formats.sets import shard_index
-from paramctl.formats.sets.shard_division import SAFETENSORS, STEMS, _division, divided
-from paramctl.formats.sets.shard_index import Index
+from paramctl.formats.sets.shard_division import SAFETENSORS, STEMS, divided, division_of
+from paramctl.formats.sets.shard_index import ShardIndex
 from paramctl.model import shapes
 from paramctl.model.checkpoint import Checkpoint, Entry, Loss, Param, Storage, View
-from paramctl.progress import Watch, nobody
+from paramctl.progress import ProgressCallback, ignore
 
 if TYPE_CHECKING:
     from paramctl.findings import Finding
-    from paramctl.formats.protocol import Format
+    from paramctl.formats.protocol import Format, Writes
 
-NAME = "sharded"
+NAME = shard_index.NAME
 SUFFIXES: tuple[str, ...] = shard_index.ENDINGS
+WRITES: Writes = "any"
 KEEPS_TIES = True
 SPARE = 64  # files that are open beside the shards, before and after a write
 
@@ -59,17 +60,15 @@ class Document:
     """What is needed to write a set back: its index, and its shards as checkpoints of their own."""
 
     source: Source
-    index: Index
+    index: ShardIndex
     shards: tuple[Shard, ...]
     saved: _ByName | _ByFile
-
-
 
 
 class _ByName(Mapping[str, Storage]):
     """The storages of safetensors shards under their own keys, the names of tensors: a set has each in one shard."""
 
-    def __init__(self, index: Index, shards: Sequence[Shard]) -> None:
+    def __init__(self, index: ShardIndex, shards: Sequence[Shard]) -> None:
         self._shards = shards
         self._weight_map = index.weight_map
         self._numbers = {shard.name: i for i, shard in enumerate(shards)}
@@ -170,7 +169,7 @@ def _read_shard(path: Path) -> Checkpoint:
         raise
 
 
-def _check_places(index: Index, shards: Iterable[Shard]) -> None:
+def _check_places(index: ShardIndex, shards: Iterable[Shard]) -> None:
     """Raise FormatError unless every tensor is where the index says, and nowhere else."""
     held_in = {param.path: name for name, checkpoint in shards for param in checkpoint.params}
     if held_in == index.weight_map and len(held_in) == sum(len(shard.checkpoint.params) for shard in shards):
@@ -183,7 +182,7 @@ def _check_places(index: Index, shards: Iterable[Shard]) -> None:
         own = {param.path for i, param in enumerate(checkpoint.params) if i not in checkpoint.tied_to}
         for paths, what in (
             (named[name] - held, "lacks {}, which the index says it holds"),
-            (own - named[name], "holds {}, which the index does not say"),
+            (own - named[name], "holds {}, which the index does not list"),
             (held & index.aliases.keys(), "holds {}, which the index says is another name of a tensor"),
         ):
             if paths:
@@ -215,7 +214,7 @@ def _moved(param: Param, name: str, at: At | None) -> Param:
     return Param(*param[:5], storage, *param[6:10], parts, param.flags, at, param.quantizer)
 
 
-def _aliases(index: Index, entries: Iterable[Entry]) -> Iterator[Param]:
+def _aliases(index: ShardIndex, entries: Iterable[Entry]) -> Iterator[Param]:
     """Params that only the index names, each the same as another."""
     if not index.aliases:
         return
@@ -243,14 +242,14 @@ def losses(checkpoint: Checkpoint) -> list[Loss]:
     """What the format of the shards has no place for; a set that was read holds everything."""
     if isinstance(checkpoint.document, Document):
         return []
-    return _format(_division(checkpoint).form).losses(replace(checkpoint, document=None, keys={}))
+    return _format(division_of(checkpoint).form).losses(replace(checkpoint, document=None, keys={}))
 
 
-def left(checkpoint: Checkpoint) -> list[str]:
+def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:
     """Where the shards hold tensors that no path names any more."""
     if not isinstance(checkpoint.document, Document):
         return []
-    return [place for sub in checkpoint.derived(_apart).subs for place in _format(sub.format).left(sub)]
+    return [place for sub in checkpoint.derived(_apart).subs for place in _format(sub.format).unlisted_tensors(sub)]
 
 
 def layout_set(checkpoint: Checkpoint, names: Mapping[str, str]) -> Sequence[Part]:
@@ -273,15 +272,15 @@ def verify_part(path: Path, was: str, meant: Checkpoint) -> None:
     _format(sub.format).verify(path, sub)
 
 
-def audit(checkpoint: Checkpoint, watch: Watch = nobody) -> Iterator[Finding]:
+def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
     """What is wrong with the shards, each finding with the name of its file."""
     assert isinstance(checkpoint.document, Document)
     for name, shard in checkpoint.document.shards:
-        for finding in _format(shard.format).audit(shard, watch):
+        for finding in _format(shard.format).audit(shard, on_progress):
             yield finding._replace(file=name)
 
 
-def apart(source: Source, watch: Watch = nobody) -> Iterator[Finding]:
+def apart(source: Source, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
     """What is wrong with each shard that can be read, and why others cannot."""
     from paramctl.findings import unreadable
 
@@ -291,7 +290,7 @@ def apart(source: Source, watch: Watch = nobody) -> Iterator[Finding]:
         except ParamctlError as error:
             yield unreadable(error.what, name)
             continue
-        yield from (finding._replace(file=name) for finding in _format(shard.format).audit(shard, watch))
+        yield from (finding._replace(file=name) for finding in _format(shard.format).audit(shard, on_progress))
 
 
 def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
@@ -524,12 +523,6 @@ def _json(document: Mapping[str, object]) -> Literal:
 # --- a new set -------------------------------------------------------------------------------------
 
 
-
-
-
-
-
-
 def _new(checkpoint: Checkpoint, names: Mapping[str, str]) -> Iterator[Part]:
     if not checkpoint.params:
         raise UsageError("there is no tensor, and a set of shards needs one")
@@ -540,7 +533,7 @@ def _new(checkpoint: Checkpoint, names: Mapping[str, str]) -> Iterator[Part]:
         yield Part(names.get(name, name), tuple(_format(sub.format).layout(sub)), name)
     if len(weight_map) < sum(len(sub.params) - len(sub.tied_to) for _, sub in subs):
         raise UsageError("two tensors print alike, and an index has one name for each")
-    stem, suffix = STEMS[_division(checkpoint).form]
+    stem, suffix = STEMS[division_of(checkpoint).form]
     name = f"{stem}{suffix}.index.json"
     document = {"metadata": _totals(sub for _, sub in subs), "weight_map": dict(sorted(weight_map.items()))}
     yield Part(names.get(name, name), (_json(document),), name)

@@ -26,7 +26,7 @@ from paramctl.findings import RULES
 
 Run = Callable[..., tuple[int, str, str]]
 Spawn = Callable[..., "subprocess.CompletedProcess[bytes]"]
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 class Runs:
@@ -36,7 +36,7 @@ class Runs:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with a file in which nothing is wrong, and one in which much is."""
+    """Change to a directory with a file in which nothing is wrong, and one in which much is."""
     monkeypatch.chdir(tmp_path)
     weight = torch.linspace(1, 2, 6).reshape(3, 2)
     torch.save({"weight": weight, "bias": torch.zeros(2)}, "fine.pt")
@@ -62,15 +62,13 @@ def shards(here: Path) -> Path:
 
 
 def terminal(code: int, columns: int, *args: str, **env: str) -> str:
-    """What a terminal shows of a command that ends with `code`."""
+    """Return what a terminal shows of a command that ends with `code`."""
     return shown(columns, *args, code=code, **env)
 
 
 def expected(text: str) -> str:
     return dedent(text).lstrip("\n")
 
-
-# --- for people ----------------------------------------------------------------------------------
 
 FINE = "fine.pt: nothing wrong (2 tensors; integrity, health, safety)\n"
 SUMMARY = "sick.pt: 1 error, 3 warnings, 2 notes (4 tensors; integrity, health, safety)\n"
@@ -79,7 +77,7 @@ LINES = (
     "warning\thealth\tnan\t\tfc.weight\t1 of 6 values is NaN\n"
     "warning\thealth\tall-zero\t\tzero.weight\tall 6 weights are zero\n"
     "warning\thealth\tnan\t\tx\\x1b[31m\\n\tis NaN\n"
-    "note\thealth\tconstant\t\tnorm.weight\tall 4 weights are 1, as a scale begins\n"
+    "note\thealth\tconstant\t\tnorm.weight\tall 4 weights are 1, the initial value of a scale\n"
     "note\tsafety\tweights-only\t\t\ttorch.load(weights_only=True) refuses it: 1 global: subprocess.getoutput\n"
 )
 
@@ -101,7 +99,8 @@ def test_on_a_narrow_terminal(here: Path) -> None:
         warning  health     fc.weight: 1 of 6 values is NaN
         warning  health     zero.weight: all 6 weights are zero
         warning  health     x\\x1b[31m\\n: is NaN
-        note     health     norm.weight: all 4 weights are 1, as a scale begins
+        note     health     norm.weight: all 4 weights are 1, the initial value of a
+                            scale
         note     safety     torch.load(weights_only=True) refuses it: 1 global:
                             subprocess.getoutput
         sick.pt: 1 error, 3 warnings, 2 notes (4 tensors; integrity, health, safety)
@@ -135,9 +134,6 @@ def test_a_bare_tensor_has_no_name(run: Run, here: Path) -> None:
     torch.save(torch.tensor([float("nan")]), "bare.pt")
     assert run("check", "bare.pt", "-q") == (1, "warning\thealth\tnan\t\t\tis NaN\n", "")
     assert terminal(1, 80, "check", "bare.pt", "-q", NO_COLOR="1") == "warning  health     .: is NaN\n"
-
-
-# --- for programs --------------------------------------------------------------------------------
 
 
 def test_json(run: Run, here: Path) -> None:
@@ -190,7 +186,7 @@ def test_json_of_nothing_wrong(run: Run, here: Path) -> None:
 
 
 def sarif(run: Run, *args: object) -> list[dict[str, Any]]:
-    """The results of a document that is as SARIF 2.1.0 wants it."""
+    """Return the results of a document, which must be valid SARIF 2.1.0."""
     document = json.loads(run("check", *args, "--sarif")[1])
     assert set(document) == {"$schema", "version", "runs"} and document["version"] == "2.1.0"
     (one,) = document["runs"]
@@ -253,9 +249,6 @@ def test_names_that_are_no_text(run: Run, here: Path) -> None:
     assert [result["message"]["text"] for result in sarif(run, ".")] == [what]
 
 
-# --- options -------------------------------------------------------------------------------------
-
-
 def groups(run: Run, *args: object) -> tuple[set[str], str]:
     _, out, err = run("check", "sick.pt", *args)
     return {line.split("\t")[1] for line in out.splitlines()}, err.partition("; ")[2]
@@ -284,14 +277,11 @@ def test_two_documents_at_once(run: Run, here: Path) -> None:
 
 def test_strict_counts_notes(run: Run, here: Path) -> None:
     torch.save({"norm.weight": torch.ones(2, 2)}, "note.pt")
-    line = "note\thealth\tconstant\t\tnorm.weight\tall 4 weights are 1, as a scale begins\n"
+    line = "note\thealth\tconstant\t\tnorm.weight\tall 4 weights are 1, the initial value of a scale\n"
     summary = "note.pt: nothing wrong, 1 note (1 tensor; integrity, health, safety)\n"
     assert run("check", "note.pt") == (0, line, summary)
     assert run("check", "note.pt", "--strict") == (1, line, summary)
     assert run("check", "fine.pt", "--strict")[0] == 0
-
-
-# --- where a checkpoint comes from ---------------------------------------------------------------
 
 
 def test_standard_input(run: Run, here: Path) -> None:

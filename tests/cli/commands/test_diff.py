@@ -29,7 +29,7 @@ NAN = math.nan
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two checkpoints that differ in every way, a.pt and b.pt."""
+    """Change to a directory with two checkpoints that differ in every way, a.pt and b.pt."""
     monkeypatch.chdir(tmp_path)
     shared, own = torch.zeros(2), torch.zeros(2)
     torch.save(
@@ -255,12 +255,9 @@ def test_objects_are_said_not_to_be_compared(run: Run, here: Path) -> None:
     assert run("diff", "c.pt", "d.pt")[2].splitlines()[1:] == ["note: 1 object compared by class only: o\\n"]
 
 
-# --- names -----------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def wrapped(here: Path) -> Path:
-    """A state, the same within a training checkpoint, and as a wrapped module saves it."""
+    """Save a state, the same within a training checkpoint, and as a wrapped module saves it."""
     state = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)).state_dict()
     torch.save(state, "net.pt")
     torch.save({"model": state, "epoch": 1, "optimizer": {"state": {}}}, "training.pt")
@@ -309,9 +306,6 @@ def test_layers(run: Run, wrapped: Path) -> None:
     )  # fmt: skip
 
 
-# --- streams and errors ----------------------------------------------------------------------------
-
-
 def test_one_may_be_standard_input(spawn: Spawn, here: Path) -> None:
     with Path("a.pt").open("rb") as file:
         done = spawn("diff", "-", "a.pt", stdin=file)
@@ -335,10 +329,10 @@ def test_one_may_be_standard_input(spawn: Spawn, here: Path) -> None:
         (["no.pt", "a.pt"], 3, "no.pt: no such file; check the path"),
         (["a.pt", "."], 3, ".: is a directory, not a checkpoint file; name a file in it"),
         (["a.pt", "b.pt", "--exact", "--atol", "1"], 2, "--exact and --atol exclude one another; give one of them"),
-        (["a.pt", "b.pt", "--atol", "nan"], 2, "atol is nan, which is no tolerance; give a number from 0 on"),
-        (["a.pt", "b.pt", "--rtol", "nan"], 2, "rtol is nan, which is no tolerance; give a number from 0 on"),
-        (["a.pt", "b.pt", "--rtol", "inf"], 2, "rtol is inf, which is no tolerance; give a number from 0 on"),
-        (["a.pt", "b.pt", "--atol", "-1"], 2, "invalid value for '--atol': -1.0 is not in the range x>=0; see 'paramctl diff --help'"),
+        (["a.pt", "b.pt", "--atol", "nan"], 2, "atol is nan, not a tolerance; give a number, 0 or more"),
+        (["a.pt", "b.pt", "--rtol", "nan"], 2, "rtol is nan, not a tolerance; give a number, 0 or more"),
+        (["a.pt", "b.pt", "--rtol", "inf"], 2, "rtol is inf, not a tolerance; give a number, 0 or more"),
+        (["a.pt", "b.pt", "--atol", "-1"], 2, "--atol must be a number, 0 or more; see 'paramctl diff --help'"),
         (["a.pt", "b.pt", "-q", "--json"], 2, "--json and --quiet exclude one another; give one of them"),
         (["a.pt", "b.pt", "-l", "@-"], 2, "'@-' can be read once, and is needed for A and for B; name a file: '@FILE'"),
     ],
@@ -359,13 +353,13 @@ def test_damage_is_named(run: Run, here: Path) -> None:
 
 
 def plain() -> dict[str, str]:
-    """The environment without what colours, and with this package."""
+    """Return the environment without variables for colours, and with this package."""
     clean = {key: value for key, value in os.environ.items() if "COLOR" not in key and key != "COLUMNS"}
-    return {**clean, "TERM": "xterm", "NO_COLOR": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    return {**clean, "TERM": "xterm", "NO_COLOR": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
 
 
 def on_terminal(columns: int, *args: str) -> tuple[int, str]:
-    """The exit code of a command, and what it prints on a terminal of that width."""
+    """Return the exit code of a command, and what it prints on a terminal of that width."""
     reader, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 40, columns, 0, 0))
     with subprocess.Popen(

@@ -19,7 +19,7 @@ from paramctl import seed_for
 
 Run = Callable[..., tuple[int, str, str]]
 Spawn = Callable[..., subprocess.CompletedProcess[bytes]]
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_a_list_of_paths_on_standard_input(spawn: Spawn, model: Path) -> None:
 def test_the_bias_of_layers(run: Run, model: Path) -> None:
     assert without_plan(run("init", model, "-l", "0", "-s", "ones", "--bias", "keep", "--seed", "1", "-n")[2]) == (
         "0.weight  ones  fan 4 → 8\n"
-        "kept 0.bias: bias kept, as asked\n"
+        "kept 0.bias: bias kept as requested\n"
         "seed 1\n"
         "nothing was written (dry run); …\n"
     )
@@ -127,7 +127,7 @@ def test_a_training_checkpoint(run: Run, tmp_path: Path) -> None:
         "model.0.bias    zeros\n"
         "note: selected inside 'model'\n"
         "note: the optimizer state in this file still belongs to the old values of model.0.weight, model.0.bias;"
-        " --reset-optimizer starts it anew\n"
+        " --reset-optimizer resets it\n"
         "seed 1\n"
         "nothing was written (dry run); …\n"
     )

@@ -19,7 +19,7 @@ from paramctl.stats.charts import Bars, Chart, Curve
 Run = Callable[..., tuple[int, str, str]]
 Spawn = Callable[..., subprocess.CompletedProcess[bytes]]
 
-FOLDER = Path(__file__).parents[2] / "sample_models"
+FOLDER = Path(__file__).parents[3] / "sample_models"
 SAMPLES = [f"tied_mlp_step{i}.pt" for i in range(3)]
 
 
@@ -39,11 +39,9 @@ def text(chart: Chart, width: int = 80) -> str:
 
 
 def on_terminal(columns: int, *args: str) -> str:
-    """What a command shows on a terminal of so many columns, without colour."""
+    """Return what a command shows on a terminal of so many columns, without colour."""
     return shown(columns, *args, NO_COLOR="1")
 
-
-# --- drawings ------------------------------------------------------------------------------------
 
 WEIGHTS = dedent("""\
     tied_mlp.pt
@@ -222,9 +220,9 @@ def test_curves_leave_out_what_is_whole_and_say_so(run: Run, here: Path) -> None
 
 
 def test_the_help_names_the_limit(run: Run) -> None:
-    from paramctl.stats.charts import MOST
+    from paramctl.stats.charts import MAX_PARAMS
 
-    assert f"At most {MOST} parameters are drawn" in " ".join(run("plot", "--help")[1].replace("│", " ").split())
+    assert f"At most {MAX_PARAMS} parameters are drawn" in " ".join(run("plot", "--help")[1].replace("│", " ").split())
 
 
 def test_folders_are_drawn_as_files_are(run: Run, here: Path) -> None:
@@ -259,13 +257,10 @@ def test_a_drawing_needs_no_matplotlib(spawn: Spawn, samples: None, tmp_path: Pa
     assert (done.returncode, done.stdout, done.stderr.decode()) == (
         2,
         b"",
-        "paramctl: matplotlib, which draws pictures, is not installed; pip install 'paramctl[plot]', or leave out -o"
+        "paramctl: matplotlib, which draws pictures, is not installed; pip install matplotlib, or leave out -o"
         " to draw in the terminal\n",
     )
     assert not (tmp_path / "x.png").exists()
-
-
-# --- pictures ------------------------------------------------------------------------------------
 
 
 def test_a_picture_is_written_and_said(run: Run, samples: None, tmp_path: Path) -> None:
@@ -301,9 +296,6 @@ def test_pictures_repeat_byte_for_byte_and_say_nothing_but_what_was_written(
         assert (here / f"a{suffix}").read_bytes() == (here / f"b{suffix}").read_bytes()
 
 
-# --- errors --------------------------------------------------------------------------------------
-
-
 def test_what_is_refused(run: Run, samples: None, tmp_path: Path) -> None:
     assert run("plot", *SAMPLES) == (
         2,
@@ -315,10 +307,10 @@ def test_what_is_refused(run: Run, samples: None, tmp_path: Path) -> None:
         2, "", "paramctl: there is no 'nrom' to draw; name one of norm, update, ratio, grad, mean, std, exp_avg, exp_avg_sq\n"
     )  # fmt: skip
     assert run("plot", "mlp.pt", "--of", "grad") == (
-        2, "", "paramctl: no checkpoint holds a grad of what was selected; draw another figure with --of\n"
+        2, "", "paramctl: no checkpoint holds a grad of the selected params; draw another figure with --of\n"
     )  # fmt: skip
     assert run("plot", "mlp.pt", "-o", "x.gif") == (
-        2, "", "paramctl: x.gif: is no name for a picture; end it in .png, .svg or .pdf\n"
+        2, "", "paramctl: x.gif: is not the name of a picture; end it in .png, .svg or .pdf\n"
     )  # fmt: skip
     assert run("plot", "mlp.pt", "--layer", "nope") == (
         1, "", "paramctl: mlp.pt: no parameter or layer matches 'nope'; 'paramctl ls' lists them all\n"

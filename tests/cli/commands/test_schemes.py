@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-from paramctl.schemes.spec import SCHEMES
+from paramctl.schemes.scheme import SCHEMES
 
 Run = Callable[..., tuple[int, str, str]]
 

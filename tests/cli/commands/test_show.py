@@ -22,12 +22,12 @@ from safetensors.numpy import save_file
 
 Run = Callable[..., tuple[int, str, str]]
 Spawn = Callable[..., subprocess.CompletedProcess[bytes]]
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
 def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A whole module, so that the file says everything there is to say."""
+    """Save a whole module, so that the file says everything there is to say."""
     monkeypatch.chdir(tmp_path)
     first = torch.nn.Linear(4, 2)
     net = torch.nn.Sequential(first, torch.nn.ReLU(), torch.nn.Linear(2, 1))
@@ -79,12 +79,12 @@ def test_everything_about_a_parameter(run: Run, net: str) -> None:
 def test_an_index_shows_a_part_unchecked(run: Run, net: str) -> None:
     code, out, err = run("show", net, "0.weight[1, ::2]", "0.bias[1]")
     assert (code, err) == (0, "")
-    assert [line for line in out.splitlines() if not line.startswith("  ") or "unchecked" in line] == [
+    assert [line for line in out.splitlines() if not line.startswith("  ") or "not verified" in line] == [
         "0.weight[1, ::2]",
-        "  values         checksum unchecked",
+        "  values         partial read: checksum not verified",
         "",
         "0.bias[1]",
-        "  values         checksum unchecked",
+        "  values         partial read: checksum not verified",
     ]
     assert "  [1. , 1.5]\n" in out and out.endswith("  -1.5\n")
 
@@ -150,9 +150,6 @@ def test_nothing_is_printed_if_one_index_is_wrong(run: Run, net: str) -> None:
     assert run("show", net, "0.weight", "0.bias[7]")[:2] == (2, "")
 
 
-# --- JSON --------------------------------------------------------------------------------------
-
-
 def test_json(run: Run, net: str) -> None:
     code, out, err = run("show", net, "0.bias", "--json")
     assert (code, err) == (0, "")
@@ -192,9 +189,6 @@ def test_json_of_a_large_tensor_holds_its_edges(run: Run, tmp_path: Path) -> Non
     assert (tensor["values"], tensor["index"], tensor["shape"]) == ([1, 2], "1:3", [1001])
 
 
-# --- kinds of tensors --------------------------------------------------------------------------
-
-
 @pytest.mark.filterwarnings("ignore")
 def test_tensors_of_every_kind(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -227,7 +221,7 @@ def test_tensors_of_every_kind(run: Run, tmp_path: Path, monkeypatch: pytest.Mon
         "bool": ["\n  [ True, False]\n"],
         "scalar": ["\n  7\n"],
         "empty": ["\n  []\n"],
-        "expanded": ["         edges only, checksum unchecked, --full for all\n  [1., 1., 1., ..., 1., 1., 1.]\n"],
+        "expanded": ["         edges only, partial read: checksum not verified, --full for all\n  [1., 1., 1., ..., 1., 1., 1.]\n"],
         "quantized": [
             "\n  [[1., 1.],\n   [1., 1.]]\n  quantized.scales  float64  2\n",
             "\n  [0.5 , 0.25]\n  quantized.zero_points  int64  2\n",
@@ -244,8 +238,6 @@ def test_tensors_of_every_kind(run: Run, tmp_path: Path, monkeypatch: pytest.Mon
     }
     assert "stride 0): edges only" in run("show", "kinds.pt", "expanded", "--full")[1]
 
-
-# --- quantised tensors --------------------------------------------------------------------------
 
 QUANTIZED = """\
 w
@@ -325,7 +317,7 @@ def test_npy_of_a_quantized_tensor(run: Run, quantized: str) -> None:
     written = np.load("w.npy")
     assert written.dtype == np.float32
     np.testing.assert_allclose(written, expected, rtol=1e-6)
-    unchecked = note + "a part was read, so its checksum is unchecked\n"
+    unchecked = note + "partial read: checksum not verified\n"
     assert run("show", quantized, "w[1, ::-1]", "--npy", "-fo", "w.npy") == (0, "", unchecked)
     np.testing.assert_allclose(np.load("w.npy"), expected[1, ::-1], rtol=1e-6)
 
@@ -339,11 +331,8 @@ def test_npy_of_a_corrupt_quantized_tensor(run: Run, quantized: str) -> None:
     assert not Path("w.npy").exists()
 
 
-# --- pages --------------------------------------------------------------------------------------
-
-
 def on_terminal(columns: int, *args: str) -> str:
-    """What a command prints on a terminal of that width, without colours."""
+    """Return what a command prints on a terminal of that width, without colours."""
     reader, terminal = pty.openpty()
     settings = {**os.environ, "TERM": "xterm", "NO_COLOR": "1", "COLUMNS": str(columns)}
     command = [sys.executable, "-m", "paramctl", *args]
@@ -410,7 +399,7 @@ def test_precision_0_and_scientific(run: Run, tmp_path: Path) -> None:
 
 @pytest.fixture
 def long(tmp_path: Path) -> str:
-    """More than a pipe holds."""
+    """Save more than a pipe holds."""
     values = np.arange(300_000, dtype=np.float32).reshape(-1, 3) / 8
     values[-1, -1] = -1
     file = tmp_path / "long.safetensors"
@@ -456,9 +445,6 @@ def test_hostile_names_are_escaped(run: Run, tmp_path: Path) -> None:
     save_file({"a\x1b[31m\n[red]": np.zeros(1, np.float32)}, file)
     code, out, _ = run("show", file, "a\x1b[31m\n[red]")
     assert code == 0 and out.splitlines()[0] == r"a\x1b[31m\n[red]"
-
-
-# --- .npy --------------------------------------------------------------------------------------
 
 
 def test_npy_to_a_file(run: Run, net: str) -> None:

@@ -19,12 +19,12 @@ from terminals import shown
 
 Run = Callable[..., tuple[int, str, str]]
 Spawn = Callable[..., "subprocess.CompletedProcess[bytes]"]
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with the two files that most tests look at."""
+    """Change to a directory with the two files that most tests look at."""
     monkeypatch.chdir(tmp_path)
     weight = torch.tensor([[1.0, 2, 3], [4, 5, 6]])
     layer = {"weight": weight, "bias": torch.tensor([0.0, -1.5])}
@@ -38,9 +38,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def expected(text: str) -> str:
     return dedent(text).lstrip("\n")
 
-
-
-# --- for programs --------------------------------------------------------------------------------
 
 LINES = [
     "a.weight\tfloat32\t2x3\t6\t3.5\t1.8708286933869707\t1.0\t6.0\t9.539392014169456\t0\t0\t0\n",
@@ -219,9 +216,6 @@ def test_hostile_names_are_spelled_out(run: Run, here: Path) -> None:
     assert "\x1b[31m" not in shown(100, "stats", "x.pt")
 
 
-# --- refusals ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "args, code, error",
     [
@@ -244,9 +238,6 @@ def test_corrupt_values(run: Run, here: Path) -> None:
     for flags in ([], ["--json"], ["--jsonl"], ["--by", "layer"], ["--sort", "std"]):
         assert run("stats", "net.pt", *flags) == (3, "", error)
     assert run("stats", "net.pt", "--layer", "ids") == (0, LINES[3], "")
-
-
-# --- pipes ---------------------------------------------------------------------------------------
 
 
 def test_a_checkpoint_through_a_pipe(run: Run, here: Path) -> None:
@@ -275,8 +266,6 @@ def test_warnings_of_numpy_reach_nobody(spawn: Spawn, here: Path) -> None:
             done = spawn("stats", f"{i}.pt", *flags)
             assert (done.returncode, done.stderr) == (0, b"")
 
-
-# --- for people ----------------------------------------------------------------------------------
 
 TABLE = expected("""
               count   mean    std   min  max     L2  zeros

@@ -39,7 +39,7 @@ def test_nothing_to_do_is_said(run: Run, tmp_path: Path) -> None:
         "note: they are tied already\nnothing was written (dry run); …\n"
     )
     assert without_plan(run("untie", path, "**", "-n")[2]) == (
-        "note: nothing there shares its bytes with anything else\nnothing was written (dry run); …\n"
+        "note: nothing selected shares its bytes with other params\nnothing was written (dry run); …\n"
     )
 
 

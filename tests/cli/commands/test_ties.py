@@ -14,7 +14,7 @@ import torch
 Run = Callable[..., tuple[int, str, str]]
 
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -48,9 +48,6 @@ def test_none_is_fine(run: Run, tmp_path: Path) -> None:
         "groups": [],
         "overlaps": [],
     }
-
-
-# --- tensors that might be tied ------------------------------------------------------------------
 
 
 @pytest.fixture

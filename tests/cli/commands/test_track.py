@@ -19,7 +19,7 @@ Run = Callable[..., tuple[int, str, str]]
 Spawn = Callable[..., subprocess.CompletedProcess[bytes]]
 
 SAMPLES = [f"tied_mlp_step{i}.pt" for i in range(3)]
-FOLDER = Path(__file__).parents[2] / "sample_models"
+FOLDER = Path(__file__).parents[3] / "sample_models"
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def samples(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A run with NaN, new params, names for a terminal and no steps."""
+    """Save a run with NaN, new params, names for a terminal and no steps."""
     monkeypatch.chdir(tmp_path)
     torch.save({"a\x1b[1m": torch.ones(4)}, "run2.pt")
     torch.save({"a\x1b[1m": torch.full((4,), 2.0), "b": torch.tensor([float("nan"), 1.0])}, "run10.pt")
@@ -37,7 +37,7 @@ def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def on_terminal(columns: int, *args: str) -> str:
-    """What a command shows on a terminal of so many columns, without colour."""
+    """Return what a command shows on a terminal of so many columns, without colour."""
     return shown(columns, *args, NO_COLOR="1")
 
 
@@ -120,7 +120,7 @@ def test_curves_of_each_parameter_stand_below_the_table(samples: None) -> None:
 def test_what_is_odd_gets_columns_and_remarks(odd: list[str]) -> None:
     assert on_terminal(100, "track", *odd) == dedent("""\
         in the order of the files' names
-        run10.pt: new: b; the update is of the others
+        run10.pt: new: b; the update covers the others
         file       norm  update  ratio  mean     std  NaN
         run2.pt       2                    1       0    0
         run10.pt  4.123       2      1   1.8  0.4472    1

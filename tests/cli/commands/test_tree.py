@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from paramctl.cli.commands.tree import _Layout, _Rows
+from paramctl.cli.tree_text import Layout, Rows
 from paramctl.model.tree import Folds, build
 
 Run = Callable[..., tuple[int, str, str]]
@@ -25,7 +25,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory, so that file names print as they are given."""
+    """Change to an empty working directory, so that file names print as they are given."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -271,20 +271,20 @@ def test_sixty_thousand_lines_are_the_same_as_a_few(here: Path) -> None:
     save_file({**BLOCKS, "重": torch.zeros(1), "a.b": torch.zeros(2, 3)}, "x.safetensors")
     checkpoint = opening.open("x.safetensors")
     root = build(checkpoint)
-    rows = _Rows(Folds(root), None).of(root, checkpoint)
-    layout = _Layout(rows, None)
+    rows = Rows(Folds(root), None).of(root, checkpoint)
+    layout = Layout(rows, None)
     assert [layout.text(row) for row in rows] == ["".join(layout.line(row).cells).rstrip() for row in rows]
 
 
 def on_terminal(columns: int, *args: str, **env: str) -> str:
-    """What a command prints on a terminal of that width."""
+    """Return what a command prints on a terminal of that width."""
     reader, terminal = pty.openpty()
     clean = {key: value for key, value in os.environ.items() if "COLOR" not in key}
     settings = {
         **clean,
         "TERM": "xterm",
         "COLUMNS": str(columns),
-        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONPATH": str(Path(__file__).parents[3]),
         **env,
     }
     with subprocess.Popen(

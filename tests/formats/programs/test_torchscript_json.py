@@ -113,7 +113,7 @@ def test_ties_are_lines_at_the_end_of_the_table(path: Path, tmp_path: Path) -> N
 
 def test_what_stays_in_the_table_is_said(path: Path) -> None:
     made = tie(listing(path), "first.0.bias", "last.bias").checkpoint
-    (line,) = registry.BY_NAME["torchscript-json"].left(made)
+    (line,) = registry.BY_NAME["torchscript-json"].unlisted_tensors(made)
     number = line.removeprefix("tensor ").removesuffix(" of model.json")
     assert model_of(path)["tensors"][int(number)]["dims"] == ["3"]
 

@@ -9,6 +9,7 @@ import sys
 import warnings
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from paramctl.formats.sets import dcp_safetensors
 from paramctl.model.checkpoint import Checkpoint, Leaf
 from paramctl.values.arrays import read_index, read_values
 
-MAKER = Path(__file__).parents[1] / "make_distributed.py"
+MAKER = Path(__file__).parents[2] / "make_distributed.py"
 
 
 @pytest.fixture(scope="module")
@@ -590,8 +591,8 @@ def test_an_interrupted_patch_of_any_shard_is_rolled_back(made: Path, tmp_path: 
     path, before = folder / SECOND, (folder / SECOND).read_bytes()
     torn = before[:-8] + bytes(8)
     for name in (folder, folder / FIRST):
-        runs = [undo_journal.Run(len(torn) - 8, 8, zlib.crc32(before[-8:]), zlib.crc32(torn[-8:]))]
-        with path.open("rb") as file, temporary.beside(path) as (fd, hidden):
+        runs = [undo_journal.ChangedRange(len(torn) - 8, 8, zlib.crc32(before[-8:]), zlib.crc32(torn[-8:]))]
+        with path.open("rb") as file, temporary.file_beside(path) as (fd, hidden):
             undo_journal._write(fd, file.fileno(), path, runs)
             undo_journal._publish(hidden, temporary.journal_of(path))
         path.write_bytes(torn)
@@ -608,7 +609,7 @@ def test_a_shard_that_is_missing_shows(made: Path, tmp_path: Path) -> None:
 
 
 def test_shards_are_not_made_anew(made: Path, tmp_path: Path) -> None:
-    one = convert(listing(made / "whole.pt"), dcp_safetensors, lossy=True).checkpoint
-    assert refused(Unsupported, saving.save, one, targets.NewFile(tmp_path / "out"), dcp_safetensors) == (
-        "dcp-safetensors files are not made anew; name another format, such as --to dcp"
-    )
+    whole = listing(made / "whole.pt")
+    expected = "dcp-safetensors files are not made anew; name another format, such as --to dcp"
+    assert refused(UsageError, partial(convert, lossy=True), whole, dcp_safetensors) == expected
+    assert refused(UsageError, saving.save, whole, targets.NewFile(tmp_path / "out"), dcp_safetensors) == expected

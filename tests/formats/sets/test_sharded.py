@@ -154,7 +154,7 @@ def test_links_into_a_model_cache_are_read_and_never_written(tmp_path: Path) -> 
         ({"weight_map": {"a": 3}}, "index has no weight_map of names to files"),
         ([], "index has no weight_map of names to files"),
         ({"weight_map": {"a": "1", "b": "1"}}, "shard 1 lacks b, which the index says it holds"),
-        ({"weight_map": {"a": "1", "c": "2"}}, "shard 2 holds d, which the index does not say"),
+        ({"weight_map": {"a": "1", "c": "2"}}, "shard 2 holds d, which the index does not list"),
         ({"weight_map": {"a": "1", "c": "1"}}, "shard 1 lacks c, which the index says it holds"),
     ],
 )

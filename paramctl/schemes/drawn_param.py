@@ -1,30 +1,25 @@
-"""TODO-DOC."""
+"""Describe a param that is to be drawn, and its layer."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from paramctl.model.dtypes import DType
 from paramctl.schemes.scheme import Kernel, Shape, shape_text
-
-if TYPE_CHECKING:
-    pass
-
 
 Role = Literal["weight", "bias", "scale", "tensor"]
 
 
 @dataclass(frozen=True)
-class Target:
-    """What is to be drawn: one param, and what is known about its layer.
+class DrawnParam:
+    """One param that is to be drawn, and what the file tells about its layer.
 
-    `module` is the class of its layer, if the file names it (`Linear`); `siblings` are the shapes of the
-    layer's params by their last names (`{"weight": (8, 4), "bias": (8,)}`), from which a bias learns
-    its fan-in and a recurrent weight its hidden size. `padding_idx` is the row of an embedding that
-    stands for padding.
+    `module` is the class of the layer, if the file names it (`Linear`); `siblings` are the shapes of the layer's
+    params by their last names (`{"weight": (8, 4), "bias": (8,)}`), which give a bias its fan-in and a recurrent
+    weight its hidden size. `padding_idx` is the row of an embedding that stands for padding.
     """
 
     path: str
@@ -44,5 +39,5 @@ class Target:
 
     @property
     def text(self) -> str:
-        """Path and shape, for a message: `0.bias (8)`."""
+        """Path and shape for a message: `0.bias (8)`."""
         return f"{self.path or '.'} {shape_text(self.shape)}"
