@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 
 from paramctl import __version__
 from paramctl.cli import output, text
-from paramctl.errors import ParamctlError, ReaderLeft, Stopped
+from paramctl.errors import NoMatch, ParamctlError, ReaderLeft, Stopped, UsageError
 
 # Each command is the function of that name in the file of that name. A file is imported when its
 # command runs or its help is shown: start-up pays for one command, not for all.
@@ -60,6 +60,15 @@ class Commands(TyperGroup):
         if self.commands[cmd_name] is None:
             self.commands[cmd_name] = _build(cmd_name)
         return self.commands[cmd_name]
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that the first argument names. Raises UsageError with the one that may be meant."""
+        if args[0].startswith("-") or args[0] in self.commands:
+            return super().resolve_command(ctx, args)
+        from paramctl.cli import usage_hints
+
+        hint = usage_hints.for_command(args, (*LOOK, *CHANGE))
+        raise UsageError(f"no command '{args[0]}'", hint=hint)
 
     def make_context(self, *args: Any, **settings: Any) -> Any:
         """Read the command line, which also prints the help."""
@@ -115,7 +124,9 @@ def _print_version(wanted: bool) -> None:
 @app.callback(invoke_without_command=True)
 def paramctl(
     ctx: typer.Context,
-    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+    version: bool = typer.Option(
+        False, "--version", "-V", callback=_print_version, is_eager=True, help="Print the version."
+    ),
     debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
 ) -> None:
     """See, re-initialise, tie and rewrite the parameters of saved networks.
@@ -152,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             for line in "".join(traceback.format_exception(error)).splitlines():
                 output.note(text.escape(line, None))
-        return _explain(error)
+        return _explain(_with_hint(error, args))
     finally:
         if argv is None:
             gc.freeze()  # or the interpreter looks through all of it once more before it ends
@@ -172,6 +183,15 @@ def _take_debug(args: list[str]) -> bool:
         return False
     args.remove("--debug")
     return True
+
+
+def _with_hint(error: BaseException, args: Sequence[str]) -> BaseException:
+    """Return the error, with a hint at what flags mean here that other tools have, where they found nothing."""
+    if isinstance(error, NoMatch):
+        from paramctl.cli import usage_hints
+
+        error.hint = usage_hints.for_flags_of_ls(args) or error.hint
+    return error
 
 
 def _explain(error: BaseException) -> int:
@@ -212,9 +232,14 @@ def _print_error(what: str, hint: str = "", file: str = "", *, code: int) -> int
 
 def _print_usage_error(error: Any) -> int:
     """Print an error of Typer and return its exit code."""
-    message = _number_rule(error) or " ".join(error.format_message().split()).rstrip(".")
     command = error.ctx.command_path if error.ctx else "paramctl"
-    return _print_error(message[:1].lower() + message[1:], f"see '{command} --help'", code=2)
+    hint = f"see '{command} --help'"
+    if hasattr(error, "possibilities"):
+        from paramctl.cli import usage_hints
+
+        return _print_error(f"no option {error.option_name}", usage_hints.for_option(error) or hint, code=2)
+    message = _number_rule(error) or " ".join(error.format_message().split()).rstrip(".")
+    return _print_error(message[:1].lower() + message[1:], hint, code=2)
 
 
 def _number_rule(error: Any) -> str:

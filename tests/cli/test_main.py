@@ -46,23 +46,20 @@ def long(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("args", "line"),
     [
-        (["schem", "x"], "no such command 'schem'. Did you mean 'schemes', 'check'?; see 'paramctl --help'"),
+        (["schem", "x"], "no command 'schem'; nearest: schemes"),
         (["tree", "x", "y"], "got unexpected extra argument(s) (y); see 'paramctl tree --help'"),
-        (["tree", "--dep", "1"], "no such option: --dep (Possible options: --depth, --debug, --help)"),
+        (["tree", "--dep", "1"], "no option --dep; nearest: --depth"),
         (
             ["tree", "-L", "0"],
             "--depth must be a whole number, 1 or more; see 'paramctl tree --help'",
         ),
-        (["tree", "--\x1b[31m"], "no such option: --\\x1b[31m; see 'paramctl tree --help'"),
+        (["tree", "--\x1b[31m"], "no option --\\x1b[31m; see 'paramctl tree --help'"),
     ],
 )
 def test_a_usage_error_is_one_line(run: Run, args: list[str], line: str) -> None:
     code, out, err = run(*args)
     assert (code, out) == (2, "")
-    if "Possible options" in line:
-        assert err.startswith("paramctl: no such option: --dep (Possible options: ")
-    else:
-        assert err == f"paramctl: {line}\n"
+    assert err == f"paramctl: {line}\n"
 
 
 def numeric_options() -> Iterator[tuple[str, str, float, float | None]]:

@@ -71,6 +71,7 @@ def fuzz(target: str, seconds: float) -> list[str]:
     """Fuzz a target in processes of its own, and return what was found and holds in a process without atheris."""
     folder = place(target)
     (folder / "findings").mkdir(parents=True, exist_ok=True)
+    (folder / "report.json").unlink(missing_ok=True)  # of an earlier run
     end = time.monotonic() + seconds
     for _ in range(STARTS):
         left = max(end - time.monotonic(), 1)
@@ -115,10 +116,11 @@ def _confirmed(target: str, folder: Path) -> Iterator[str]:
 
 def summary(target: str) -> str:
     """Return how far the last run came, as one line."""
-    report = json.loads((place(target) / "report.json").read_text())
-    return (
-        f"{target}: {report['executions']:,} executions, {len([*(place(target) / 'corpus').iterdir()]):,} inputs kept"
-    )
+    report = place(target) / "report.json"
+    if not report.exists():
+        return f"{target}: ended before its first report"
+    executions = json.loads(report.read_text())["executions"]
+    return f"{target}: {executions:,} executions, {len([*(place(target) / 'corpus').iterdir()]):,} inputs kept"
 
 
 # --- inputs tried again --------------------------------------------------------------------------
