@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,9 @@ def for_flags_of_ls(args: Sequence[str]) -> str:
 
 def _looks_like_a_file(name: str) -> bool:
     """Return whether a word that is no command names a file."""
-    return Path(name).exists() or re.search(r"[/.]", name) is not None
+    with suppress(OSError, ValueError):  # a name too long for the system, or with a null character
+        return re.search(r"[/.]", name) is not None or Path(name).exists()
+    return False
 
 
 def _letters(option: str) -> str:

@@ -54,11 +54,20 @@ def test_flags_that_other_tools_have(run: Run, file: str) -> None:
     assert run("-V")[1].startswith("paramctl ")
 
 
+@pytest.mark.parametrize("name", ["a" * 5000, "a\0b", "\x1b[31m", "-"])
+def test_any_name_is_answered(run: Run, name: str) -> None:
+    code, out, err = run(name)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "no command" in err or "got unexpected" in err
+
+
 def options() -> Iterator[tuple[str, str]]:
     """Yield each long option of each command, and the command."""
     commands = app.Commands()
     for name in (*LOOK, *CHANGE):
-        yield from ((name, each) for one in commands.get_command(None, name).params for each in one.opts if "--" in each)
+        yield from (
+            (name, each) for one in commands.get_command(None, name).params for each in one.opts if "--" in each
+        )
 
 
 def test_hints_name_only_what_there_is(run: Run) -> None:
