@@ -63,7 +63,7 @@ class Commands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the command that the first argument names. Raises UsageError with the one that may be meant."""
-        if args[0].startswith("-") or args[0] in self.commands:
+        if args[0].startswith("--") or args[0] in self.commands:
             return super().resolve_command(ctx, args)
         from paramctl.cli import usage_hints
 

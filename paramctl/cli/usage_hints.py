@@ -99,7 +99,7 @@ def for_flags_of_ls(args: Sequence[str]) -> str:
 def _looks_like_a_file(name: str) -> bool:
     """Return whether a word that is no command names a file."""
     with suppress(OSError, ValueError):  # a name too long for the system, or with a null character
-        return re.search(r"[/.]", name) is not None or Path(name).exists()
+        return name == "-" or re.search(r"[/.]", name) is not None or Path(name).exists()
     return False
 
 
