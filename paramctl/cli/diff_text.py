@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING
 
 from paramctl.cli import json_text, output, tables
 from paramctl.cli.output import Line
+from paramctl.cli.tables import Column
 from paramctl.cli.text import counted, elide, escape
 from paramctl.model.checkpoint import dims
 
 if TYPE_CHECKING:
-    from paramctl.compare.diff import ChangedEntry, Difference
+    from paramctl.compare.diff import ChangedEntry, Difference, TieChange
     from paramctl.compare.distance import Distance
     from paramctl.compare.param_pairs import Changed
     from paramctl.model.checkpoint import Param
 
 SHORT = 60  # characters of a scalar on a terminal
+TEXT = 16  # columns that paths and texts keep before other columns make room for them
+SPARE = ("relative", "mean", "differ")  # dropped in this order on a narrow terminal
 
 
 def lines(found: Difference) -> Iterator[str]:
@@ -59,41 +62,76 @@ def _value(side: tuple[object, ...]) -> str:
     return json_text.json_text(side[0]) if side else ""
 
 
-def page(found: Difference) -> Iterator[Line]:
-    """Yield the summary and a table for each kind of difference."""
-    yield from (Line((part,), ("bold",)) for part in tables.wrapped(summary(found), 0))
+class Page:
+    """The tables for a terminal; `dropped` are the titles of the columns that it had no room for."""
+
+    def __init__(self, found: Difference) -> None:
+        self.found = found
+        self.dropped: list[str] = []
+
+    def lines(self) -> Iterator[Line]:
+        """Yield the summary and a table for each kind of difference."""
+        yield from (Line((part,), ("bold",)) for part in tables.wrapped(summary(self.found), 0))
+        for columns in _tables(self.found):
+            if columns[0].cells:
+                yield Line(("",), ("",))
+                shown = tables.fitted(columns, SPARE, output.terminal_width())
+                self.dropped += shown.dropped
+                yield from tables.table(shown.columns)
+
+
+def _tables(found: Difference) -> Iterator[list[Column]]:
+    """Yield the columns of the table of each kind of difference; a table may have no rows."""
     changed = _by_size(found.changed)
     values = [row for row in changed if row.what == "values"]
     dtypes = [row for row in changed if row.what == "dtype"]
     shapes = [row for row in changed if row.what == "shape"]
-    yield from _table(
-        ("values", "max |Δ|", "mean |Δ|", "relative", "differ", ""),
-        [(row.path, *_figures(row), _nonfinite(row)) for row in values],
-        "<>>>><", ("", "yellow", "", "", "", "red"),
-    )  # fmt: skip
-    yield from _table(
-        ("dtype", "", "max |Δ|", "differ", ""),
-        [(row.path, _arrow(row), *_figures(row)[::3], _rounding(row)) for row in dtypes],
-        "<<>><", ("", "cyan", "yellow", "", "dim"),
-    )  # fmt: skip
-    yield from _table(("shape", ""), [(row.path, _arrow(row)) for row in shapes], "<<", ("", "cyan"))
-    yield from _table(("removed", "", ""), _listed(found.removed), "<<<", ("red", "cyan", ""))
-    yield from _table(("added", "", ""), _listed(found.added), "<<<", ("green", "cyan", ""))
-    ties = [(tie.path, f"= {_shown(tie.first)}") for tie in found.tied]
-    yield from _table(("tied", ""), ties, "<<", ("", "magenta"))
-    ties = [(tie.path, f"was = {_shown(tie.first)}") for tie in found.untied]
-    yield from _table(("untied", ""), ties, "<<", ("", "magenta"))
-    yield from _table(("scalars", ""), _before_after(found.scalars), "<<", ("", ""))
-    yield from _table(("metadata", ""), _before_after(found.metadata), "<<", ("", ""))
+    yield [_paths("values", values), *_distances(values), _remarks(map(_nonfinite, values), "red")]
+    largest, _, _, differ = _distances(dtypes)
+    yield [
+        _paths("dtype", dtypes),
+        _texts(map(_arrow, dtypes), "cyan"),
+        largest,
+        differ,
+        _remarks(map(_rounding, dtypes)),
+    ]
+    yield [_paths("shape", shapes), _texts(map(_arrow, shapes), "cyan")]
+    for word, params, style in (("removed", found.removed, "red"), ("added", found.added, "green")):
+        sizes = Column("shape", "", [dims(param.shape) for param in params], "<", least=TEXT)
+        yield [_paths(word, params, style), Column("dtype", "", [p.dtype.name for p in params], "<", "cyan"), sizes]
+    for word, ties, was in (("tied", found.tied, "= "), ("untied", found.untied, "was = ")):
+        yield [_paths(word, ties), _texts((f"{was}{_shown(tie.first)}" for tie in ties), "magenta")]
+    for word, entries in (("scalars", found.scalars), ("metadata", found.metadata)):
+        yield [_paths(word, entries), _texts(f"{_brief(row.before)} → {_brief(row.after)}" for row in entries)]
 
 
-def _table(header: Sequence[str], rows: Iterable[tuple[str, ...]], align: str, styles: Sequence[str]) -> Iterator[Line]:
-    """Yield an empty line, the header and the rows, whose first cells are paths; nothing without rows."""
-    shown = [(_shown(row[0]), *row[1:]) for row in rows]
-    if not shown:
-        return
-    yield Line(("",), ("",))
-    yield from tables.with_header(header, shown, align, styles, output.terminal_width())
+def _paths(title: str, rows: Sequence[Changed | Param | TieChange | ChangedEntry], style: str = "") -> Column:
+    """Return the column of paths."""
+    return Column("path", title, [_shown(row.path) for row in rows], "<", style, least=TEXT)
+
+
+def _texts(cells: Iterable[str], style: str = "") -> Column:
+    """Return a column of texts that may be cut."""
+    return Column("text", "", [*cells], "<", style, least=TEXT)
+
+
+def _remarks(cells: Iterable[str], style: str = "dim") -> Column:
+    """Return the column of remarks."""
+    return Column("remark", "", [*cells], "<", style)
+
+
+def _distances(rows: Sequence[Changed]) -> list[Column]:
+    """Return the columns of the largest, mean and relative distance, and of how many values differ."""
+    figures = [_figures(row) for row in rows]
+    titles = (
+        ("max", "max |Δ|", "yellow"),
+        ("mean", "mean |Δ|", ""),
+        ("relative", "relative", ""),
+        ("differ", "differ", ""),
+    )
+    return [
+        Column(key, title, [row[i] for row in figures], style=style) for i, (key, title, style) in enumerate(titles)
+    ]
 
 
 def summary(found: Difference) -> str:
@@ -163,16 +201,6 @@ def _arrow(row: Changed) -> str:
     """Return `before → after`."""
     before, after = (side if isinstance(side, str) else dims(side) for side in (row.before, row.after))
     return f"{before} → {after}"
-
-
-def _listed(params: Sequence[Param]) -> list[tuple[str, ...]]:
-    """Return the cells of tensors that are in one file only."""
-    return [(param.path, param.dtype.name, dims(param.shape)) for param in params]
-
-
-def _before_after(entries: Sequence[ChangedEntry]) -> list[tuple[str, ...]]:
-    """Return the cells of scalars or metadata."""
-    return [(row.path, f"{_brief(row.before)} → {_brief(row.after)}") for row in entries]
 
 
 def _brief(side: tuple[object, ...]) -> str:

@@ -14,7 +14,7 @@ from paramctl.cli.text import cell_width
 FOLDER = Path(__file__).with_name("help")
 CODE_INDENT = 4
 GAP = 2  # columns of the terminal between two of a table
-NARROWEST = 12  # what a column of a table keeps
+NARROWEST = 10  # columns that a column of a table keeps
 _BLOCK = re.compile(
     r"```\w* ?(?P<file>[^\n]*)\n(?P<code>.*?)^```$|(?P<text>(?:^(?!```)[^\n]*\S[^\n]*\n?)+)", re.M | re.S
 )
@@ -47,7 +47,7 @@ def laid_out(markdown: str) -> Iterator[Line]:
             for row in block["code"].splitlines():
                 yield Line((" " * CODE_INDENT + row,), ("cyan",))
         elif block["text"].startswith("#"):
-            yield Line((block["text"].lstrip("#").strip(),), ("bold",))
+            yield from (Line((part,), ("bold",)) for part in wrapped(block["text"].lstrip("#").strip(), 0))
         elif block["text"].startswith("|"):
             yield from _table(block["text"])
         else:
@@ -70,7 +70,7 @@ def _table(text: str) -> Iterator[Line]:
     del rows[1]  # the dashes
     widths = _fitted([max(map(cell_width, column)) for column in zip(*rows, strict=True)])
     for number, row in enumerate(rows):
-        parts = (wrap(cell, width, break_long_words=False) for cell, width in zip(row, widths, strict=True))
+        parts = (wrap(cell, width) for cell, width in zip(row, widths, strict=True))
         for cells in zip_longest(*parts, fillvalue=""):
             padded = (cell + " " * (n + GAP - cell_width(cell)) for cell, n in zip(cells, widths, strict=True))
             yield Line(("".join(padded),), ("" if number else "bold",))

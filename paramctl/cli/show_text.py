@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from paramctl.cli import json_text, output
+from paramctl.cli import json_text, output, tables
 from paramctl.cli import text as cli_text
 from paramctl.cli.output import Line
 from paramctl.errors import Unsupported
@@ -61,8 +61,10 @@ class Page:
         """Yield the lines of an entry that is not a tensor."""
         yield Line((cli_text.escape(leaf.path) or ".",), ("bold",))
         kind = "object" if leaf.is_object else type(leaf.value).__name__
-        yield _fact("kind", "none" if leaf.value is None else kind)
-        yield _fact("value", cli_text.escape(json_text.json_text(leaf.value), None if self.full else cli_text.LIMIT))
+        yield from _fact("kind", "none" if leaf.value is None else kind)
+        yield from _fact(
+            "value", cli_text.escape(json_text.json_text(leaf.value), None if self.full else cli_text.LIMIT)
+        )
 
     def param(self, at: int, index: Index) -> Iterator[Line]:
         """Yield the lines of a tensor: its facts, its values, and those of its components."""
@@ -72,7 +74,7 @@ class Page:
         title = cli_text.escape(param.path) or "."
         yield Line((f"{title}[{index_text(index)}]" if index else title,), ("bold",))
         for label, text in self.facts(at, param):
-            yield _fact(label, text)
+            yield from _fact(label, text)
         yield from self.values(param, index)
         for part in param.components:
             yield Line((f"  {cli_text.escape(part.path)}", f"  {_what(part)}"), ("bold", "cyan"))
@@ -131,14 +133,14 @@ class Page:
         from paramctl.values.preview import preview, text_lines
 
         if param.storage is None:
-            yield _fact("values", "in its components:" if param.components else "none are saved in this file")
+            yield from _fact("values", "in its components:" if param.components else "none are saved in this file")
             return
         try:
             shown = preview(self.checkpoint, param, index, full=self.full)
         except Unsupported as error:
-            yield _fact("values", cli_text.sentence(str(error)))
+            yield from _fact("values", cli_text.sentence(str(error)))
             return
-        yield _fact("values", self.remark(param, shown))
+        yield from _fact("values", self.remark(param, shown))
         for line in text_lines(shown, self.precision, self.width - 2):
             yield Line((f"  {line}",), ("",))
 
@@ -175,9 +177,10 @@ def stored_elements(param: Param) -> tuple[int, str] | None:
     return nnz, cli_text.counted(nnz, "row" if dense else "value") + each
 
 
-def _fact(label: str, text: str) -> Line:
-    """Return the line of a fact."""
-    return Line((f"  {label:<15}", text), ("dim", "dim" if label == "values" else ""))
+def _fact(label: str, text: str) -> Iterator[Line]:
+    """Yield the lines of a fact."""
+    for number, part in enumerate(tables.wrapped(text, 17) or [""]):
+        yield Line((f"  {'' if number else label:<15}", part), ("dim", "dim" if label == "values" else ""))
 
 
 def _rule(quantizer: Quantizer) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from paramctl.cli.output import Line, note, terminal_width
-from paramctl.cli.text import cell_width, elide
+from paramctl.cli.text import cell_width, elide, without_start
 
 NARROW = 24  # columns that text keeps, however small the terminal
 GAP = 2  # spaces between columns
@@ -33,20 +33,39 @@ class Column(NamedTuple):
         return max(map(cell_width, [self.title, *self.cells]))
 
 
-def table(columns: Sequence[Column], width: int | None = None) -> Iterator[Line]:
-    """Yield the header of a table and its rows; see `aligned` for `width`."""
-    rows = list(zip(*(column.cells for column in columns), strict=True))
-    align = "".join(column.align for column in columns)
-    return with_header([column.title for column in columns], rows, align, [column.style for column in columns], width)
+class Fitted(NamedTuple):
+    """The columns that a terminal has room for, and the titles of those that were dropped."""
+
+    columns: list[Column]
+    dropped: list[str]
 
 
-def with_header(
-    header: Sequence[str], rows: Iterable[Sequence[str]], align: str, styles: Sequence[str], width: int | None
-) -> Iterator[Line]:
-    """Yield a dim header and the rows under it; see `aligned`."""
-    lines = aligned([header, *rows], align, styles, width)
-    yield next(lines)._replace(styles=("dim",) * len(header))
+def fitted(columns: Sequence[Column], spare: Sequence[str], width: int | None) -> Fitted:
+    """Return the columns that fit `width` columns of a terminal; None is no terminal, where nothing is cut.
+
+    Columns are dropped in the order of `spare`, a list of keys, until the others fit with texts as short as they may
+    be. Then texts are cut to what is left of the width.
+    """
+    kept, dropped = without_spare(columns, spare, width)
+    return Fitted(with_short_texts(kept, width), dropped)
+
+
+def table(columns: Sequence[Column]) -> Iterator[Line]:
+    """Yield a dim header and the rows of a table."""
+    titled = [column._replace(cells=[column.title, *column.cells]) for column in columns]
+    lines = rows(titled)
+    yield next(lines)._replace(styles=("dim",) * len(columns))
     yield from lines
+
+
+def rows(columns: Sequence[Column]) -> Iterator[Line]:
+    """Yield the rows of a table without a header. The last column is never padded."""
+    widths = [column.width for column in columns]
+    aligns = [column.align for column in columns]
+    gaps = [*[" " * GAP] * (len(columns) - 1), ""]
+    styles = tuple(column.style for column in columns)
+    for cells in zip(*(column.cells for column in columns), strict=True):
+        yield Line(tuple(map(_padded, cells, widths, aligns, gaps)), styles)
 
 
 def without_spare(columns: Sequence[Column], spare: Sequence[str], width: int | None) -> tuple[list[Column], list[str]]:
@@ -71,33 +90,23 @@ def with_short_texts(columns: Sequence[Column], width: int | None) -> list[Colum
 
 
 def _cut(column: Column, width: int) -> Column:
-    """Return a column of texts without the middle of those that are too long."""
-    return column._replace(cells=[elide(cell, width) for cell in column.cells])
+    """Return a column of texts, of which those that are too long lose their middle.
 
-
-def note_dropped(titles: Sequence[str]) -> None:
-    """Print which columns were dropped; those without a title need no mention."""
-    named = [title for title in titles if title]
-    if named:
-        note(f"the terminal is too narrow for {', '.join(named)}; --tsv has them")
-
-
-def aligned(
-    rows: Sequence[Sequence[str]], align: str, styles: Sequence[str], width: int | None = None
-) -> Iterator[Line]:
-    """Yield the rows of a table as lines; `align` has `<` or `>` for each column.
-
-    With a terminal of `width` columns, the first cell of a row that would not fit loses its middle, or its start if
-    rows would then look the same. The last column is never padded.
+    Texts that would then look the same lose their start instead.
     """
-    widths = [max(map(cell_width, column), default=0) for column in zip(*rows, strict=True)]
-    if width is not None and widths:
-        widths[0] = min(widths[0], max(width - sum(widths[1:-1]) - GAP * (len(widths) - 1), 16))
-    style = tuple(styles)
-    shown = _told_apart([row[0] for row in rows], widths[0]) if width is not None and widths else {}
-    for first, *others in rows:
-        cells = [shown.get(first, first), *others]
-        yield Line(tuple(map(_padded, cells, widths, align, [*[" " * GAP] * len(others), ""])), style)
+    if column.width <= width:
+        return column
+    shown = {cell: elide(cell, width) for cell in column.cells}
+    times = Counter(shown.values())
+    cells = [shown[cell] if times[shown[cell]] == 1 else without_start(cell, width) for cell in column.cells]
+    return column._replace(cells=cells)
+
+
+def note_dropped(titles: Sequence[str], elsewhere: str = "--tsv has them") -> None:
+    """Print which columns were dropped; those without a title need no mention."""
+    named = [*dict.fromkeys(title for title in titles if title)]
+    if named:
+        note(f"the terminal is too narrow for {', '.join(named)}; {elsewhere}")
 
 
 def wrapped(text: str, indent: int) -> list[str]:
@@ -116,13 +125,6 @@ def _needed(columns: Sequence[Column], longest: int = 0) -> int:
         column.width if column.least is None else min(column.width, max(longest, column.least)) for column in columns
     ]
     return sum(widths) + GAP * (len(columns) - 1)
-
-
-def _told_apart(texts: Iterable[str], width: int) -> dict[str, str]:
-    """Return each text cut to `width`: without its middle, or without its start if texts would look the same."""
-    shown = {text: elide(text, width) for text in texts}
-    times = Counter(shown.values())
-    return {text: short if times[short] == 1 else f"…{text[1 - width :]}" for text, short in shown.items()}
 
 
 def _padded(text: str, width: int, align: str, gap: str) -> str:

@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import accumulate, islice
 from math import floor, log10
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 LIMIT = 500  # characters of one name that a terminal or an error message shows
 SENTENCE = 50_000  # characters of a whole message: our own words are all read, but no file makes it endless
+COMBINED = 64  # accents and other marks without a column that a text cut to its width may keep
 BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -40,16 +42,35 @@ _LONG_WORD = re.compile(rf"\S{{{LIMIT + 1},}}")  # we write none
 
 
 def elide(text: str, width: int) -> str:
-    """Return `text` without its middle, in at most `width` characters."""
-    if len(text) <= width:
+    """Return `text` without its middle, in at most `width` columns of a terminal."""
+    if len(text) * 2 <= width or cell_width(text) <= width:
         return text
     head = max(width - 1, 0) // 2
-    return f"{text[:head]}…{text[len(text) - max(width - 1 - head, 0) :]}"
+    return f"{_start(text, head)}…{_end(text, max(width - 1 - head, 0))}"
 
 
 def cut(text: str, width: int) -> str:
-    """Return `text` without its end, in at most `width` characters."""
-    return text if len(text) <= width else f"{text[: max(width - 1, 0)]}…"
+    """Return `text` without its end, in at most `width` columns of a terminal."""
+    return text if cell_width(text) <= width else f"{_start(text, max(width - 1, 0))}…"
+
+
+def without_start(text: str, width: int) -> str:
+    """Return `text` without its start, in at most `width` columns of a terminal."""
+    return text if cell_width(text) <= width else f"…{_end(text, max(width - 1, 0))}"
+
+
+def _start(text: str, width: int) -> str:
+    """Return the start of a text that takes at most `width` columns."""
+    ends = accumulate(map(_char_width, islice(text, width * 2 + COMBINED)))
+    return text[:width] if text.isascii() else text[: sum(end <= width for end in ends)]
+
+
+def _end(text: str, width: int) -> str:
+    """Return the end of a text that takes at most `width` columns."""
+    if text.isascii():
+        return text[len(text) - width :]
+    ends = accumulate(map(_char_width, islice(reversed(text), width * 2 + COMBINED)))
+    return text[len(text) - sum(end <= width for end in ends) :]
 
 
 def escape_char(c: str) -> str:

@@ -20,8 +20,10 @@ _LAYER = ("dim", "bold", "green", "", "dim")
 _SCALAR = ("dim", "", "dim")
 
 WIDEST = (72, 16, 24, 24, 12)  # what columns grow to; a longer cell pushes the rest of its own line
-NARROWEST = 24  # what names keep on a small terminal, and what remarks get where there is room
-LEAST = 12  # what remarks keep
+NARROWEST = 24  # what remarks get where there is room
+NAMES = 20  # what names keep before the numbers of values make room for them
+LEAST = 12  # what remarks keep, and names on the smallest terminal
+NAME = 6  # what a name keeps beside its guide
 
 # One line before it is aligned: the guide, the name, what is known of it, a text, and a remark at the
 # end. Known of a tensor are dtype, shape, values and bytes; of a layer values and bytes, and the text
@@ -156,7 +158,10 @@ def _value(value: object) -> str:
 
 
 class Layout:
-    """Align rows. Off a terminal nothing is cut; on a terminal guides, remarks, then names are cut to fit."""
+    """Align rows. Off a terminal nothing is cut; on a terminal guides, remarks, then names are cut to fit.
+
+    Where names would have no room, tensors and layers lose their numbers of values.
+    """
 
     def __init__(self, rows: Sequence[_Row], terminal: int | None) -> None:
         facts = {row[2] for row in rows}
@@ -164,23 +169,32 @@ class Layout:
             min(max((len(fact[i]) for fact in facts if len(fact) >= -i), default=0), most)
             for i, most in zip(range(-4, 0), WIDEST[1:], strict=True)
         ]
-        middle = columns[0] + columns[1] + 4
         self._terminal = terminal
         self._remark = 0
         self._narrow = False
+        self._values = True
+        middle = columns[0] + columns[1] + 4
         label = self._wanted(rows, middle)
         if terminal is not None:
-            room = terminal - sum(columns) - 10
-            remarks = min(max(len(row[4]) for row in rows), NARROWEST)
-            if label + remarks > room:
-                self._narrow = True
-                label = self._wanted(rows, middle)
-            label = min(label, max(room - min(remarks, LEAST), NARROWEST))
-            self._remark = max(room - label, LEAST)
+            label = self._fitted(rows, columns, label, terminal)
         self._label = label
         self._to_sums = label + middle
-        self._aligned = {fact: _aligned(fact, columns) for fact in facts}
+        self._aligned = {fact: self._padded(fact, columns) for fact in facts}
         self._joined = {fact: "".join(cells) for fact, cells in self._aligned.items()}
+
+    def _fitted(self, rows: Sequence[_Row], columns: Sequence[int], wanted: int, terminal: int) -> int:
+        """Return the width of the names with their guides on a terminal."""
+        remarks = min(max(cli_text.cell_width(row[4]) for row in rows), NARROWEST)
+        room = terminal - sum(columns) - 2 * (len(columns) + (remarks > 0))
+        if wanted + remarks > room:
+            self._narrow = True
+            wanted = self._wanted(rows, columns[0] + columns[1] + 4)
+        if min(wanted, NAMES) + min(remarks, LEAST) > room:
+            self._values = False
+            room += columns[2] + 2
+        label = min(wanted, max(room - min(remarks, LEAST), LEAST))
+        self._remark = max(room - label, 0)
+        return label
 
     def _wanted(self, rows: Sequence[_Row], middle: int) -> int:
         """Return the width of the names with their guides; a layer's class may reach up to its sums."""
@@ -198,6 +212,21 @@ class Layout:
     def _guide(self, guide: str) -> str:
         """Return the lines before a name; on a narrow terminal two columns a level instead of four."""
         return "".join(f"{guide[i]} " for i in range(0, len(guide), 4)) if self._narrow else guide
+
+    def _short_guide(self, guide: str) -> str:
+        """Return the lines before a name, without those of the outer levels where the name would have no room."""
+        guide = self._guide(guide)
+        if self._terminal is None or not guide or len(guide) + NAME <= self._label:
+            return guide
+        return f"…{guide[len(guide) - max(self._label - NAME - 1, 2) :]}"
+
+    def _padded(self, facts: tuple[str, ...], widths: list[int]) -> tuple[str, ...]:
+        """Return the facts of a tensor or the sums of a layer, padded."""
+        if not facts:
+            return ()
+        columns = zip(facts, "<<>>"[-len(facts) :], widths[-len(facts) :], strict=True)
+        *cells, last = (f"  {text:{side}{width}}" for text, side, width in columns)
+        return (*(cells if self._values else [*cells[:-1], ""]), f"{last}  ")
 
     def text(self, row: _Row) -> str:
         """Return the row as a plain line."""
@@ -217,10 +246,10 @@ class Layout:
         if len(row[2]) == 2:
             return self._layer(row)
         guide, name, facts, text, remark = row
-        guide = self._guide(guide)
+        guide = self._short_guide(guide)
         room = self._label - len(guide)
         if self._terminal is not None:
-            name = cli_text.elide(name, max(room, 8))
+            name = cli_text.elide(name, max(room, NAME))
             remark = cli_text.elide(remark, self._remark)
         taken = cli_text.cell_width(name)
         name += " " * (room - taken)
@@ -233,7 +262,7 @@ class Layout:
     def _layer(self, row: _Row) -> output.Line:
         """Return the row of a layer as cells with styles."""
         guide, name, facts, text, remark = row
-        guide = self._guide(guide)
+        guide = self._short_guide(guide)
         room = self._to_sums - len(guide)
         if self._terminal is not None:
             remark = cli_text.elide(remark, self._remark)
@@ -249,12 +278,3 @@ class Layout:
 def _style(remark: str) -> str:
     """Return the style of a remark."""
     return "magenta" if "=" in remark else "dim"
-
-
-def _aligned(facts: tuple[str, ...], widths: list[int]) -> tuple[str, ...]:
-    """Return the facts of a tensor or the sums of a layer, padded."""
-    if not facts:
-        return ()
-    columns = zip(facts, "<<>>"[-len(facts) :], widths[-len(facts) :], strict=True)
-    *cells, last = (f"  {text:{side}{width}}" for text, side, width in columns)
-    return (*cells, f"{last}  ")

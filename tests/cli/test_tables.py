@@ -52,14 +52,16 @@ def test_off_a_terminal_nothing_is_cut(table: list[Column]) -> None:
 
 
 def test_wide_characters_align() -> None:
-    rows = [("重み", "1"), ("e\u0301", "20"), ("abc", "3")]
-    lines = ["".join(line.cells) for line in tables.aligned(rows, "<>", ("", ""))]
+    table = [Column("name", "", ["重み", "e\u0301", "abc"], "<"), Column("number", "", ["1", "20", "3"])]
+    lines = ["".join(line.cells) for line in tables.rows(table)]
     assert lines == ["重み   1", "e\u0301     20", "abc    3"]
 
 
 def test_names_that_would_look_the_same_keep_their_ends() -> None:
     names = ["model.layers.0.attention.weight", "model.layers.1.attention.weight", "model.embed", "short"]
-    lines = list(tables.aligned([[name, "1"] for name in names], "<>", ["", ""], 24))
+    table = [Column("name", "", names, "<", least=16), Column("number", "", ["1"] * 4)]
+    lines = tables.rows(tables.fitted(table, (), 27).columns)
     assert ["".join(line.cells).rstrip() for line in lines] == [
-        "…rs.0.attention.weight  1", "…rs.1.attention.weight  1", "model.embed             1", "short                   1"
+        "…yers.0.attention.weight  1", "…yers.1.attention.weight  1",
+        "model.embed               1", "short                     1",
     ]  # fmt: skip

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from paramctl.cli import diff_text, output, progress
+from paramctl.cli import diff_text, output, progress, tables
 from paramctl.cli.options import (
     STDIN,
     Color,
@@ -123,7 +123,9 @@ def _report(
     if as_json:
         output.json(_document(found, a, b))
     elif found and output.stdout_is_terminal():
-        output.listing(diff_text.page(found), color)
+        page = diff_text.Page(found)
+        output.listing(page.lines(), color)
+        tables.note_dropped(page.dropped)
     elif found:
         output.lines(diff_text.lines(found))
     if not found:

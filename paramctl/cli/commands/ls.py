@@ -17,11 +17,14 @@ from paramctl.cli.options import (
     open_checkpoint,
     selected_positions,
 )
-from paramctl.cli.output import Line
+from paramctl.cli.tables import Column
 from paramctl.model.checkpoint import dims
 
 if TYPE_CHECKING:
     from paramctl.model.checkpoint import Checkpoint
+
+PATH, SHAPE = 16, 10  # columns that paths and shapes keep before other columns make room for them
+SPARE = ("kind", "values", "tied to", "bytes")  # dropped in this order on a narrow terminal
 
 
 def ls(
@@ -55,7 +58,9 @@ def ls(
         elif as_tsv or not output.stdout_is_terminal():
             output.lines(_lines(checkpoint, listed))
         else:
-            output.listing(_aligned(checkpoint, listed), color)
+            shown = tables.fitted(_columns(checkpoint, listed), SPARE, output.terminal_width())
+            output.listing(tables.table(shown.columns), color)
+            tables.note_dropped(shown.dropped)
 
 
 def _document(checkpoint: Checkpoint, listed: Sequence[int], positions: Collection[int] | None) -> dict[str, object]:
@@ -90,23 +95,20 @@ def _lines(checkpoint: Checkpoint, listed: Sequence[int]) -> Iterator[str]:
         yield f"{text.escape(param.path, None)}\t{facts}\t{text.escape(_tied_to(checkpoint, at) or '', None)}"
 
 
-def _aligned(checkpoint: Checkpoint, listed: Sequence[int]) -> Iterator[Line]:
-    """Return the lines for a terminal."""
-    rows = []
-    for at in listed:
-        param = checkpoint.params[at]
-        first = _tied_to(checkpoint, at)
-        rows.append((
-            text.escape(param.path) or ".",
-            param.kind,
-            param.dtype.name,
-            dims(param.shape),
-            f"{param.numel:,}",
-            text.human_bytes(param.nbytes),
-            "" if first is None else f"= {text.escape(first) or '.'}",
-        ))  # fmt: skip
-    styles = ("bold", "dim", "cyan", "", "", "dim", "magenta")
-    return tables.aligned(rows, "<<<<>><", styles, output.terminal_width())
+def _columns(checkpoint: Checkpoint, listed: Sequence[int]) -> list[Column]:
+    """Return the columns of the table for a terminal."""
+    params = [checkpoint.params[at] for at in listed]
+    leaders = [_tied_to(checkpoint, at) for at in listed]
+    ties = ["" if first is None else f"= {text.escape(first) or '.'}" for first in leaders]
+    columns = [
+        Column("path", "path", [text.escape(param.path) or "." for param in params], "<", "bold", least=PATH),
+        Column("kind", "kind", [param.kind for param in params], "<", "dim"),
+        Column("dtype", "dtype", [param.dtype.name for param in params], "<", "cyan"),
+        Column("shape", "shape", [dims(param.shape) for param in params], "<", least=SHAPE),
+        Column("values", "values", [f"{param.numel:,}" for param in params]),
+        Column("bytes", "bytes", [text.human_bytes(param.nbytes) for param in params], style="dim"),
+    ]
+    return [*columns, Column("tied to", "", ties, "<", "magenta", least=PATH)] if any(leaders) else columns
 
 
 def _tied_to(checkpoint: Checkpoint, at: int) -> str | None:

@@ -35,7 +35,16 @@ BARS = 12  # characters of a histogram
 BINS = 64  # of a histogram for programs
 REASONS = 5  # of tensors without figures that are said one by one
 PATH = 16  # columns that a path keeps before other columns make room for it
-SPARE = ("tied to", "count", "zeros", "l2", "histogram", "stable rank")  # dropped in this order on a narrow terminal
+SPARE = (
+    "tied to",
+    "count",
+    "zeros",
+    "l2",
+    "histogram",
+    "stable rank",
+    "max",
+    "min",
+)  # dropped in this order on a narrow terminal
 
 
 class StatsRow(NamedTuple):
@@ -138,9 +147,9 @@ def _print_document(
 
 def _show(checkpoint: Checkpoint, found: Sequence[StatsRow], spectral: bool, color: output.When) -> None:
     """Print the table."""
-    columns, dropped = tables.without_spare(_columns(checkpoint, found, spectral), SPARE, output.terminal_width())
-    output.listing(_table(columns), color)
-    tables.note_dropped(dropped)
+    shown = tables.fitted(_columns(checkpoint, found, spectral), SPARE, output.terminal_width())
+    output.listing(_table(shown.columns), color)
+    tables.note_dropped(shown.dropped)
 
 
 def _note_reasons(reasons: Reasons) -> None:
@@ -237,12 +246,12 @@ def _columns(checkpoint: Checkpoint, found: Sequence[StatsRow], spectral: bool) 
         columns.append(Column("stable rank", "stable rank", ranks))
     columns.append(Column("histogram", "", [_bars(one) for one in found], "<", "cyan"))
     ties = [_tie(checkpoint, one.row) for one in found]
-    return [*columns, Column("tied to", "", ties, "<", "magenta")] if any(ties) else columns
+    return [*columns, Column("tied to", "", ties, "<", "magenta", least=PATH)] if any(ties) else columns
 
 
 def _table(columns: Sequence[Column]) -> Iterator[Line]:
     """Yield a header and a line for each row; a zero is dim: no NaN is no alarm."""
-    header, *lines = tables.table(columns, output.terminal_width())
+    header, *lines = tables.table(columns)
     yield header
     for cells, own in lines:
         quiet = (cell.strip() == "0" for cell in cells)

@@ -99,10 +99,10 @@ def track(
     if as_json:
         output.json({"schema": 1, "steps": [_object(step) for step in kept]})
         return
-    spare, width = [*map(text.escape, reversed(run.moments)), *SPARE], output.terminal_width()
-    columns, dropped = tables.without_spare(_columns(kept, run.moments, each), spare, width)
-    output.listing(_table(tables.with_short_texts(columns, width), kept), color)
-    tables.note_dropped(dropped)
+    spare = [*map(text.escape, reversed(run.moments)), *SPARE]
+    shown = tables.fitted(_columns(kept, run.moments, each), spare, output.terminal_width())
+    output.listing(_table(shown.columns, kept), color)
+    tables.note_dropped(shown.dropped)
 
 
 class CheckpointOpener:

@@ -303,15 +303,15 @@ def test_narrow_terminals_lose_columns_and_say_which(here: Path) -> None:
         short                                                 1     1           1    1      1      0  █
     """)
     assert shown(60, "stats", "x.pt", NO_COLOR="1") == expected("""
-                                      mean    std  min  max     L2
-        model.layers.…jection.weight   3.5  2.449    0    7  11.83  ██ █ ██ █ ██
-        short                            1           1    1      1  █
+                          mean    std  min  max     L2
+        model.l…n.weight   3.5  2.449    0    7  11.83  ██ █ ██ █ ██
+        short                1           1    1      1  █
         the terminal is too narrow for count, zeros; --tsv has them
     """)
     assert shown(50, "stats", "x.pt", NO_COLOR="1") == expected("""
-                                        mean    std  min  max
-        model.layers.0…ojection.weight   3.5  2.449    0    7
-        short                              1           1    1
+                                     mean    std  min  max
+        model.layers.…ection.weight   3.5  2.449    0    7
+        short                           1           1    1
         the terminal is too narrow for count, zeros, L2; --tsv has them
     """)
 

@@ -310,9 +310,9 @@ def test_on_a_terminal_names_give_way(here: Path) -> None:
     save_file({"encoder." + "very_long_name_" * 8: torch.zeros(1024, 2), "b": torch.zeros(1)}, "x.safetensors")
     assert on_terminal(60, "tree", "x.safetensors", NO_COLOR="1") == expected("""
         x.safetensors  safetensors
-        ├ b                       float32  1             1      4 B
-        └ encoder                                    2,048  8.0 KiB
-          └ very_long…long_name_  float32  1024 × 2  2,048  8.0 KiB
+        ├ b                        float32  1             1      4 B
+        └ encoder                                     2,048  8.0 KiB
+          └ very_long_…long_name_  float32  1024 × 2  2,048  8.0 KiB
 
         2 tensors, 2,049 values, 8.0 KiB
     """)
@@ -324,18 +324,18 @@ def test_on_a_terminal_guides_give_way_first(here: Path) -> None:
     torch.save({"model": inner, "notes": "long " * 40}, "deep.pt")
     assert on_terminal(50, "tree", "deep.pt", NO_COLOR="1") == expected("""
         deep.pt  torch-zip
-        ├ model                                 40  160 B
-        │ ├ a                                   40  160 B
-        │ │ └ b                                 40  160 B
-        │ │   └ c                               40  160 B
-        │ │     └ d                             40  160 B
-        │ │       └ e                           40  160 B
-        │ │         └ f                         40  160 B
-        │ │           ├ weight  float32  8 × 4  32  128 B
-        │ │           └ bias    float32  8       8   32 B
-        │ └ head                                32  128 B
-        │   └ weight            float32  8 × 4  32  128 B  = mod…weight
-        └ notes                 long long long long long …
+        ├ model                        160 B
+        │ ├ a                          160 B
+        │ │ └ b                        160 B
+        …│   └ c                       160 B
+        …    └ d                       160 B
+        …    └ e                       160 B
+        …    └ f                       160 B
+        …    ├ weight  float32  8 × 4  128 B
+        …    └ bias    float32  8       32 B
+        │ └ head                       128 B
+        │   └ weight   float32  8 × 4  128 B  = mod…weight
+        └ notes        long long long long long long long…
 
         3 tensors (2 unique), 40 values, 160 B
     """)
