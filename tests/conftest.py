@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -13,7 +15,18 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 
+MEMORY = Path("/dev/shm")  # a folder in memory, where a sync costs nothing
+ROOM = 4 << 30  # bytes that the folder must have free
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    """Choose the folder of temporary files, and bring the real checkpoints where their tests are asked for."""
+    if "not crash" in config.option.markexpr and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+    _bring_real_checkpoints(config)
+
+
+def _bring_real_checkpoints(config: pytest.Config) -> None:
     """Bring the real checkpoints where their tests are asked for; the names of the tests are those of the files."""
     asked = re.search(r"(?<!not )\breal\b", config.option.markexpr)
     if asked and "PARAMCTL_REAL" not in os.environ and not hasattr(config, "workerinput"):

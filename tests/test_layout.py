@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,18 @@ FLOORS = (
 MAX_MODULES = 15
 
 
+@cache
 def modules() -> dict[str, Path]:
     return {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in ROOT.rglob("*.py")}
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Yield the modules of the package that a file imports, by their names inside the package."""
+@cache
+def imports(path: Path) -> list[str]:
+    """Return the modules of the package that a file imports, by their names inside the package."""
+    return [*_imports(path)]
+
+
+def _imports(path: Path) -> Iterator[str]:
     known = modules()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "paramctl":

@@ -175,7 +175,7 @@ def test_standard_output_is_closed(model: Path, command: str) -> None:
 @pytest.mark.parametrize("where", ["-o out.pt", "-i"])
 def test_an_edit_with_descriptors_closed_writes_the_right_file(model: Path, closed: str, where: str) -> None:
     expected = model.with_name("expected.pt")
-    line = "paramctl init net.pt -l 0 -s ones --seed 1"
+    line = "paramctl set net.pt '0.weight = 1'"
     assert shell(f"{line} -o {expected}", model.parent)[0] == 0
     assert shell(f"{line} {where} {closed}", model.parent)[:2] == (0, b"")
     out = model if where == "-i" else model.with_name("out.pt")

@@ -30,7 +30,7 @@ from paramctl.errors import FormatError
 from paramctl.formats import opening, registry
 
 SECONDS = float(os.environ.get("PARAMCTL_FUZZ_SECONDS", "60"))
-QUICK = {"edit": 30, "convert": 30, "verbs": 30}  # mutations of a target's seeds that the plain run tries; else 150
+QUICK = {"edit": 15, "convert": 15, "verbs": 15}  # mutations of a target's seeds that the plain run tries; else 75
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -64,7 +64,7 @@ def test_seeds_are_files_of_their_format(name: str, tmp_path: Path) -> None:
 
 def test_seeds_and_mutations_break_no_rule(name: str) -> None:
     held = seeds.made(TARGETS[name].seeds)
-    for data in (*held, *seeds.mutations(name, held, QUICK.get(name, 150))):
+    for data in (*held, *seeds.mutations(name, held, QUICK.get(name, 75))):
         finding = judge(TARGETS[name].steps, data) if len(data) <= rules.LARGEST else None
         assert finding is None, f"{finding.kind}\n{finding.report}"
 
