@@ -153,7 +153,7 @@ def report(
 ) -> None:
     """Print the changes: for people on standard error, with `--json` on standard output unless that is the result.
 
-    `plan` is given if nothing was written.
+    `plan` is given if nothing was written: then standard output is free for the report.
     """
     if options.json:
         document = {
@@ -173,11 +173,11 @@ def report(
         return
     if options.quiet:
         return
+    if plan:
+        output.lines([*_lines(made), f"nothing was written (dry run); {_planned(plan)}"])
+        return
     for line in _lines(made):
         output.note(line)
-    if plan:
-        output.note(f"nothing was written (dry run); {_planned(plan)}")
-        return
     where = "standard output" if streamed else options.output or "in place"
     output.note(f"wrote {text.human_bytes(written)} {'' if where == 'in place' else 'to '}{text.escape(where)}")
 

@@ -129,7 +129,7 @@ Patch = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Let -o replace a file that exists.")]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", "-n", help="Print the report and the planned writes; write nothing.")
+    bool, typer.Option("--dry-run", "-n", help="Write nothing; print the report and the planned writes.")
 ]
 Seed = Annotated[
     int | None,

@@ -427,3 +427,10 @@ def test_next_names() -> None:
 def test_the_table_names_only_commands_there_are() -> None:
     folder = Path(app.__file__).parent / "commands"
     assert {path.stem for path in folder.glob("*.py")} - {"__init__"} == {*LOOK, *CHANGE}
+
+
+@pytest.mark.parametrize("name", [*LOOK, *CHANGE])
+def test_the_summary_of_a_command_is_one_line_that_fits(name: str) -> None:
+    summary = app.Commands().get_command(None, name).get_short_help_str(66)
+    assert summary.endswith(".")
+    assert not summary.endswith("...")

@@ -212,7 +212,7 @@ def plain(tmp_path: Path) -> Path:
     ],
 )
 def test_a_dry_run_says_what_it_would_take(run: ChangedRange, plain: Path, options: list[str], expected: str) -> None:
-    err = run("init", plain, "-l", "0", "-s", "zeros", "-n", *options)[2]
+    err = run("init", plain, "-l", "0", "-s", "zeros", "-n", *options)[1]
     assert err.splitlines()[-1] == f"nothing was written (dry run); {expected}"
 
 

@@ -42,7 +42,7 @@ def check(
     as_json: Json = False,
     sarif: Annotated[bool, typer.Option("--sarif", help="Print a SARIF 2.1.0 document, for code scanners.")] = False,
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Print only the last line of each checkpoint, the sum of its findings.")
+        bool, typer.Option("--quiet", "-q", help="Print only the last line of each checkpoint.")
     ] = False,
     color: Color = "auto",
 ) -> None:

@@ -59,7 +59,7 @@ def diff(
     quiet: QuietFlag = False,
     color: Color = "auto",
 ) -> None:
-    """Say what differs between two checkpoints, of whatever formats.
+    """Compare two checkpoints, of any formats.
 
     Tensors are paired by path. Of values that differ: the largest |a − b|, its mean over all values of
     the tensor, the largest |a − b| / max(|a|, |b|), and how many differ. NaN equals NaN. Where one of the

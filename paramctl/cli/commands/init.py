@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from paramctl.cli.completion import complete_scheme
 from paramctl.cli.editing import ResetOptimizer, WriteOptions, edit, writes
-from paramctl.cli.options import (
-    FileArgument,
-    Layers,
-    Seed,
-)
+from paramctl.cli.options import FileArgument, Layers, Seed
+
+if TYPE_CHECKING:
+    from paramctl.edit.report import Edit
+    from paramctl.model.checkpoint import Checkpoint
+
+WHOLE = "the whole model was drawn anew, since no --layer was given"
 
 
 @writes()
@@ -49,7 +51,8 @@ def init(
 
     On a layer, weights (2 or more dimensions) are drawn with the scheme, biases become zeros, the scale
     of a normalisation ones; running statistics and integers are kept. A param named by its full path
-    gets the scheme itself. 'paramctl schemes' explains every scheme.
+    gets the scheme itself. Without --layer the whole model is drawn anew. 'paramctl schemes' explains
+    every scheme.
 
     \b
     Examples:
@@ -57,17 +60,12 @@ def init(
       paramctl init net.pt -l 0 -s xavier -l 2 -s constant:42 -i
       paramctl init --layer 0 --scheme xavier < net.pt > new.pt
     """
-    from paramctl.edit.init import init as verb
+    def drawn(checkpoint: Checkpoint) -> Edit:
+        """Return the checkpoint drawn anew, with a note if that is the whole model."""
+        from paramctl.edit.init import init as verb
 
-    edit(
-        file,
-        options,
-        lambda checkpoint: verb(
-            checkpoint,
-            layer or (),
-            scheme or ("default",),
-            seed=seed,
-            bias=bias,
-            reset_optimizer=reset_optimizer,
-        ),
-    )
+        schemes = scheme or ("default",)
+        made = verb(checkpoint, layer or (), schemes, seed=seed, bias=bias, reset_optimizer=reset_optimizer)
+        return made if layer else made._replace(notes=(WHOLE, *made.notes))
+
+    edit(file, options, drawn)

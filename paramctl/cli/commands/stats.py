@@ -92,7 +92,7 @@ def stats(
     as_json_lines: JsonLines = False,
     color: Color = "auto",
 ) -> None:
-    """Say what the values of each tensor are like.
+    """Summarise the values of each tensor, or of each layer.
 
     Mean, std (sample), min, max and l2 are of the finite values; count is of all of them. Complex values
     count by their magnitude, quantized ones by their dequantized value. In a pipe the lines are

@@ -32,7 +32,7 @@ def ties(
     as_json: Json = False,
     color: Color = "auto",
 ) -> None:
-    """List the tensors that are one and the same under several names.
+    """List tied tensors: one tensor under several names.
 
     One line a group: '2.weight = 4.weight'. Tensors that merely share some of their bytes, as views of
     one storage do, follow as 'a ~ b overlaps'. With --equal, tensors of a model that hold the same values

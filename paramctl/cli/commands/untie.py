@@ -21,7 +21,7 @@ def untie(
     *,
     options: WriteOptions,
 ) -> None:
-    """Give params that share their bytes with others copies of their own.
+    """Give tied params copies of their own.
 
     \b
     Examples:

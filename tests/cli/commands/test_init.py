@@ -99,7 +99,7 @@ def test_an_own_function_that_fails_writes_nothing_to_a_pipe(spawn: Spawn, model
 def test_a_list_of_paths_on_standard_input(spawn: Spawn, model: Path) -> None:
     done = spawn("init", model, "-l", "@-", "-s", "constant:3", "-n", stdin=None, input=b"3.bias\n0.bias\n")
     assert done.returncode == 0
-    assert [line.split()[0] for line in done.stderr.decode().splitlines()[:2]] == ["0.bias", "3.bias"]
+    assert [line.split()[0] for line in done.stdout.decode().splitlines()[:2]] == ["0.bias", "3.bias"]
     piped = spawn("init", "-l", "@-", "-s", "ones", "-n", stdin=None, input=model.read_bytes())
     assert piped.returncode == 2
     assert piped.stderr == (
@@ -108,7 +108,7 @@ def test_a_list_of_paths_on_standard_input(spawn: Spawn, model: Path) -> None:
 
 
 def test_the_bias_of_layers(run: Run, model: Path) -> None:
-    assert without_plan(run("init", model, "-l", "0", "-s", "ones", "--bias", "keep", "--seed", "1", "-n")[2]) == (
+    assert without_plan(run("init", model, "-l", "0", "-s", "ones", "--bias", "keep", "--seed", "1", "-n")[1]) == (
         "0.weight  ones  fan 4 → 8\n"
         "kept 0.bias: bias kept as requested\n"
         "seed 1\n"
@@ -122,7 +122,7 @@ def test_a_training_checkpoint(run: Run, tmp_path: Path) -> None:
     net(torch.ones(2, 4)).sum().backward()
     optimizer.step()
     path = saved(tmp_path, {"model": net.state_dict(), "optim": optimizer.state_dict(), "epoch": 3}, "run.ckpt")
-    assert without_plan(run("init", path, "-l", "0", "-s", "ones", "--seed", "1", "-n")[2]) == (
+    assert without_plan(run("init", path, "-l", "0", "-s", "ones", "--seed", "1", "-n")[1]) == (
         "model.0.weight  ones   fan 4 → 8\n"
         "model.0.bias    zeros\n"
         "note: selected inside 'model'\n"

@@ -122,7 +122,7 @@ class Looking:
     def persistent_load(self, pid: Any) -> Any:
         if self.real and isinstance(pid, tuple) and len(pid) == 4:
             return pid[1]
-        return Inert("persistent", (pid,))
+        return self.base("persistent", (pid,))
 
 
 class InC(Looking, _pickle.Unpickler):
