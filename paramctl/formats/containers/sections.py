@@ -67,7 +67,7 @@ class Held(Source):
 
 
 def in_whole(content: Iterable[Content]) -> tuple[Content, ...]:
-    """The same bytes, those of sections by where they lie in the whole file."""
+    """Return the same bytes, with the sections among them given by their places in the whole file."""
     return tuple(_placed(part) if isinstance(part, Extent) else part for part in content)
 
 

@@ -10,7 +10,7 @@ from paramctl.errors import FormatError
 
 
 def parse(text: str | bytes, what: str, **hooks: Callable[[str], Any] | None) -> Any:
-    """What a text says, which errors call `what`; `hooks` are those of `json.loads`.
+    """Return the value of a JSON text, which errors call `what`; `hooks` are those of `json.loads`.
 
     Raises FormatError where it is not JSON, nested too deep, or names a key twice.
     """
@@ -28,7 +28,7 @@ def parse(text: str | bytes, what: str, **hooks: Callable[[str], Any] | None) ->
 
 
 def _surely_unique(text: str, parsed: object) -> bool:
-    """Whether no object in the JSON can name a key twice, told without looking at each of them.
+    """Return whether surely no object in the JSON has a key twice, from counts alone, without parsing it.
 
     Where no white space comes before a colon, every key is followed by `":` at once, so that there are at
     least as many of those as keys. Just as many as were parsed means that no key was lost to another.
@@ -42,7 +42,7 @@ def _surely_unique(text: str, parsed: object) -> bool:
 
 
 def _unique(pairs: list[tuple[str, Any]], what: str) -> dict[str, Any]:
-    """An object's pairs as a dict. Raises FormatError where two have one key."""
+    """Return an object's pairs as a dict. Raises FormatError if two have one key."""
     found = dict(pairs)
     if len(found) < len(pairs):
         seen: set[str] = set()

@@ -58,7 +58,7 @@ class Member(NamedTuple):
 
 
 class _Notes(NamedTuple):
-    """What stands before a member about it: its name and size, where its own block cannot say them."""
+    """The name and size of a member, from the blocks before its own, which has no room for them."""
 
     start: int
     name: str | None = None
@@ -66,12 +66,12 @@ class _Notes(NamedTuple):
 
 
 def recognises(head: bytes) -> bool:
-    """Whether a block that describes a member begins here, as Python's tarfile sees it."""
+    """Return whether a block that describes a member begins here, as Python's tarfile sees it."""
     return tar_header.recognises(head)
 
 
 def read(source: Source) -> list[Member]:
-    """Every member, in order. Raises FormatError where the headers are damaged, or the archive is cut off."""
+    """Return every member, in order. Raises FormatError if the headers are damaged or the archive is cut off."""
     if source.size % BLOCK:
         raise FormatError(f"tar archive is cut off: its {source.size:,} bytes are no whole blocks of {BLOCK}")
     return [*members(source)]
@@ -125,7 +125,7 @@ def _name(block: bytes) -> str:
 
 
 def _noted(notes: _Notes, kind: bytes, content: Extent, at: int) -> _Notes:
-    """What is known of the next member once this is read as well."""
+    """Return the notes on the next member, with those of this block added."""
     if content.nbytes > MAX_NOTES:
         raise FormatError(f"tar archive has {content.nbytes:,} bytes of notes on one member (byte {at:,})")
     left = content.source.size - content.offset
@@ -166,7 +166,7 @@ _RECORD = re.compile(rb"([0-9]{1,6}) ([^=\n]+)=")
 
 
 def header(name: str, nbytes: int, block: bytes = b"") -> bytes:
-    """The block that describes a regular file of `nbytes` bytes: `block` with that size, or a new one."""
+    """Return the block that describes a regular file of `nbytes` bytes: `block` with that size, or a new one."""
     if not block:
         mode, owner, group, size_and_time = b"0000644\0", b"0000000\0", b"0000000\0", b"%011o\0" % 0 * 2
         block = b"".join((name.encode().ljust(100, b"\0"), mode, owner, group, size_and_time, bytes(8), b"0"))

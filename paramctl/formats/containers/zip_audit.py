@@ -21,7 +21,7 @@ SHORTEST, LONGEST = 12, 24  # bytes of a descriptor
 
 
 def audit(archive: Archive, on_progress: ProgressCallback = ignore) -> Iterator[tuple[str, Finding]]:
-    """What is wrong with each record, by its name: every byte is read, and both of its headers."""
+    """Yield the findings about each record, with its name: every byte is read, and both of its headers."""
     auditor = _Auditor(archive, on_progress)
     for record in sorted(archive.records.values(), key=lambda record: record.header):
         for level, rule, what in auditor.look_into(record):
@@ -37,7 +37,7 @@ def audit(archive: Archive, on_progress: ProgressCallback = ignore) -> Iterator[
 def audit_for(
     checkpoint: Checkpoint, archive: Archive, folder: str, on_progress: ProgressCallback = ignore
 ) -> Iterator[Finding]:
-    """The same, each finding with the first param whose storage, by its key in `folder`, is that record."""
+    """Yield the findings of `audit`, each with the first param whose storage, by its key in `folder`, is the record."""
     users: dict[str, str] = {}
     for param in checkpoint.params:
         for part in (param, *param.components):
@@ -87,7 +87,7 @@ class _Auditor:
         return value
 
     def _headers(self, record: Record, end: int) -> Iterator[tuple[Level, str, str]]:
-        """What a record's local header, or the descriptor at its end, says against the directory."""
+        """Yield where a record's local header, or the descriptor at its end, contradicts the directory."""
         local = LOCAL.unpack(self._archive.source.read(record.header, LOCAL.size))
         if _contradicts(record, local[6], (0, MAX32), *local[7:9]):
             yield "warning", "record", "has another CRC-32 or size in its local header than in the zip directory"
@@ -112,6 +112,6 @@ def _descriptor(record: Record, behind: bytes) -> int:
 
 
 def _contradicts(record: Record, crc: int, unknown: tuple[int, ...], packed: int, nbytes: int) -> bool:
-    """Whether sums and sizes are not those of the directory; a CRC-32 of 0 says nothing."""
+    """Return whether sums and sizes differ from those of the directory; a CRC-32 of 0 means that none was computed."""
     pairs = ((packed, record.packed), (nbytes, record.nbytes))
     return (crc or record.crc32) != record.crc32 or any(said not in (real, *unknown) for said, real in pairs)

@@ -90,7 +90,7 @@ class Archive:
     comment: bytes
 
     def payload(self, record: Record) -> Extent:
-        """Where a record's bytes lie, after a local header that agrees with the directory."""
+        """Return the place of a record's bytes, after a local header that agrees with the directory."""
         fields = self._window.read(record.header, LOCAL.size)
         magic, _, flags, method, *_, name_length, extra_length = LOCAL.unpack(fields)
         name = self._window.read(record.header + LOCAL.size, name_length) if magic == MAGIC else b""
@@ -102,7 +102,7 @@ class Archive:
         return Extent(self.source, start, record.packed)
 
     def content(self, record: Record) -> Content:
-        """A record's bytes, inflated when they are read if they are deflated, and kept if they are read again."""
+        """Return a record's bytes: a deflated one is inflated when it is read, and kept if it is read again."""
         if record.method == STORED:
             return self.payload(record)
         if record.name not in self._keepers:
@@ -118,7 +118,7 @@ class Archive:
         return {}
 
     def read(self, record: Record, limit: int) -> bytes:
-        """All bytes of a small record, its CRC checked. Raises FormatError if it is over `limit` bytes."""
+        """Return all bytes of a small record, its CRC checked. Raises FormatError if it is over `limit` bytes."""
         if record.nbytes > limit:
             raise FormatError(f"record {record.name!r} takes {record.nbytes:,} bytes, over the limit of {limit:,}")
         content = self.content(record)
@@ -152,7 +152,7 @@ class Archive:
 
 
 def read(source: Source) -> Archive:
-    """The directory of a zip file, checked against the file's size and itself."""
+    """Return the directory of a zip file, checked against the file's size and itself."""
     count, size, directory, end, comment = _end_of_directory(source)
     if directory + size != end:
         raise FormatError("zip directory is damaged: its size and place do not meet its end record")
@@ -180,7 +180,7 @@ def _alike(records: Mapping[str, Record]) -> str:
 
 
 def directory(source: Source) -> bytes:
-    """The bytes of the directory, as they are, for a first look at the names in it."""
+    """Return the bytes of the directory, unparsed, for a first look at the names in it."""
     _, size, start, end, _ = _end_of_directory(source)
     if start + size != end:
         raise FormatError("zip directory is damaged: its size and place do not meet its end record")
@@ -188,7 +188,7 @@ def directory(source: Source) -> bytes:
 
 
 def _end_of_directory(source: Source) -> tuple[int, int, int, int, bytes]:
-    """Number of records, size and offset of the directory, where its end records begin, and the comment."""
+    """Return the number of records, size and offset of the directory, offset of its end records, and the comment."""
     window = min(source.size, END.size + MAX16)
     tail = source.read(source.size - window, window)
     at = tail.rfind(b"PK\x05\x06")
@@ -276,12 +276,12 @@ def _zip64(name: str, extra: bytes, packed: int, nbytes: int, header: int) -> tu
 
 
 def _decode(name: bytes, flags: int) -> str:
-    """A record's name; bytes that are not UTF-8 keep their place as lone surrogates."""
+    """Return a record's name; bytes that are not UTF-8 keep their place as lone surrogates."""
     return name.decode("utf-8", "surrogateescape")
 
 
 def _check_extents(records: Mapping[str, Record], directory: int) -> None:
-    """Records must not overlap, and each must lie before the directory and be of a kind we can read."""
+    """Raise FormatError if records overlap, lie behind the directory, or are of an unsupported kind."""
     last, previous = 0, ""
     for record in sorted(records.values(), key=lambda record: record.header):
         if record.header < last:
@@ -301,7 +301,7 @@ def _check_extents(records: Mapping[str, Record], directory: int) -> None:
 
 
 def _inflated(packed: Extent, record: Record) -> Iterator[Buffer]:
-    """A deflated record's bytes, exactly as many as the directory says."""
+    """Yield the bytes of a deflated record, exactly as many as the directory says."""
     machine = zlib.decompressobj(-15)
     made = at = 0
     try:
@@ -341,7 +341,7 @@ class Piece(NamedTuple):
 
 
 def layout(archive: Archive | None, pieces: list[Piece], alignment: int) -> Iterator[Segment]:
-    """The segments of an archive of `pieces`.
+    """Yield the segments of an archive of `pieces`.
 
     A record that stays in its place is copied whole, header and all, so that changing values changes
     nothing else. One that moves gets a new header that aligns its payload to `alignment` bytes, a large
@@ -369,7 +369,7 @@ def layout(archive: Archive | None, pieces: list[Piece], alignment: int) -> Iter
 
 
 def _by_place(archive: Archive) -> Iterator[str]:
-    """The names of an archive's records in the order in which they lie in the file."""
+    """Yield the names of an archive's records in the order in which they lie in the file."""
     return (record.name for record in sorted(archive.records.values(), key=lambda record: record.header))
 
 
@@ -385,7 +385,7 @@ def _in_order(archive: Archive | None, entries: list[tuple[Piece, Record]]) -> l
 def _rewritten(
     archive: Archive | None, piece: Piece, at: int, alignment: int, stays: bool
 ) -> tuple[Record, list[Segment]]:
-    """A record with a local header of its own: zeros there, CRC and size in a descriptor behind it."""
+    """Return a record with a local header of its own: zeros there, CRC and size in a descriptor behind it."""
     nbytes, raw = piece.nbytes, piece.name.encode("utf-8", "surrogateescape")
     old = piece.old
     if piece.content is None:
@@ -424,14 +424,14 @@ def _rewritten(
 
 
 def _known(archive: Archive | None, old: Record | None, new: Record) -> Known | None:
-    """What a record's new payload replaces byte by byte, if the archive says what that sums up to."""
+    """Return the bytes that a record's new payload replaces, if the archive says what they sum up to; else None."""
     if archive is None or old is None or not old.has_crc or old.method != STORED or old.nbytes != new.nbytes:
         return None
     return Known(archive.payload(old), old.crc32)
 
 
 def _kept_header(archive: Archive | None, old: Record | None, new: Record) -> bytes | None:
-    """The old local header, where it says all that a new one would."""
+    """Return the old local header, if it says all that a new one would; else None."""
     if archive is None or old is None or (old.flags, old.method) != (new.flags, new.method):
         return None
     start = archive.payload(old).offset
@@ -441,7 +441,7 @@ def _kept_header(archive: Archive | None, old: Record | None, new: Record) -> by
 
 
 def _page_place(archive: Archive | None, old: Record | None, alignment: int) -> tuple[int, int]:
-    """Where a payload is to begin: a remainder, and what to divide by.
+    """Return where a payload is to begin: a remainder, and the number to divide by.
 
     A large one keeps its place on a page of memory, where that is aligned too: then the kernel copies, or
     shares, whole pages of it.
@@ -460,7 +460,7 @@ def _room_after(record: Record) -> int:
 
 
 def _local_header(name: bytes, record: Record, at: int, remainder: int, alignment: int) -> bytes:
-    """A local header with zeros for CRC and sizes, padded so that the payload begins where it should."""
+    """Return a local header with zeros for CRC and sizes, padded so that the payload begins where it should."""
     zip64 = struct.pack("<2H2Q", 1, 16, 0, 0) if max(record.packed, at) >= MAX32 else b""
     start = at + LOCAL.size + len(name) + len(zip64) + 4
     padding = (remainder - start) % alignment
@@ -471,7 +471,7 @@ def _local_header(name: bytes, record: Record, at: int, remainder: int, alignmen
 
 
 def _directory(archive: Archive | None, entries: list[tuple[Piece, Record]], at: int) -> Iterator[Segment]:
-    """The central directory and its end records. Only CRCs depend on what was written before."""
+    """Yield the central directory and its end records. Only CRCs depend on what was written before."""
     originals = _central_entries(archive) if archive else {}
     parts = [_central(originals, piece, record) for piece, record in entries]
     size = sum(len(part) for part in parts)
@@ -502,7 +502,7 @@ def _central_entries(archive: Archive) -> dict[str, bytes]:
 
 
 def _central(originals: Mapping[str, bytes], piece: Piece, record: Record) -> bytearray:
-    """A directory entry: the old one's bytes while its sizes and place hold, else a new one."""
+    """Return a directory entry: the old one's bytes if its sizes and place still hold, else a new one."""
     old = piece.old
     if old is not None and old._replace(crc32=0) == record._replace(crc32=0):
         return bytearray(originals[piece.name])

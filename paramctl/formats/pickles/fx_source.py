@@ -30,7 +30,7 @@ class _Suspicious(Exception):
 
 
 def is_plain_forward(source: str) -> bool:
-    """Whether the source is only imports and one `forward`, and nothing in it is known to be dangerous."""
+    """Return whether the source is only imports and one `forward`, and names nothing that is known to be dangerous."""
     if len(source) > MAX_SOURCE:
         return False
     try:
@@ -58,7 +58,7 @@ def _check_module(module: ast.Module) -> None:
 
 
 def _is_wrap(statement: ast.stmt) -> bool:
-    """Whether it is `torch.fx.wrap('name')`, by which torch.fx marks a function as one step."""
+    """Return whether a statement is `torch.fx.wrap('name')`, by which torch.fx marks a function as one step."""
     match statement:
         case ast.Expr(ast.Call(function, [ast.Constant(str())], [])):
             return isinstance(function, ast.Name | ast.Attribute) and _dotted(function)[1] == "torch.fx.wrap"
@@ -99,7 +99,7 @@ def _check_forward(function: ast.FunctionDef, imports: dict[str, str]) -> None:
 
 
 def _paths(annotation: ast.expr) -> Iterator[ast.expr]:
-    """The types an annotation names, each path whole."""
+    """Yield the types that an annotation names, each path whole."""
     todo: list[ast.AST] = [annotation]
     while todo:
         node = todo.pop()
@@ -110,7 +110,7 @@ def _paths(annotation: ast.expr) -> Iterator[ast.expr]:
 
 
 class _Body:
-    """What the expressions of a function may reach."""
+    """The names that the expressions of a function may reach."""
 
     def __init__(self, imports: dict[str, str], own: set[str]) -> None:
         self.imports = imports
@@ -162,7 +162,7 @@ _GETATTR = ("getattr", "builtins.getattr")
 
 
 def _is_value(path: str) -> bool:
-    """Whether a name may be used without being called: a dtype, a constant. A module may not, under any other name."""
+    """Return whether a name may be used without being called: a dtype, a constant; but not a module."""
     return judge_path(path).danger == "known" or is_plain(path)
 
 
@@ -171,7 +171,7 @@ def _is_dangerous(path: str) -> bool:
 
 
 def _dotted(node: ast.expr) -> tuple[ast.expr, str]:
-    """Where `a.b.c` starts, and its text; the text of what is no name is empty."""
+    """Return the expression that `a.b.c` starts with, and its text; the text is empty if it is no name."""
     names = []
     while isinstance(node, ast.Attribute):
         names.append(node.attr)

@@ -17,19 +17,19 @@ MAX_WALK = 20  # attributes of attributes; what goes further hides something
 
 
 class Verdict(NamedTuple):
-    """How far a name is to be trusted, and what it does; `does` is empty where only its use can tell."""
+    """A judgement on a name: how far it is to be trusted, and what it does; `does` is "" if only its use can tell."""
 
     danger: Danger
     does: str
 
 
 def canonical(path: str) -> str:
-    """The name as Python 3 knows it; a stray end of line is no part of it."""
+    """Return the name as Python 3 knows it, without a stray end of line."""
     return renamed(path.replace("\r", "").replace(" ", ""))
 
 
 def renamed(path: str) -> str:
-    """A Python 2 name as Python 3 spells it: `__builtin__.eval` is `builtins.eval`."""
+    """Return a Python 2 name as Python 3 spells it: `__builtin__.eval` is `builtins.eval`."""
     from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 
     module, _, name = path.rpartition(".")
@@ -42,12 +42,12 @@ def renamed(path: str) -> str:
 
 
 def judge(module: str, name: str) -> Verdict:
-    """What `name`, an attribute or a path of attributes of `module`, does."""
+    """Return the verdict on `name`, an attribute or a path of attributes of `module`."""
     return judge_path(canonical(f"{module}.{name}"), len(module.split(".")))
 
 
 def judge_path(path: str, depth: int = 1) -> Verdict:
-    """The same of a whole path, whose first `depth` names are the module that is imported."""
+    """Return the verdict on a whole path, whose first `depth` names are the module that is imported."""
     if path in _KNOWN:
         return Verdict("known", _KNOWN[path])
     if path in _NOTED:
@@ -66,7 +66,7 @@ def judge_path(path: str, depth: int = 1) -> Verdict:
 
 
 def _known_by_pattern(path: str, walked: int) -> str:
-    """What a class or function of torch does whose place is enough to know it."""
+    """Return what a class or function of torch does, if its place is enough to know it; else ""."""
     if _TENSOR_FUNCTIONS.fullmatch(path):
         return _OPERATION
     if walked != 1:  # a class is known where it is defined; a walk may leave through what its module imports
@@ -79,7 +79,7 @@ def _known_by_pattern(path: str, walked: int) -> str:
 
 
 def _walked(names: list[str]) -> str:
-    """What a walk through these attributes reaches, whatever module it starts from; empty if nothing is known."""
+    """Return what a path of attributes reaches, whatever module it starts from; "" if nothing is known."""
     if any(name.startswith("__") and name.endswith("__") for name in names):
         return _INSIDES
     for i, name in enumerate(names[:MAX_WALK]):
@@ -92,17 +92,17 @@ def _walked(names: list[str]) -> str:
 
 
 def is_plain(path: str) -> bool:
-    """Whether tensors, and the dicts that hold them, need this name."""
+    """Return whether tensors, and the dicts that hold them, need this name."""
     return path in _PLAIN or (path in REBUILDS and path not in FROM_NUMPY)
 
 
 def is_dtype(path: str) -> bool:
-    """Whether it is an element type of torch, which some tensors name."""
+    """Return whether a name is a dtype of torch, which some tensors name."""
     return path in DTYPES
 
 
 def _longest(table: Mapping[str, str], names: list[str]) -> str:
-    """What the table says of a path, or of the longest part of it that it knows."""
+    """Return what the table says of a path, or of the longest part of it that it knows."""
     for n in range(min(len(names), _LONGEST), 0, -1):
         if (found := table.get(".".join(names[:n]))) is not None:
             return found

@@ -94,7 +94,7 @@ class Machine:
             self.size, self.around, self.opcode_at = len(self.data), None, self.at
 
     def take(self, n: int) -> bytes:
-        """The next `n` bytes of the pickle."""
+        """Return the next `n` bytes of the pickle."""
         end = self.at + n
         if n < 0 or end > self.size:
             raise self.cut(f"announces {n:,} bytes and {self.size - self.at:,} are left")
@@ -112,7 +112,7 @@ class Machine:
         return data
 
     def to_mark(self) -> list[Any]:
-        """The values above the last MARK, which are taken off."""
+        """Remove and return the values above the last MARK."""
         if not self.marks:
             raise self.damaged("goes back to a MARK that is not there")
         items = self.stack
@@ -120,7 +120,7 @@ class Machine:
         return items
 
     def named(self, module: str, name: str) -> Global:
-        """The node of a name, one and the same each time."""
+        """Return the node of a name: the same node each time."""
         found = self.globals.get((module, name))
         if found is None:
             found = self.globals[module, name] = Global(module, name)

@@ -56,7 +56,7 @@ class Dict:
             self.pairs = [*self.pairs, *pairs] if self.pairs else pairs
 
     def get(self, name: str, default: object = None) -> Any:
-        """The value under a text key; of several the last, as in Python."""
+        """Return the value under a text key, as Python would: of several the last."""
         for key, value in reversed(self.pairs):
             if key == name if isinstance(key, str) else isinstance(key, PyString) and key.text == name:
                 return value
@@ -89,7 +89,7 @@ class FrozenSet:
 
 
 class Call:
-    """What a real unpickler would make by calling `func(*args)`, and what it would then do to it.
+    """An object that a real unpickler would make by calling `func(*args)`, and the changes it would then make to it.
 
     `mutations` are, in order, ("build", state), ("items", (key, value)), ("append", x), ("add", x).
     """
@@ -133,7 +133,7 @@ class Persistent:
 
 
 def class_of(node: object) -> Global | None:
-    """The class a node names: torch kept those of modules outside of its pickles until 1.6, with their source.
+    """Return the class that a node names; before 1.6 torch kept those of modules outside of its pickles, with source.
 
     Their ids are `("module", class, file, source)`, in tar files without the first word.
     """
@@ -148,12 +148,12 @@ def class_of(node: object) -> Global | None:
 
 
 def key_position(i: int) -> int:
-    """The position of the key of pair `i`, whose value is at `i`."""
+    """Return the position of the key of pair `i`, whose value is at `i`."""
     return -4 - i
 
 
 def is_key(position: int) -> bool:
-    """Whether a position is that of a key."""
+    """Return whether a position is that of a key."""
     return position <= -4
 
 
@@ -181,7 +181,7 @@ def slots(node: Any) -> Iterator[tuple[int, Any]]:
 
 
 def describe(node: object) -> str:
-    """A short text for something foreign: the name of its class or function."""
+    """Return a short text for a foreign object: the name of its class or function."""
     if isinstance(node, Global):
         return node.full[:80]
     if isinstance(node, Call):

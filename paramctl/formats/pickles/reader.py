@@ -19,7 +19,7 @@ _INLINE = b"qhK"  # opcodes with an argument of one byte that the loop reads its
 
 
 class Pickle(NamedTuple):
-    """What a pickle holds.
+    """The object that a pickle ends with, and where the pickle ends.
 
     `end` is the offset behind its STOP, `opcodes` how many were read (a bound for every walk over
     `root`), `globals` every name it would look up, used or not, `persistent` every id it names.
@@ -39,7 +39,7 @@ def read(data: bytes, offset: int = 0) -> Pickle:
 
 
 def carried_out(machine: Machine, handlers: list[Handler] = HANDLERS) -> Pickle:
-    """What the pickle that a machine is to read holds. Raises FormatError, with the byte, where it is malformed."""
+    """Return what a pickle holds. Raises FormatError, with the byte, if it is malformed."""
     root = run(machine, handlers)
     return Pickle(
         root, machine.protocol, machine.at, machine.count, tuple(machine.globals.values()), tuple(machine.persistent)
@@ -54,7 +54,7 @@ _REASONS: dict[type[Exception], str] = {
 
 
 def run(machine: Machine, handlers: list[Handler]) -> Any:
-    """The object a pickle ends with. `handlers` may take notes, and must do what HANDLERS do besides."""
+    """Return the object that a pickle ends with. `handlers` may take notes, and must also do what HANDLERS do."""
     try:
         return _run(machine, handlers)
     except UnicodeDecodeError:

@@ -53,7 +53,7 @@ class Name:
 
 
 class _Planted(NamedTuple):
-    """What a state would plant under the names that an opcode calls: how far the state was read, and what was found."""
+    """The names that a state would put in place of those that an opcode calls, and how far the state was read."""
 
     state: Any
     read: int
@@ -83,14 +83,14 @@ class Trace(Machine):
         return super().named(module, name)
 
     def note(self, module: str, walk: str) -> Name:
-        """The notes of a name, which begin when it first appears."""
+        """Return the notes on a name, which begin when it first appears."""
         found = self.names.get((module, walk))
         if found is None:
             found = self.names[module, walk] = Name(module, walk)
         return found
 
     def static(self, node: Any) -> Name | None:
-        """The name a node stands for, if it is one, or was reached from one by getattr()."""
+        """Return the name that a node stands for, if it is one or was reached from one by getattr(); else None."""
         name = class_of(node)
         if name is not None:
             return self.note(name.module, name.name)
@@ -130,7 +130,7 @@ class Trace(Machine):
                 self.unknown(part, "computes the name of what is looked up next")
 
     def special(self, name: Name, args: tuple[Any, ...], call: Call | None) -> tuple[Any, tuple[Any, ...], bool] | None:
-        """What is more to note of some functions. Returns the call that this one makes in turn."""
+        """Note the special uses of some functions. Returns the call that this one makes in turn, or None."""
         path = name.canonical
         if path in REBUILDS:
             self.excuse_dtypes(args)
@@ -148,7 +148,7 @@ class Trace(Machine):
         return None
 
     def excuse_dtypes(self, args: tuple[Any, ...]) -> None:
-        """Some tensors name their dtype."""
+        """Note that the names of dtypes among a tensor's arguments are harmless."""
         for node in args[:MAX_ARGUMENTS]:
             if isinstance(node, Global) and is_dtype(node.full):
                 self.note(node.module, node.name).excused = True
@@ -176,7 +176,7 @@ class Trace(Machine):
             self.reached[id(call)] = call, reached
 
     def class_of(self, node: Any) -> Name | None:
-        """The class of an object, where the call that made it names it."""
+        """Return the class of an object, if the call that made it names one."""
         name = self.static(node.func) if isinstance(node, Call) else None
         if name is None or len(name.path) > MAX_PATH:
             return None
@@ -249,12 +249,12 @@ def run(trace: Trace) -> None:
 
 
 def is_class(name: Name) -> bool:
-    """Whether a name is used as a class, or looks like one."""
+    """Return whether a name is used as a class, or looks like one."""
     return name.made or name.walk.rpartition(".")[2].lstrip("_")[:1].isupper()
 
 
 def _text(node: object) -> str | None:
-    """The text of a node; of a Python 2 string, which is decoded each time, only if it is short."""
+    """Return the text of a node; of a Python 2 string, which is decoded each time, only if it is short."""
     if isinstance(node, PyString):
         return node.text if len(node.raw) <= MAX_PATH else None
     return node if isinstance(node, str) else None

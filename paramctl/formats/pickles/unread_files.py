@@ -24,7 +24,7 @@ MAX_PICKLES = 64 << 20  # bytes of all of them
 
 
 def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """The pickles that a file begins with, each with its name and what reads it; of an array, that of its objects."""
+    """Yield the pickles that a file begins with, each with its name and a reader; of an array, that of its objects."""
     start = objects_at(source.read(0, min(source.size, MAX_HEADER)))
     if start is not None:
         end = min(source.size, start + MAX_PICKLES)
@@ -43,12 +43,12 @@ def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
 
 
 def are_surely_in(source: Source) -> bool:
-    """Whether a file's first bytes are those of a pickle, or of an array, and of little else."""
+    """Return whether a file's first bytes are those of a pickle, or of an array, and of little else."""
     return source.size > 0 and source.read(0, min(source.size, len(ARRAY))).startswith((PICKLE, ARRAY))
 
 
 def in_archive(archive: Archive, limit: Callable[[Record], int]) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """The pickles in the arrays of an .npz archive, each with the name of its record."""
+    """Yield the pickles in the arrays of an .npz archive, each with the name of its record."""
     for name, record in archive.records.items():
         with suppress(FormatError, Unsupported):  # numpy cannot load it either
             start = objects_at(_head(archive, record))
@@ -57,7 +57,7 @@ def in_archive(archive: Archive, limit: Callable[[Record], int]) -> Iterator[tup
 
 
 def objects_at(head: bytes) -> int | None:
-    """Where the pickle of an array's objects begins, by the bytes the array begins with; None if it has none."""
+    """Return where the pickle of an array's objects begins, from the array's first bytes; None if it has none."""
     if len(head) < 12 or not head.startswith(ARRAY):
         return None
     width = "H" if head[6] == 1 else "I"
@@ -67,7 +67,7 @@ def objects_at(head: bytes) -> int | None:
 
 
 def _head(archive: Archive, record: Record) -> bytes:
-    """What a record begins with, as far as that is looked at; no more of it is inflated than that takes."""
+    """Return the first bytes of a record, as many as are looked at; no more of it is inflated."""
     return bytes(next(chunks((archive.content(record),)), b"")[:MAX_HEADER])
 
 

@@ -31,7 +31,7 @@ class Use(NamedTuple):
 
 
 class Safety(NamedTuple):
-    """What a pickle uses, each name once and in order, and why torch.load(weights_only=True) would refuse it, or ""."""
+    """The names that a pickle uses, each once and in order, and why torch.load(weights_only=True) refuses it, or ""."""
 
     uses: tuple[Use, ...]
     refusal: str
@@ -58,7 +58,7 @@ def _uses(trace: Trace) -> tuple[Use, ...]:
 
 
 def _use(name: Name) -> Use | None:
-    """What is to be said of a name, if anything is."""
+    """Return what is to be said of a name, or None."""
     if name.harm:
         return Use(name.path, name.harm, "dangerous", name.called)
     if name.excused or is_plain(name.canonical):

@@ -97,13 +97,13 @@ class _Loader(Machine):
 
 
 def _allowed(node: Any) -> str:
-    """The name of something that is in torch's table, or nothing."""
+    """Return the name of an object that is in torch's table, or ""."""
     path = renamed(node.full) if isinstance(node, Global) else ""
     return path if path in ALLOWED or path in ADDED else ""
 
 
 def _class(node: Any) -> str:
-    """The class that a value would have in torch's hands."""
+    """Return the class that a value would have when torch loads it."""
     if isinstance(node, Dict):
         return "dict"
     if not isinstance(node, Call):

@@ -93,7 +93,7 @@ class _Writer:
         return b"\x80" + bytes([self.protocol]) + b"".join(self.out) + b"."
 
     def count(self, root: Any) -> None:
-        """How often each object is used; only those used again are worth a memo entry."""
+        """Count how often each object is used; only those used again need a memo entry."""
         todo = [root]
         while todo:
             node = todo.pop()
@@ -111,7 +111,7 @@ class _Writer:
         return (self.child(node, position, held) for position, held in slots(node))
 
     def mutation(self, node: Call, i: int, verb: str, value: Any) -> tuple[Any, ...]:
-        """The values that one mutation needs on the stack."""
+        """Return the values that one mutation needs on the stack."""
         if verb == "items":
             return self.child(node, key_position(i), value[0]), self.child(node, i, value[1])
         return (self.child(node, i, value),)
@@ -194,7 +194,7 @@ class _Writer:
         tasks += (_Done(node, code, b"0", then), args, func)
 
     def mutations(self, node: Call) -> Iterator[Any]:
-        """What is done to an object once it is made, neighbours of one kind in one go."""
+        """Write the changes made to an object after it was made; neighbours of one kind are written together."""
         codes = {"items": (b"s", b"u"), "append": (b"a", b"e"), "add": (b"", b"\x90")}
         steps = [(verb, self.mutation(node, i, verb, value)) for i, (verb, value) in enumerate(node.mutations or ())]
         for verb, group in groupby(steps, key=lambda step: step[0]):
@@ -265,7 +265,7 @@ def _batches(groups: list[tuple[Any, ...]], one: bytes, many: bytes) -> Iterator
 
 
 def _sized(data: bytes, forms: Iterable[tuple[bytes, str]]) -> bytes:
-    """`data` behind the shortest opcode that holds its length."""
+    """Return `data` behind the shortest opcode that holds its length."""
     for code, pattern in forms:
         if len(data) < 1 << 8 * struct.calcsize(pattern):
             return code + struct.pack(pattern, len(data)) + data

@@ -51,7 +51,7 @@ class Code:
         self._left = MAX_CODE
 
     def find(self, name: Global) -> ScriptClass | None:
-        """The class of that name; None where the archive has no code for it."""
+        """Return the class of that name, or None if the archive has no code for it."""
         if name.module not in self._files:
             self._files[name.module] = self._read(name.module)
         return self._files[name.module].get(name.name)
@@ -67,12 +67,12 @@ class Code:
 
 
 def is_script(node: object) -> bool:
-    """Whether a node names a class that is defined in an archive's own code."""
+    """Return whether a node names a class that is defined in an archive's own code."""
     return isinstance(node, Global) and (node.module == ROOT or node.module.startswith(f"{ROOT}."))
 
 
 def classes(text: str) -> dict[str, ScriptClass]:
-    """The classes in one file of code, by their names in it."""
+    """Return the classes in one file of code, by their names in it."""
     found: dict[str, ScriptClass] = {}
     name = ""
     for line in text.split("\n"):
@@ -89,7 +89,7 @@ def classes(text: str) -> dict[str, ScriptClass]:
 
 
 def _with_line(known: ScriptClass, line: str) -> ScriptClass:
-    """A class, with what one line of its body says."""
+    """Return a class with the facts in one line of its body added."""
     if match := _NAMES.match(line):
         names = frozenset(_names(match[2]))
         return known._replace(parameters=names) if match[1] == "parameters" else known._replace(buffers=names)
@@ -100,7 +100,7 @@ def _with_line(known: ScriptClass, line: str) -> ScriptClass:
 
 
 def _names(text: str) -> Iterator[str]:
-    """The texts in a list, one behind the other; nothing behind what is none."""
+    """Yield the texts in a list one by one; nothing if it is not a list."""
     at = 0
     while match := _NAME.match(text, at):
         yield _unescaped(match[1])
@@ -108,7 +108,7 @@ def _names(text: str) -> Iterator[str]:
 
 
 def _constant(text: str) -> object:
-    """A number, a bool, a text or a tuple of integers; None for all else."""
+    """Return a number, a bool, a text or a tuple of integers; None for any other expression."""
     if text in ("True", "False"):
         return text == "True"
     if re.fullmatch(r"-?[0-9]{1,18}", text):

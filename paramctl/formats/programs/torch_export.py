@@ -80,7 +80,7 @@ class Table(NamedTuple):
 
 
 class Spot(NamedTuple):
-    """Where a tensor is described: the table, its name there, and the view of it that the file has."""
+    """The place where a tensor is described: the table, its name there, and the view of it that the file has."""
 
     table: Table
     name: str
@@ -96,7 +96,7 @@ class InnerSpot(NamedTuple):
 
 @dataclass(frozen=True)
 class Document:
-    """What is needed to write an archive back: records, what each config says, and the archives in it by record."""
+    """The parts needed to write an archive back: records, contents of each config, and inner archives by record."""
 
     archive: Archive
     prefix: str
@@ -106,7 +106,7 @@ class Document:
 
 
 def recognises(head: bytes, source: Source) -> bool:
-    """Whether torch.export.save wrote it."""
+    """Return whether torch.export.save wrote the file."""
     return head.startswith(zips.MAGIC) and kind(source) == "torch.export"
 
 
@@ -141,7 +141,7 @@ def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:
 
 
 def layout(checkpoint: Checkpoint) -> Iterator[Segment]:
-    """The archive's own records around those that changed. Raises Unsupported for a tie the file cannot say."""
+    """Yield the archive's own records around those that changed. Raises Unsupported for a tie the file cannot say."""
     assert isinstance(checkpoint.document, Document), "losses() refused it"
     return _Writer(checkpoint, checkpoint.document).run()
 
@@ -151,7 +151,7 @@ def verify(path: Path, meant: Checkpoint) -> None:
 
 
 def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
-    """What is wrong with the archive and those inside it, every byte of them read."""
+    """Yield the findings about the archive and those inside it, every byte of them read."""
     from paramctl.formats.containers import zip_audit
 
     document = checkpoint.document
@@ -163,7 +163,7 @@ def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Ite
 
 
 def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """The pickles in the archive: those of archives inside it, sample inputs among them, and of opaque constants."""
+    """Yield the pickles in the archive: of archives inside it, sample inputs among them, and of opaque constants."""
     archive = zips.read(source)
     for name, record in archive.records.items():
         if "/opaque_obj_" in zips.folded(name):
@@ -173,7 +173,7 @@ def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
 
 
 def _inside(archive: Archive, record: Record) -> Source | None:
-    """A record that torch.load may be given, as a file of its own: an archive, or one that is called as such a file."""
+    """Return a record that torch.load may be given, as a file: an archive, or one named like such a file; else None."""
     if (section := _section(archive, record)) is not None:
         return section
     head = bytes(next(chunks((archive.content(record),)), b"")[: len(zips.MAGIC)])
@@ -183,7 +183,7 @@ def _inside(archive: Archive, record: Record) -> Source | None:
 
 
 def _pickles(inside: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """The pickles of a file in the archive; none where values only begin as an archive does."""
+    """Yield the pickles of a file in the archive; none if values only begin as an archive does."""
     try:
         if inside.read(0, len(zips.MAGIC)) == zips.MAGIC:
             yield from zip_file.code(inside)
@@ -194,7 +194,7 @@ def _pickles(inside: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
 
 
 def _section(archive: Archive, record: Record) -> Section | None:
-    """A record that is an archive itself; None if it is none, or is compressed once more."""
+    """Return the section of a record that is an archive itself; None if it is not, or is compressed once more."""
     if record.method != zips.STORED or record.nbytes < len(zips.MAGIC):
         return None
     place = archive.payload(record)
@@ -263,7 +263,7 @@ class _Reader:
         return (match[1] for name in self.archive.records if (match := pattern.fullmatch(name)))
 
     def before_2_7(self) -> Iterator[Entry]:
-        """An archive of torch 2.0 to 2.6, whose parts are files of torch.save under fixed names."""
+        """Yield the entries of an archive of torch 2.0 to 2.6, whose parts are files of torch.save of fixed names."""
         kinds = _Kinds(self, _PROGRAM)
         for word in ("state_dict", "constants"):
             for name in (f"serialized_{word}.pt", f"serialized_{word}.json"):
@@ -271,7 +271,7 @@ class _Reader:
                     yield from self.saved(name, "", kinds, word == "state_dict")
 
     def table(self, table: Table, kinds: _Kinds) -> Iterator[Entry]:
-        """The tensors of one config, or of the one file that torch 2.7 wrote for them."""
+        """Yield the tensors of one config, or of the one file that torch 2.7 wrote for them."""
         whole = f"{table.folder}{table.model}.pt"
         if self.archive.find(self.prefix + whole):
             yield from self.saved(whole, "", kinds, table.is_weights)
@@ -284,7 +284,7 @@ class _Reader:
             yield from self.tensor(table, name, _object(meta, table.config), kinds)
 
     def tensor(self, table: Table, name: str, meta: dict[str, Any], kinds: _Kinds) -> Iterator[Entry]:
-        """What one line of a config describes; an object that is no tensor has no tensor_meta."""
+        """Yield the tensor that one line of a config describes; an object that is no tensor has no tensor_meta."""
         file = meta.get("path_name")
         if not isinstance(file, str) or INSIDE in file:
             raise FormatError(f"tensor '{name}' has no path_name")
@@ -325,7 +325,7 @@ class _Reader:
         return param._replace(place=Spot(table, name, param.view))
 
     def saved(self, name: str, path: str, kinds: _Kinds, is_weights: bool) -> Iterator[Entry]:
-        """What a file of torch.save in the archive holds."""
+        """Yield the entries of a file of torch.save in the archive."""
         record = self.archive.find(self.prefix + name)
         name = record.name[len(self.prefix) :] if record else name
         checkpoint = self.inner.get(name)
@@ -345,7 +345,7 @@ class _Reader:
             yield _placed(entry, name)._replace(path=inside, kind=kind, place=InnerSpot(name, entry))
 
     def json(self, name: str) -> dict[str, Any]:
-        """A record of JSON. Raises FormatError if it is none, or no object."""
+        """Return a record of JSON. Raises FormatError if it is not JSON, or no object."""
         return _object(strict_json.parse(self.text(name), f"record {name}"), name)
 
     def text(self, name: str) -> str:
@@ -354,7 +354,7 @@ class _Reader:
 
 
 class _Kinds:
-    """What the signature of a program says its tensors are; of all the graph around it nothing is decoded."""
+    """The kinds of tensors, from the signature of a program; nothing of the graph around it is decoded."""
 
     def __init__(self, reader: _Reader, program: str) -> None:
         self._reader = reader
@@ -362,7 +362,7 @@ class _Kinds:
         self._known: dict[str, Kind] | None = None
 
     def of(self, name: str, is_weight: bool) -> Kind:
-        """The kind of a tensor that is no parameter by itself: a weight is a buffer then."""
+        """Return the kind of a tensor that is not listed as a parameter: a weight is a buffer then."""
         if self._known is None:
             self._known = dict(self._signature())
         return self._known.get(name, "buffer" if is_weight else "tensor")
@@ -384,7 +384,7 @@ class _Kinds:
 
 
 def _placed(param: Param, record: str) -> Param:
-    """A tensor of an archive inside, its storages by their keys in the whole."""
+    """Return a tensor of an inner archive, its storages by their keys in the whole."""
     storage = None if param.storage is None else f"{record}{INSIDE}{param.storage}"
     return param._replace(storage=storage, components=tuple(_placed(part, record) for part in param.components))
 
@@ -456,18 +456,18 @@ class _Writer:
             raise Unsupported(what, hint=f"the program looks for it in {table.folder} only: tie others")
 
     def fresh(self, table: Table) -> str:
-        """A name that no record has yet, in the folder of a table."""
+        """Return a name that no record has yet, in the folder of a table."""
         start = f"{self.document.prefix}{table.folder}{table.stem}"
         taken = {*self.document.archive.records, *(self.document.prefix + name for name in self.names.values())}
         return f"{start}{next(n for n in count() if f'{start}{n}' not in taken)}".removeprefix(self.document.prefix)
 
     def gone(self) -> set[str]:
-        """The records that some tensor lay in, and none does any more."""
+        """Return the records that some tensor lay in, and none does any more."""
         before = {str(spot.saved[0]) for _, spot in self.moved}
         return before - {str(param.storage) for param in self.checkpoint.params}
 
     def configs(self) -> Iterator[tuple[str, LiteralSegment]]:
-        """The configs with tensors that lie elsewhere now."""
+        """Yield the configs with tensors that lie elsewhere now."""
         changed: dict[Table, dict[str, Any]] = {}
         for param, spot in self.moved:
             held = changed.setdefault(spot.table, dict(self.document.configs[spot.table]["config"]))
@@ -483,14 +483,14 @@ class _Writer:
             yield table.config, LiteralSegment(text.encode())
 
     def inner(self) -> Iterator[tuple[str, Computed]]:
-        """The archives inside that changed, each as the bytes of a record."""
+        """Yield the inner archives that changed, each as the bytes of a record."""
         for name, saved in self.document.inner.items():
             now = self.inside(name, saved)
             if now.edited or now.entries != saved.entries:
                 yield name, _whole(zip_file.layout(now), name)
 
     def inside(self, name: str, saved: Checkpoint) -> Checkpoint:
-        """An archive inside as it is now, its storages by their own keys."""
+        """Return an inner archive as it is now, its storages by their own keys."""
         start = f"{name}{INSIDE}"
         keys = {f"{start}{key}": key for key in saved.storages}
         number = max((n for key in saved.storages if (n := shapes.number(key)) is not None), default=-1) + 1

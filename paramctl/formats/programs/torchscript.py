@@ -56,7 +56,7 @@ Child = tuple[str, object, Step, int, Kind]
 
 
 def recognises(head: bytes, source: Source) -> bool:
-    """Whether torch.jit.save wrote it: a zip archive that has constants."""
+    """Return whether torch.jit.save wrote the file: a zip archive that has constants."""
     return head.startswith(zips.MAGIC) and kind(source) == "TorchScript"
 
 
@@ -104,12 +104,12 @@ def losses(checkpoint: Checkpoint) -> list[Loss]:
 
 
 def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:
-    """Where other modules and objects go on to hold tensors that no path names any more."""
+    """Return the places in other modules and objects that still hold tensors which no path names any more."""
     return checkpoint.document.editor.unlisted_tensors(checkpoint) if isinstance(checkpoint.document, Document) else []
 
 
 def layout(checkpoint: Checkpoint) -> Iterator[Segment]:
-    """The archive's own records around those that changed."""
+    """Yield the archive's own records around those that changed."""
     assert isinstance(checkpoint.document, Document), "losses() refused it"
     return checkpoint.document.layout(checkpoint)
 
@@ -119,13 +119,13 @@ def verify(path: Path, meant: Checkpoint) -> None:
 
 
 def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
-    """What is wrong with the archive, every byte of it read: records, the end of its pickle, storages nobody uses."""
+    """Yield the findings about the archive, every byte of it read: records, end of its pickle, unused storages."""
     assert isinstance(checkpoint.document, Document)
     return checkpoint.document.audit(checkpoint, on_progress)
 
 
 def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """The pickles in the archive, each with the name of its record, but for those that only help with debugging."""
+    """Yield the pickles in the archive, each with the name of its record, except those that only help debugging."""
     return zip_pickles.code(source)
 
 
@@ -133,14 +133,14 @@ def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
 
 
 def _part(archive: Archive, prefix: str, name: str) -> tuple[Pickle, _ScriptStorages]:
-    """One of the archive's pickles, and the storages that it names."""
+    """Return one of the archive's pickles, and the storages that it names."""
     record = record_of(archive, f"{prefix}{name}.pkl")
     pickle = reader.read(archive.read(record, pickle_limit(record)))
     return pickle, _ScriptStorages(archive, f"{prefix}{name}/", byteorder_of(archive, prefix))
 
 
 def _constants(pickle: Pickle, storages: Storages) -> Iterator[Param]:
-    """The tensors among the constants of the code, by the names that it knows them under."""
+    """Yield the tensors among the constants of the code, by the names that it knows them under."""
     for entry in Objects(pickle, storages).run().entries:
         if isinstance(entry, Param):
             place = entry.place
@@ -149,7 +149,7 @@ def _constants(pickle: Pickle, storages: Storages) -> Iterator[Param]:
 
 
 def _as_one_object(param: Param) -> Param:
-    """A param whose place says that, tied to others, it becomes one object with them, parameter or buffer.
+    """Return a param with a place that says: when tied to others, it becomes one object with them.
 
     torch's C++ reader reads a storage once for each object that names it.
     """
@@ -175,7 +175,7 @@ class _ScriptStorages(Storages):
 
 
 def _storage_id(key: str, dtype: DType, nbytes: int, device: str) -> Persistent:
-    """The pickled id of a storage, as torch.jit.save writes it."""
+    """Return the pickled id of a storage, as torch.jit.save writes it."""
     if dtype not in _WORDS:
         return storage_id(key, dtype, nbytes, device)
     return Persistent(("storage", Global("torch", _WORDS[dtype]), key, device, nbytes // dtype.itemsize))
@@ -202,7 +202,7 @@ class _Modules(Objects):
         return self.attributes(state, known), state
 
     def attributes(self, state: Step, known: ScriptClass | None) -> Iterator[Child]:
-        """A module's parameters, buffers, plain attributes and sub-modules, each in the order its class has them."""
+        """Yield a module's parameters, buffers, plain attributes and sub-modules, each in the order of its class."""
         found: dict[str, list[Child]] = {"parameter": [], "buffer": [], "plain": [], "module": []}
         last = {key_text(key): i for i, (key, _) in enumerate(state.container.pairs)}
         for name, i in last.items():
@@ -219,7 +219,7 @@ class _Modules(Objects):
             yield from children
 
     def is_module(self, value: object) -> bool:
-        """Whether an attribute is a sub-module; without its code, any object of the archive's own classes is."""
+        """Return whether an attribute is a sub-module; without its code, any object of the archive's own classes is."""
         if not isinstance(value, Call) or not is_script(value.func):
             return False
         known = self.code.find(value.func)
@@ -227,7 +227,7 @@ class _Modules(Objects):
 
 
 def _state(node: object, here: Step) -> Step | None:
-    """The step of the attributes of an object of one of the archive's classes."""
+    """Return the step of the attributes of an object of one of the archive's classes."""
     if not isinstance(node, Call) or not is_script(node.func):
         return None
     for i, (verb, state) in enumerate(node.mutations or ()):
@@ -237,7 +237,7 @@ def _state(node: object, here: Step) -> Step | None:
 
 
 def _kind(name: str, known: ScriptClass | None) -> Kind | None:
-    """What a tensor among a module's attributes is; None for one that its state_dict does not have."""
+    """Return the kind of a tensor among a module's attributes; None for one that its state_dict does not have."""
     if known is None:
         return "tensor"
     if name in known.parameters:
@@ -246,7 +246,7 @@ def _kind(name: str, known: ScriptClass | None) -> Kind | None:
 
 
 def _described(node: Call, state: Dict, known: ScriptClass | None) -> Module:
-    """The class of a module, and the constants in its code that people know it by."""
+    """Return the class of a module, and the constants in its code that people know it by."""
     told, parameters = Dict(), Dict()
     told.pairs = [*known.constants.items()] if known else []
     parameters.pairs = [pair for pair in state.pairs if known and key_text(pair[0]) in known.parameters]

@@ -62,7 +62,7 @@ _INTEGER = re.compile("-?[0-9]{1,19}")
 
 
 class Place(NamedTuple):
-    """Where a param is described: its object in the JSON, its number in the table of tensors, and its view as read."""
+    """The place where a param is described: its object in the JSON, its row in the table, and its view as read."""
 
     definition: dict[str, Any]
     number: int
@@ -71,7 +71,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Document:
-    """What is needed to write an archive back: its records, and what its model.json says."""
+    """The parts that are needed to write an archive back: its records, and the content of its model.json."""
 
     archive: Archive
     prefix: str
@@ -79,7 +79,7 @@ class Document:
 
 
 def recognises(head: bytes, source: Source) -> bool:
-    """Whether torch.jit.save of such a torch wrote it: a zip archive with a model.json, and without pickled modules."""
+    """Return whether torch.jit.save of an early torch wrote the file: a zip with model.json, without pickled modules."""
     return head.startswith(zips.MAGIC) and kind(source) == "TorchScript of 1.0"
 
 
@@ -109,7 +109,7 @@ def losses(checkpoint: Checkpoint) -> list[Loss]:
 
 
 def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:
-    """The lines of the table of tensors that were those of params, and that the code may know."""
+    """Return the lines of the table of tensors that were those of params, and that the code may know."""
     document = checkpoint.document
     if not isinstance(document, Document):
         return []
@@ -119,7 +119,7 @@ def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:
 
 
 def layout(checkpoint: Checkpoint) -> Iterator[Segment]:
-    """The archive's own records around those that changed."""
+    """Yield the archive's own records around those that changed."""
     document = checkpoint.document
     assert isinstance(document, Document), "losses() refused it"
     archive, prefix = document.archive, document.prefix
@@ -144,7 +144,7 @@ def verify(path: Path, meant: Checkpoint) -> None:
 
 
 def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
-    """What is wrong with the archive, every byte of it read."""
+    """Yield the findings about the archive, every byte of it read."""
     from paramctl.findings import Finding
     from paramctl.formats.containers import zip_audit
 
@@ -162,7 +162,7 @@ def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Ite
 
 
 def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """The pickles in the archive, which hold the values of attributes, each with the name of its record."""
+    """Yield the pickles in the archive, which hold the values of attributes, each with the name of its record."""
     return zip_pickles.code(source)
 
 
@@ -170,7 +170,7 @@ def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
 
 
 def _params(module: dict[str, Any], table: _Table) -> Iterator[Param]:
-    """The parameters and buffers of a module, then those of the modules in it."""
+    """Yield the parameters and buffers of a module, then those of the modules in it."""
     waiting = [("", module, 0)]
     while waiting:
         path, module, level = waiting.pop()
@@ -201,7 +201,7 @@ class _Table:
         self._lines = lines
 
     def param(self, path: str, definition: dict[str, Any], word: str) -> Param:
-        """The tensor that a parameter's or a buffer's definition names."""
+        """Return the tensor that a parameter's or a buffer's definition names."""
         where = f"tensor '{path}'"
         number = _count(definition.get("tensorId", 0), where)
         if number >= len(self._lines):
@@ -210,7 +210,7 @@ class _Table:
         return param._replace(place=Place(definition, number, param.view))
 
     def tensor(self, number: int, path: str) -> Param:
-        """What a line of the table says, whoever it is for."""
+        """Return the tensor that a line of the table describes."""
         where = f"tensor '{path}'"
         line = _object(self._lines[number], where)
         key = _object(line.get("data"), where).get("key")
@@ -240,7 +240,7 @@ class _Table:
 
 
 def _quantized(param: Param, line: dict[str, Any], where: str) -> Param:
-    """The tensor of integers that a line says are quantized."""
+    """Return the tensor of integers that a line says are quantized."""
     word, scale = _QUANTIZED.get(param.dtype.name), line.get("scale", 0)
     if word is None or isinstance(scale, bool) or not isinstance(scale, int | float) or abs(scale) > LARGEST_SCALE:
         raise FormatError(f"{where} is quantized in a way that no tensor is")
@@ -278,13 +278,13 @@ def _number(found: object) -> object:
 
 
 def _moved(checkpoint: Checkpoint) -> list[tuple[Param, Place]]:
-    """The params whose tensor is another view than the file has."""
+    """Return the params whose tensor is another view than the file has."""
     placed = [(param, param.place) for param in checkpoint.params if isinstance(param.place, Place)]
     return [(param, place) for param, place in placed if param.view != place.saved]
 
 
 def _new_names(checkpoint: Checkpoint, document: Document) -> dict[str, str]:
-    """A record's name for each new storage that a param is in."""
+    """Return a record's name for each new storage that a param is in."""
     taken = {name.removeprefix(document.prefix) for name in document.archive.records}
     free = (name for n in count() if (name := f"{FOLDER}{n}") not in taken)
     used = {str(param.storage) for param in checkpoint.params}
@@ -292,7 +292,7 @@ def _new_names(checkpoint: Checkpoint, document: Document) -> dict[str, str]:
 
 
 def _with_moved(model: dict[str, Any], moved: list[tuple[Param, Place]], new: Mapping[str, str]) -> dict[str, Any]:
-    """What model.json says when those params are lines of their own at the end of the table."""
+    """Return the content of model.json with those params as lines of their own at the end of the table."""
     lines = [*model["tensors"]]
     numbers: dict[int, int] = {}
     for param, place in moved:
@@ -305,7 +305,7 @@ def _with_moved(model: dict[str, Any], moved: list[tuple[Param, Place]], new: Ma
 
 
 def _renumbered(module: dict[str, Any], numbers: Mapping[int, int]) -> dict[str, Any]:
-    """A module, and all in it, with other numbers for some of the definitions of its params."""
+    """Return a module, and all in it, with other numbers for some of the definitions of its params."""
     made = dict(module)
     if "parameters" in module:
         params = module["parameters"]
