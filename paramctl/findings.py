@@ -26,7 +26,7 @@ class Finding(NamedTuple):
 
 
 def unreadable(what: str, file: str = "") -> Finding:
-    """A finding about a file, or a part of one, that cannot be read."""
+    """Return a finding about a file, or a part of one, that cannot be read."""
     return Finding("error", "integrity", "unreadable", None, what, file)
 
 

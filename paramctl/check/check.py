@@ -160,7 +160,7 @@ def _check_set(source: Source, only: Collection[Group], on_progress: ProgressCal
 
 
 def _lost(error: Exception) -> Finding:
-    """What there is to say of a shard that cannot be opened."""
+    """Return the finding about a shard that cannot be opened."""
     if not isinstance(error, FileError) or isinstance(error, FormatError):
         return _unreadable(error)
     return Finding("error", "integrity", "shard-missing", None, f"{error.what}, though the index names it")
@@ -176,7 +176,7 @@ def _unchanged(source: Source) -> None:
 
 
 def _unreadable(error: Exception) -> Finding:
-    """What there is to say of a file that cannot be read, or not to its end."""
+    """Return the finding about a file that cannot be read, or not to its end."""
     if isinstance(error, TwoReadings):
         return Finding("error", "safety", DANGEROUS, None, told(error))
     if isinstance(error, Unsupported):
@@ -185,7 +185,7 @@ def _unreadable(error: Exception) -> Finding:
 
 
 def _apart(source: Source, form: AnyFormat | None, on_progress: ProgressCallback) -> Iterator[Finding]:
-    """What is wrong with the files of a set that cannot be read as one, each for itself."""
+    """Yield the findings about the files of a set that cannot be read as one, each for itself."""
     whole = registry.as_set(form)
     try:
         yield from whole.apart(source, on_progress) if whole else ()

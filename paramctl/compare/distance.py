@@ -38,7 +38,7 @@ class Tolerance:
 
 @dataclass(frozen=True, slots=True)
 class Distance:
-    """How far the values of two tensors are apart.
+    """The distance between the values of two tensors.
 
     `count` of the `of` values differ; `nonfinite` of those have no distance, because one of the two is NaN or
     infinite. `max_abs` is the largest distance, `mean_abs` the mean over all values that have one, and

@@ -66,11 +66,11 @@ class Keeper:
         self._error: FormatError | None = None
 
     def __call__(self) -> Iterable[Buffer]:
-        """All of the bytes."""
+        """Return all of the bytes."""
         return self.part(0, self._nbytes)
 
     def part(self, start: int, nbytes: int) -> Iterator[Buffer]:
-        """The `nbytes` bytes from `start` on."""
+        """Yield the `nbytes` bytes from `start` on."""
         if self._error is not None:
             raise FormatError(self._error.what, hint=self._error.hint)
         again, self._was_asked = self._was_asked, True
@@ -81,7 +81,7 @@ class Keeper:
         yield from chunks((kept._replace(offset=kept.offset + start, nbytes=nbytes),))
 
     def kept(self) -> Extent:
-        """All of the bytes in a file. Raises FileError where there is no room for them."""
+        """Return all of the bytes in a file. Raises FileError if there is no room for them."""
         if self._kept is None:
             spool = Spool(self._what)
             for chunk in self._noted():
@@ -98,7 +98,7 @@ class Keeper:
             return None
 
     def _noted(self) -> Iterator[Buffer]:
-        """The bytes as they are made; an error is noted."""
+        """Yield the bytes as they are made; an error is noted."""
         try:
             yield from self._make()
         except FormatError as error:

@@ -26,7 +26,7 @@ Verify = Callable[[Path], None]
 
 
 class Plan(NamedTuple):
-    """What a write would do: `method` is `patch`, `reflink`, `copy` or `stream`; the other fields count bytes.
+    """The plan of a write: `method` is `patch`, `reflink`, `copy` or `stream`; the other fields count bytes.
 
     `copied` are copied from files by the kernel, `made` are new, and `read` pass through memory.
     """

@@ -26,7 +26,7 @@ class Later:
         self._may_be = may_be
 
     def recognises(self, head: bytes, source: Source) -> bool:
-        """Whether a file is of this format."""
+        """Return whether a file is of this format."""
         return self._may_be(head, source) and bool(import_module(self._module).recognises(head, source))
 
     def __getattr__(self, name: str) -> Any:
@@ -41,20 +41,20 @@ def _read_only(name: str) -> Any:
 
 
 def begins(*heads: bytes, at: int = 0) -> MayBe:
-    """Whether one of these bytes stands at that place."""
+    """Return a test for one of these bytes at that place."""
     return lambda head, _: head.startswith(heads, at)
 
 
 def called(*endings: str, begins: bytes) -> MayBe:
-    """Whether a file's name ends so, or its text begins so."""
+    """Return a test for the end of a file's name, or the start of its text."""
     return lambda head, source: source.name.endswith(endings) or head.lstrip().startswith(begins)
 
 
 def holds(mark: bytes) -> MayBe:
-    """Whether these bytes are among the first."""
+    """Return a test for these bytes among the first."""
     return lambda head, _: mark in head
 
 
 def always(head: bytes, source: Source) -> bool:
-    """Every file may be of this format."""
+    """Return True: every file may be of this format."""
     return True

@@ -21,7 +21,7 @@ Writes = Literal["any", "own", "nothing"]
 
 
 class Readable(Protocol):
-    """What the module of a format that is only read must provide; `read_only` adds the rest of `Format`.
+    """The functions that the module of a read-only format must provide; `read_only` adds the rest of `Format`.
 
     `recognises` decides by the bytes alone. `read` lists a file without reading its values.
     """
@@ -34,7 +34,7 @@ class Readable(Protocol):
 
 
 class AnyFormat(Readable, Protocol):
-    """What every format provides, its module alone or with the help of `read_only`.
+    """The functions that every format provides, its module alone or with the help of `read_only`.
 
     `WRITES` says which checkpoints it can write. `KEEPS_TIES` says whether two params can be one tensor in it; else
     each is saved in full. `losses` are the entries of a checkpoint that this format has no place for, in their order;

@@ -16,7 +16,7 @@ def verify_listing(written: Checkpoint, meant: Checkpoint) -> None:
 
 
 def _summary(checkpoint: Checkpoint) -> Iterator[tuple[str, int, int, str]]:
-    """Each param with the least of the paths it is tied to, whichever of them is the first."""
+    """Yield each param with the least of the paths it is tied to, whichever of them is the first."""
     labels = checkpoint.labels
     least: dict[int, str] = {}
     for group in checkpoint.groups():

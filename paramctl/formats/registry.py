@@ -82,24 +82,24 @@ def _read(source: Source, which: Callable[[Source], AnyFormat | None]) -> Checkp
 
 
 def of(source: Source) -> AnyFormat | None:
-    """The format of a file, by its bytes; None where it is none that paramctl knows."""
+    """Return the format of a file, by its bytes; None if it is none that paramctl knows."""
     head = source.read(0, min(HEAD, source.size))
     return next((form for form in _TRIED if form.recognises(head, source)), None)
 
 
 def single(source: Source) -> Format | None:
-    """The format of a file that is all of a checkpoint, or one of its shards."""
+    """Return the format of a file that is a whole checkpoint, or one of its shards."""
     head = source.read(0, min(HEAD, source.size))
     return next((form for form in FORMATS if form.recognises(head, source)), None)
 
 
 def as_set(form: AnyFormat | None) -> SetFormat | None:
-    """A format, if it is one of several files."""
+    """Return a format as one of several files, or None."""
     return next((found for found in SETS if form and found.NAME == form.NAME), None)
 
 
 def by_suffix(path: Path, own: str = "") -> AnyFormat | None:
-    """The format that files of this name usually have: the one called `own`, where several have such names."""
+    """Return the format that files of this name usually have: the one called `own`, if several have such names."""
     if whole := next((form for form in SETS if path.name.endswith(form.SUFFIXES)), None):
         return whole
     found = [form for form in FORMATS if path.suffix.lower() in form.SUFFIXES]
@@ -107,7 +107,7 @@ def by_suffix(path: Path, own: str = "") -> AnyFormat | None:
 
 
 def named(name: str) -> AnyFormat:
-    """The format called `name`, or known by that suffix."""
+    """Return the format called `name`, or known by that suffix."""
     for form in BY_NAME.values():
         if name == form.NAME or f".{name.lstrip('.').lower()}" in form.SUFFIXES:
             return form

@@ -42,7 +42,7 @@ FORMAT_KEY = "format"  # names the framework that wrote the file, never a tensor
 
 
 class Document(NamedTuple):
-    """What is needed to write the file back as it was."""
+    """The parts needed to write the file back as it was."""
 
     source: Source
     data_start: int  # bytes of the header: the eight of its length, and the JSON
@@ -83,7 +83,7 @@ class _Storages(Mapping[str, Storage]):
 
 
 def recognises(head: bytes, source: Source) -> bool:
-    """Whether a plausible header length comes first, then JSON; a name that says so gets the errors."""
+    """Return whether a plausible header length and then JSON come first; a name that says so gets the errors."""
     opens = head[8:].lstrip(b" ")[:1]
     if len(head) > 8 and opens == b"{":
         return True
@@ -121,7 +121,7 @@ def read(source: Source) -> Checkpoint:
 
 
 def losses(checkpoint: Checkpoint) -> list[Loss]:
-    """What has no place in a safetensors file: everything that is not a tensor of a dtype it knows."""
+    """Return what a safetensors file cannot hold: everything that is not a tensor of a dtype it knows."""
     return [Loss(entry, why) for entry in checkpoint.entries if (why := _no_place(entry))]
 
 
@@ -142,7 +142,7 @@ def _no_place(entry: Entry) -> str:
 
 
 def layout(checkpoint: Checkpoint) -> Iterator[Segment]:
-    """The file's segments: its own header where nothing but values changed, else a new one."""
+    """Yield the file's segments: its own header if nothing but values changed, else a new one."""
     document = checkpoint.document
     params = list(checkpoint.params)
     if isinstance(document, Document) and _same(params, document.listed):
@@ -206,7 +206,7 @@ def _opens(source: Source) -> bool:
 
 
 def _same(params: list[Param], listed: tuple[Param, ...]) -> bool:
-    """Whether the header that listed those says what these are."""
+    """Return whether the header that listed those params says what these are."""
     return [(p.path, p.view) for p in params] == [(p.path, p.view) for p in listed]
 
 
@@ -237,7 +237,7 @@ def _parse(text: str) -> dict[str, Any]:
 
 
 def _whole_number(text: str) -> int:
-    """An integer; the library takes -0 for a fraction, and refuses it as a size."""
+    """Return an integer; the library takes -0 for a fraction, and refuses it as a size."""
     if text == "-0":
         raise ValueError("-0 is no size")
     return int(text)
@@ -259,7 +259,7 @@ def _metadata(found: object) -> dict[str, str]:
 
 
 def _entry(name: str, entry: object, forms: dict[str, _Form]) -> tuple[_Form, int, int]:
-    """A tensor's dtype and shape, and where its bytes begin and end. `forms` are those met before."""
+    """Return a tensor's dtype and shape, and the start and end of its bytes. `forms` are those met before."""
     if not isinstance(entry, dict):
         raise FormatError(f"tensor {name!r} is not described by an object")
     if not name.isascii():
@@ -299,7 +299,7 @@ def _check_encodable(name: str) -> None:
 
 
 def _is_encodable(text: str) -> bool:
-    """Whether it holds no half of a surrogate pair, which JSON can spell and UTF-8 cannot."""
+    """Return whether a text holds no half of a surrogate pair, which JSON can spell and UTF-8 cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -308,7 +308,7 @@ def _is_encodable(text: str) -> bool:
 
 
 def _check_coverage(places: list[tuple[int, int, str]], nbytes: int) -> None:
-    """The tensors must cover the data without a hole or an overlap, to the file's last byte."""
+    """Raise FormatError unless the tensors cover the data without hole or overlap, to the file's last byte."""
     at = 0
     for begin, end, name in places:
         if begin != at:
@@ -322,12 +322,12 @@ def _check_coverage(places: list[tuple[int, int, str]], nbytes: int) -> None:
 
 
 def _is_alias(key: str, text: str, params: Mapping[str, Param]) -> bool:
-    """Whether a metadata entry is `dropped name → kept name`, as `save_model` records ties."""
+    """Return whether a metadata entry is `dropped name → kept name`, as `save_model` records ties."""
     return key != FORMAT_KEY and text in params and key not in params
 
 
 def _with_aliases(params: Mapping[str, Param], metadata: Mapping[str, str]) -> tuple[Param, ...]:
-    """The params in header order, and each alias where its layer would stand if layers are sorted."""
+    """Return the params in header order, with each alias at the place of its layer if layers are sorted."""
     listed = list(params.values())
     aliases = [
         params[text]._replace(path=key) for key, text in metadata.items() if _is_alias(key, text, params)
@@ -364,7 +364,7 @@ def _leaders(params: Iterable[Param]) -> tuple[list[Param], dict[str, str]]:
 
 
 def _check_aliases(aliases: Mapping[str, str], metadata: Mapping[str, str]) -> None:
-    """An alias is a key of the metadata, so a name that means something else there cannot be one."""
+    """Raise UsageError for an alias that is a key of the metadata with another meaning."""
     for name in aliases:
         if name == FORMAT_KEY or name in metadata:
             raise UsageError(
@@ -385,7 +385,7 @@ def _check_names(params: Iterable[Param]) -> None:
 
 
 def _data_order(kept: list[Param], previous: list[str]) -> list[Param]:
-    """Where each tensor's bytes go: as before; new ones after the last whose alignment is as large."""
+    """Return the params in the order of their bytes: as before; new ones after the last whose alignment is as large."""
     rank = {name: i for i, name in enumerate(previous)}
     order = sorted((p for p in kept if p.storage == p.path in rank), key=lambda p: rank[p.path])
     settled = {param.path for param in order}
@@ -426,12 +426,12 @@ def _header(
 
 
 def _word(param: Param) -> str:
-    """What a header calls a param's dtype; empty where it has no word for it."""
+    """Return what a header calls a param's dtype; "" if it has no word for it."""
     return "F4" if _is_paired(param) else param.dtype.safetensors
 
 
 def _dimensions(param: Param) -> list[int]:
-    """A param's shape as a header has it: an F4 element is one value where torch counts pairs."""
+    """Return a param's shape as a header has it: an F4 element is one value where torch counts pairs."""
     return [*param.shape[:-1], param.shape[-1] * 2] if _is_paired(param) else list(param.shape)
 
 

@@ -40,7 +40,7 @@ def save(
 
 
 def plan(checkpoint: Checkpoint, target: Target | None, form: AnyFormat | None = None) -> Plan:
-    """What `save` would read, copy and write, and how; nothing is written. No target is a stream."""
+    """Return what `save` would read, copy and write, and how; nothing is written. No target is a stream."""
     form = form or BY_NAME[checkpoint.format]
     _check_held(checkpoint, form)
     if whole := as_set(form):
@@ -58,7 +58,7 @@ def check_target(target: Target, checkpoint: Checkpoint, form: AnyFormat | None 
 
 
 def _job(checkpoint: Checkpoint, form: SetFormat, verify: file_writer.Verify) -> set_writer.SetJob:
-    """The set that `form` makes of a checkpoint."""
+    """Return the set that `form` makes of a checkpoint."""
 
     def verify_part(path: Path, was: str) -> None:
         form.verify_part(path, was, checkpoint)

@@ -22,12 +22,12 @@ _PAGES = (b"<!doctype", b"<html", b"<?xml")
 
 
 def of_a_set(name: str) -> str:
-    """What to do about a file that cannot be read, if its name says that it is one of several; empty if not."""
+    """Return what to do about a file that cannot be read, if its name says that it is one of several; else ""."""
     return "it is one file of a set of torch.distributed: name the folder it is in" if name.endswith(".distcp") else ""
 
 
 def why_not(head: bytes, known: str) -> FileError:
-    """The error to raise for a file with these first bytes, which is of no format that is `known`.
+    """Return the error to raise for a file with these first bytes, which is of no format that is `known`.
 
     FormatError where something else was fetched in the file's stead, Unsupported where it is of another kind.
     """

@@ -51,7 +51,7 @@ class Storage(NamedTuple):
 
 
 class Quantizer(NamedTuple):
-    """How the integers of a quantised tensor become values: `(q - zero_point) * scale`.
+    """The rule by which the integers of a quantised tensor become values: `(q - zero_point) * scale`.
 
     `scheme` is torch's word: `per_tensor_affine`, `per_channel_affine` or, where the zero points are
     fractions, `per_channel_affine_float_qparams`. Per channel, `axis` is that of the channels, and scales
@@ -267,7 +267,7 @@ class Checkpoint:
         return {}
 
     def with_params(self, changed: Mapping[int, Param]) -> Checkpoint:
-        """The same checkpoint with some params, by position in `params`, replaced."""
+        """Return the same checkpoint with some params, by position in `params`, replaced."""
         at = -1
         entries: list[Entry] = []
         for entry in self.entries:
@@ -278,7 +278,7 @@ class Checkpoint:
         return replace(self, entries=tuple(entries))
 
     def with_storages(self, changed: Mapping[str, Storage]) -> Checkpoint:
-        """The same checkpoint with some storages replaced or added; every tied param sees it."""
+        """Return the same checkpoint with some storages replaced or added; every tied param sees it."""
         made = replace(self, edited={**self.edited, **changed})
         vars(made).update((name, vars(self)[name]) for name in _OF_ENTRIES if name in vars(self))
         return made
@@ -290,7 +290,7 @@ _OF_ENTRIES = ("params", "tied_to", "labels", "own_params", "groups_by_first", "
 
 @contextmanager
 def blamed(checkpoint: Checkpoint) -> Iterator[None]:
-    """An error inside says that it happened in the file of this checkpoint."""
+    """Name the file of this checkpoint in an error that is raised inside."""
     try:
         yield
     except ParamctlError as error:
@@ -299,7 +299,7 @@ def blamed(checkpoint: Checkpoint) -> Iterator[None]:
 
 
 def dims(shape: Iterable[int]) -> str:
-    """A shape as people write it: `8 × 4`, or `scalar`."""
+    """Return a shape as people write it: `8 × 4`, or `scalar`."""
     return " × ".join(map(str, shape)) or "scalar"
 
 

@@ -38,7 +38,7 @@ class DType(NamedTuple):
         return (self.bits * numel + 7) // 8
 
     def to_numpy(self) -> np.dtype[np.generic]:
-        """The numpy dtype that reads these bytes, in the machine's order.
+        """Return the numpy dtype that reads these bytes, in the machine's order.
 
         Types that numpy has no word for at all (`bits8`, `quint4x2`) read as raw bytes.
         """

@@ -17,7 +17,7 @@ _HINT = "use whole numbers, slices such as 0:5 or ::2, and '...'"
 
 
 def split_index(text: str) -> tuple[str, Index | None]:
-    """A path and the index behind it: `0.weight[0,:5]` is `('0.weight', (0, slice(None, 5)))`.
+    """Return a path and the index behind it: `0.weight[0,:5]` is `('0.weight', (0, slice(None, 5)))`.
 
     Without brackets at its end a text is all path, and the index None. Of several pairs of brackets
     the last is the index. Raises UsageError for what is in the brackets but no index.
@@ -29,7 +29,7 @@ def split_index(text: str) -> tuple[str, Index | None]:
 
 
 def parse_index(text: str) -> Index:
-    """What stands between the brackets. Raises UsageError where numpy's basic indexing has no such thing."""
+    """Return the index between the brackets. Raises UsageError if numpy's basic indexing has no such thing."""
     pieces = text.split(",")
     if len(pieces) > 1 and not pieces[-1].strip():
         pieces.pop()  # as in Python, [0,] is [0]
@@ -66,7 +66,7 @@ def check_index(index: Index, shape: Sequence[int], path: str) -> None:
 
 
 def _by_axis(index: Index, ndim: int) -> list[tuple[int, Item]]:
-    """The items with the axis each is for; those behind an ellipsis count from the last."""
+    """Return the items with the axis each is for; those behind an ellipsis count from the last."""
     at = index.index(...) if ... in index else len(index)
     behind = index[at + 1 :]
     return [*enumerate(index[:at]), *enumerate(behind, ndim - len(behind))]

@@ -45,12 +45,12 @@ class Found(Mapping[str, Keys]):
 
 
 def path_of(keys: Keys) -> str:
-    """The path that these keys make."""
+    """Return the path that these keys make."""
     return ".".join(map(str, keys))
 
 
 def below(keys: Keys, path: str) -> Keys:
-    """The keys from `path` on, which they lead through; where it ends within a key, the rest of that is one."""
+    """Return the keys behind `path`, which they lead through; if it ends within a key, the rest of that is one."""
     for n in range(1, len(keys) + 1):
         reached = path_of(keys[:n])
         if reached == path:
@@ -88,7 +88,7 @@ def nested(items: Iterable[tuple[Keys, object]]) -> Any:
 
 
 def _filled(container: _Container) -> Any:
-    """A container as Python has it. Raises ValueError where its keys are of two kinds, or are no positions."""
+    """Return a container as Python has it. Raises ValueError if its keys are of two kinds, or are no positions."""
     kinds = {Position if isinstance(key, Position) else object for key in container}
     inner = {key: _filled(each) if type(each) is _Container else each for key, each in container.items()}
     if kinds != {Position}:

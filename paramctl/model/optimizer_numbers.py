@@ -37,7 +37,7 @@ def certain(groups: Sequence[Sequence[Signature]], shapes: Sequence[Shape]) -> M
 
 
 def signature(remembered: Iterable[tuple[str, Shape]]) -> Signature:
-    """The shapes of what is remembered of one param, given with its names."""
+    """Return the shapes of what is remembered of one param, given with its names."""
     own: set[Shape] = set()
     factors: set[Shape] = set()
     for name, shape in remembered:
@@ -47,12 +47,12 @@ def signature(remembered: Iterable[tuple[str, Shape]]) -> Signature:
 
 
 def fits(kind: Signature, shape: Shape) -> bool:
-    """Whether that may be remembered of a param of that shape."""
+    """Return whether that may be remembered of a param of that shape."""
     return kind.own <= {shape} and (not kind.factors or kind.factors <= _factors(shape))
 
 
 def _factors(shape: Shape) -> set[Shape]:
-    """The shapes of a second moment's rows and columns: without one of the last axes, or with one element along it."""
+    """Return the shapes of a second moment's rows and columns: without one of the last axes, or of size one there."""
     *before, rows, columns = shape if len(shape) > 1 else (0, 0)
     return {(*before, rows), (*before, columns), (*before, rows, 1), (*before, 1, columns)}
 
@@ -93,7 +93,7 @@ class _Matching:
         return True
 
     def fitted(self, number: int, places: Sequence[int], params: Sequence[int]) -> Iterator[int]:
-        """The first param, in this direction, for each place of a group that is behind the one before it."""
+        """Yield the first param, in this direction, for each place of a group that is behind the one before it."""
         following = iter(params)
         for place in places:
             at = next((at for at in following if self.admits((number, place), at)), None)
@@ -127,7 +127,7 @@ class _Matching:
         self.taken[at] = key
 
     def admits(self, key: Key, at: int) -> bool:
-        """Whether a number may stand for a param, after all that is certain."""
+        """Return whether a number may stand for a param, after all that is certain."""
         if key in self.owners or at in self.taken:
             return self.owners.get(key) == at
         return self.is_like(self.groups[key[0]][key[1]], self.shapes[at])

@@ -26,7 +26,7 @@ class Observed(NamedTuple):
 
 
 def observed(checkpoint: Checkpoint) -> Mapping[int, tuple[Observed, ...]]:
-    """For each param, by position in `params`, the gradients and moments that are stored for it."""
+    """Return, for each param by position in `params`, the gradients and moments that are stored for it."""
     found: dict[int, list[Observed]] = {}
     for gradient, owner in gradient_owners(checkpoint).items():
         found.setdefault(owner, []).append(Observed("grad", gradient))
@@ -37,7 +37,7 @@ def observed(checkpoint: Checkpoint) -> Mapping[int, tuple[Observed, ...]]:
 
 
 def model_inside(checkpoint: Checkpoint) -> str:
-    """The top-level name under which the checkpoint holds its one model; "" if it holds none or several."""
+    """Return the top-level name under which the checkpoint holds its one model; "" if it holds none or several."""
     model = (param.path for param in checkpoint.params if param.kind != "optimizer")
     tops = {path.partition(".")[0] for path in model if "." in path}
     for known in (MODELS, OTHER_MODELS):
@@ -92,7 +92,7 @@ class _Lookup:
 
 
 def unwrapped(path: str) -> str:
-    """A path without the names that wrappers of the whole model put before it."""
+    """Return a path without the names that wrappers of the whole model put before it."""
     for _ in range(WRAPPED):
         top, dot, rest = path.partition(".")
         if not dot or top not in WRAPPERS:
@@ -102,7 +102,7 @@ def unwrapped(path: str) -> str:
 
 
 def wrapped_models(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """The layers under which wrappers hold the model, from the root and from the model inside: `model.module`."""
+    """Return the layers under which wrappers hold the model, from the root and from the model inside."""
     return checkpoint.derived(_wrapped_models)
 
 
@@ -121,7 +121,7 @@ def _wrapped_models(checkpoint: Checkpoint) -> tuple[str, ...]:
 
 
 def _ungraded(path: str) -> Iterator[str]:
-    """What a gradient's path may be the gradient of: `grads.0.weight` and `0.weight.grad` of `0.weight`."""
+    """Yield the paths whose gradient may have this path: `0.weight` for `grads.0.weight` and `0.weight.grad`."""
     first, *others = path.split(".")
     if first in GRADIENTS:
         yield ".".join(others)
@@ -158,7 +158,7 @@ class _Optimizer(NamedTuple):
 
 
 def moments(checkpoint: Checkpoint) -> tuple[Moment, ...]:
-    """Every tensor that an optimizer remembers of a param, and of which.
+    """Return every tensor that an optimizer remembers of a param, with the param.
 
     An optimizer knows its params by name, or by number in the order it was given them. A number is taken
     for a param only where that is certain (see `numbering`).
@@ -211,7 +211,7 @@ def _learnt(checkpoint: Checkpoint) -> list[int]:
 
 
 def _optimizers(checkpoint: Checkpoint) -> list[_Optimizer]:
-    """Every optimizer whose groups say which params it moves."""
+    """Return every optimizer whose groups say which params it moves."""
     found: dict[str, _Optimizer] = {}
     for entry in checkpoint.entries:
         if isinstance(entry, Leaf) and isinstance(entry.value, list | tuple):
@@ -232,7 +232,7 @@ def _optimizers(checkpoint: Checkpoint) -> list[_Optimizer]:
 
 
 def _prefix_of(path: str, known: Collection[str]) -> str | None:
-    """The path of the optimizer in whose `state` something lies, with its dot; None if it lies in none."""
+    """Return the path, with its dot, of the optimizer whose `state` holds a path; None if none does."""
     at = path.find(_STATE)
     for _ in range(NESTED):
         if at < 0 or path[:at] in known:
@@ -242,7 +242,7 @@ def _prefix_of(path: str, known: Collection[str]) -> str | None:
 
 
 def _key_of(path: str, known: Collection[str]) -> str:
-    """The number or name that a path in an optimizer's state begins with; "" if it is none of those it moves."""
+    """Return the number or name that a path in an optimizer's state begins with; "" if it is none of those it moves."""
     first = path.partition(".")[0]
     if first in known:
         return first
@@ -278,7 +278,7 @@ def _owner_of(
 def _numbered(
     checkpoint: Checkpoint, groups: list[list[str]], shapes_of: Mapping[str, Signature], learnt: Sequence[int]
 ) -> dict[str, int]:
-    """As `_owner_of`, of an optimizer that has only numbers."""
+    """Return the owners as `_owner_of` does, for an optimizer that has only numbers."""
     count = sum(map(len, groups))
     trained = [i for i in learnt if checkpoint.params[i].requires_grad is not False]
     candidates = trained if len(trained) == count else learnt

@@ -17,7 +17,7 @@ LIKELY = 8  # renamings that are tried
 
 
 class Rename(NamedTuple):
-    """What `re.sub` does to a path; `text` is how it was written."""
+    """A renaming of paths by `re.sub`; `text` is how it was written."""
 
     text: str
     pattern: re.Pattern[str]
@@ -33,7 +33,7 @@ class Suggestion(NamedTuple):
 
 
 def parse(text: str) -> Rename:
-    """The renaming that `RE=>REPL` says. Raises UsageError where it is none."""
+    """Return the renaming that `RE=>REPL` says. Raises UsageError if it is none."""
     before, arrow, after = text.rpartition(ARROW)
     if not arrow:
         raise UsageError(f"cannot read the renaming '{text}'", hint=r"write 'RE=>REPL', such as '^module\.=>'")
@@ -48,7 +48,7 @@ def parse(text: str) -> Rename:
 
 
 def renamed(paths: Sequence[str], renames: Iterable[Rename]) -> list[str]:
-    """The paths after all renamings, one after the other. Raises UsageError where two become one."""
+    """Return the paths after all renamings, one after the other. Raises UsageError if two become one."""
     out = list(paths)
     for rename in renames:
         out = [_after(rename, path) for path in out]
@@ -61,7 +61,7 @@ def renamed(paths: Sequence[str], renames: Iterable[Rename]) -> list[str]:
 
 
 def suggestion(removed: Mapping[str, object], added: Mapping[str, object], kept: Iterable[str]) -> Suggestion | None:
-    """The renaming that pairs most of what is only in A with what is only in B, more than half of the fewer.
+    """Return the renaming that pairs most paths of A only with paths of B only, more than half of the fewer; or None.
 
     Both map a path to what else must agree, such as the shape; `kept` are paths that no other may take.
     """
@@ -86,7 +86,7 @@ def _after(rename: Rename, path: str) -> str:
 
 
 def _candidates(removed: Iterable[str], added: Iterable[str]) -> Counter[str]:
-    """Renamings that lead from some path of the one to one of the other, by how many they lead."""
+    """Return renamings that lead from some path of the one to one of the other, with how many they lead."""
     there, found = set(added), Counter[str]()
     ends: dict[str, list[str]] = {}
     for path in there:
@@ -101,19 +101,19 @@ def _candidates(removed: Iterable[str], added: Iterable[str]) -> Counter[str]:
 
 
 def _split(path: str) -> Iterator[tuple[str, str]]:
-    """A path in two, behind each of its first few names: `("a.", "b.c")`."""
+    """Yield a path in two, behind each of its first few names: `("a.", "b.c")`."""
     names = path.split(".", DEPTH)
     for n in range(min(PREFIX, len(names) - 1) + 1):
         yield "".join(f"{name}." for name in names[:n]), ".".join(names[n:])
 
 
 def _prefixed(before: str, after: str) -> str:
-    """The renaming of one prefix into another."""
+    """Return the renaming of one prefix into another."""
     return f"^{re.escape(before)}{ARROW}{_literal(after)}"
 
 
 def _dropped(path: str) -> Iterator[tuple[str, str]]:
-    """The path without all names that are called like one of its first few, and the renaming that drops them."""
+    """Yield a path without all names like one of its first few, and the renaming that drops those."""
     names = path.split(".")
     for name in dict.fromkeys(names[: min(DEPTH, len(names) - 1)]):
         if not name.isdigit():

@@ -21,7 +21,7 @@ class Walk:
         self._named: dict[int, dict[str, list[int]]] = {}
 
     def ends(self, text: str) -> Iterator[tuple[Child, str]]:
-        """What `text` leads to, with its path from here.
+        """Yield what `text` leads to, with its path from here.
 
         Where names hold dots and brackets a text can be read in several ways, and each is gone, once.
         """
@@ -40,7 +40,7 @@ class Walk:
                     waiting.append((child, here, end))
 
     def _steps(self, node: Node, text: str, at: int) -> Iterator[tuple[Child, int]]:
-        """The children that the next `[n]` or name of `text` stands for, and where it ends."""
+        """Yield the children that the next `[n]` or name of `text` stands for, and the end of that part."""
         position = POSITION.match(text, at)
         if position and -len(node.children) <= int(position[1]) < len(node.children):
             yield node.children[int(position[1])], position.end()
@@ -63,7 +63,7 @@ class Walk:
 
 
 def positions(checkpoint: Checkpoint, wanted: Collection[int]) -> dict[int, str]:
-    """The positions, from the root, of the params that are `wanted` by their position in `params`."""
+    """Return the positions, from the root, of the params that are `wanted` by their position in `params`."""
     names = {id(checkpoint.params[i]): i for i in wanted}
     found: dict[int, str] = {}
     waiting: list[tuple[Node, str]] = [(checkpoint.derived(build), "")]

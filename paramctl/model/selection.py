@@ -28,7 +28,7 @@ MAX_LIST = 256 << 20  # bytes of a list of paths
 
 
 class Selection(NamedTuple):
-    """What some patterns name: positions in `Checkpoint.params`, in the file's order.
+    """The params that some patterns name: positions in `Checkpoint.params`, in the file's order.
 
     `exact` are those that were named one by one: by full path, by position, in a list. `under` is the
     model inside the checkpoint, if a pattern matched only from there.
@@ -49,7 +49,7 @@ def select(
     alike: bool = False,
     among: Collection[int] | None = None,
 ) -> Selection:
-    """The params that `patterns` name together, without those that a `!` takes away; all if there are none.
+    """Return the params that `patterns` name together, without those that a `!` takes away; all if there are none.
 
     A path that several params print as is refused, unless `alike` takes all of them (to look, not to
     edit). Globs, regular expressions and a selection of only `!…` choose `among` these params, where
@@ -76,7 +76,7 @@ def select(
 
 
 def find(checkpoint: Checkpoint, text: str) -> int | Leaf:
-    """The one entry of that path or position: a position in `params`, or a scalar.
+    """Return the one entry of that path or position: a position in `params`, or a scalar.
 
     Raises NoMatch where there is none, UsageError where there are several or it is a layer.
     """
@@ -87,7 +87,7 @@ def find(checkpoint: Checkpoint, text: str) -> int | Leaf:
 
 
 def _found(checkpoint: Checkpoint, text: str) -> int | Leaf | None:
-    """What `find` returns, or None where it finds nothing."""
+    """Return what `find` returns, or None if it finds nothing."""
     for names in _scopes(checkpoint, text):
         hits: list[int | Leaf] = [*names.exactly(text), *names.leaves(text)]
         layers = [] if hits else names.members(text)
@@ -106,7 +106,7 @@ def _found(checkpoint: Checkpoint, text: str) -> int | Leaf | None:
 
 
 def find_part(checkpoint: Checkpoint, text: str) -> tuple[int | Leaf, Index]:
-    """What `find` finds for a path, and the index behind it: `0.weight[0,:5]`, `[0][1].bias[3]`.
+    """Return the entry of a path, and the index behind it: `0.weight[0,:5]`, `[0][1].bias[3]`.
 
     Brackets that are part of a name or of a position are no index. Raises what `find` and `split_index` do.
     """
@@ -118,7 +118,7 @@ def find_part(checkpoint: Checkpoint, text: str) -> tuple[int | Leaf, Index]:
 
 
 def readings(text: str) -> Iterator[tuple[str, Index]]:
-    """Every way to read a text as a path and an index behind it, the longest path first."""
+    """Yield every way to read a text as a path and an index behind it, the longest path first."""
     yield text, ()
     path = text
     index: Index = ()
@@ -133,7 +133,7 @@ def readings(text: str) -> Iterator[tuple[str, Index]]:
 
 
 def layer_members(checkpoint: Checkpoint, text: str) -> list[tuple[str, int]]:
-    """The params of a layer, by their paths within it; a single param has the path "".
+    """Return the params of a layer, by their paths within it; a single param has the path "".
 
     Raises NoMatch where there is nothing of that name or position, UsageError where names are not unique.
     """
@@ -165,7 +165,7 @@ def model_params(checkpoint: Checkpoint) -> tuple[int, ...]:
 
 
 class _Match(NamedTuple):
-    """What one pattern names; `exact` are those it named one by one."""
+    """The params that one pattern names; `exact` are those it named one by one."""
 
     indices: Collection[int]
     exact: Collection[int] = ()
@@ -173,7 +173,7 @@ class _Match(NamedTuple):
 
 
 def _scopes(checkpoint: Checkpoint, text: str) -> Iterator[_Names]:
-    """Where to look for `text`, one after the other until something is found."""
+    """Yield the scopes to look for `text` in, one after the other until something is found."""
     yield checkpoint.derived(_from_root)
     if inside := checkpoint.derived(_from_inside):
         yield inside
@@ -225,28 +225,28 @@ class _Names:
         self._walk: Walk | None = None
 
     def name(self, index: int) -> str:
-        """The name of a param here."""
+        """Return the name of a param here."""
         path = self.params[index].path
         return self.fold(path[len(self.under) + 1 :] if self.under else path)
 
     def exactly(self, text: str) -> list[int]:
-        """The params of just that name; a bare tensor's is `.`."""
+        """Return the params of exactly that name; a bare tensor's is `.`."""
         text = self.fold(text)
         return self._by_name.get(text) or (self._by_name.get("", []) if text == "." else [])
 
     def leaves(self, text: str) -> list[Leaf]:
-        """The scalars of just that name."""
+        """Return the scalars of exactly that name."""
         return self._leaves.get(self.fold(f"{self.under}.{text}" if self.under else text), [])
 
     def members(self, layer: str) -> list[int]:
-        """The params under a layer, in the file's order."""
+        """Return the params under a layer, in the file's order."""
         start = f"{self.fold(layer)}."
         first = bisect_left(self._sorted, (start, -1))
         last = bisect_left(self._sorted, (f"{start[:-1]}/", -1))  # '/' is what comes next to '.'
         return sorted(i for _, i in self._sorted[first:last])
 
     def positioned(self, checkpoint: Checkpoint, text: str) -> list[int | str | Leaf]:
-        """The params, layers (by their names here) and scalars that `[0].a[1]` leads to from here."""
+        """Return the params, layers (by their names here) and scalars that `[0].a[1]` leads to from here."""
         if not POSITION.search(text):
             return []
         if self._walk is None:
@@ -254,7 +254,7 @@ class _Names:
         return [self._end(node, path) for node, path in self._walk.ends(self.fold(text))]
 
     def matching(self, pattern: re.Pattern[str]) -> list[int]:
-        """The params whose whole name a pattern matches."""
+        """Return the params whose whole name a pattern matches."""
         return [i for name, i in self._pairs if pattern.fullmatch(name)]
 
     @cached_property
@@ -315,13 +315,13 @@ class _Search:
         return frozenset(range(len(self.checkpoint.params)) if self._among is None else self._among)
 
     def signed(self, pattern: str) -> tuple[_Match, bool]:
-        """What a pattern names, and whether it takes that away."""
+        """Return what a pattern names, and whether it takes that away."""
         if not pattern.startswith("!") or self._named(self._root, pattern):
             return self.match(pattern), False
         return self.match(pattern[1:]), True
 
     def match(self, text: str) -> _Match:
-        """What a pattern names in the first place where it names anything. Raises NoMatch."""
+        """Return what a pattern names in the first scope where it names anything. Raises NoMatch."""
         if text.startswith("@") and not self._named(self._root, text):
             return self._listed(text[1:])
         for names in _scopes(self.checkpoint, text):
@@ -331,7 +331,7 @@ class _Search:
         raise no_match(self.checkpoint, text)
 
     def _named(self, names: _Names, text: str) -> _Match | None:
-        """An exact path or a layer."""
+        """Return the match of an exact path or a layer."""
         found = names.exactly(text)
         if found:
             return self._single(names, text, found)
@@ -354,7 +354,7 @@ class _Search:
         return self._single(names, text, single) if single else self._globbed(names, text)
 
     def _globbed(self, names: _Names, text: str) -> _Match | None:
-        """The params a glob matches or, if it matches none, those under the layers it does."""
+        """Return the params a glob matches or, if it matches none, those under the layers it does."""
         if "*" not in text:
             return None
         glob = _glob(names.fold(text))
@@ -366,7 +366,7 @@ class _Search:
         return _Match(meant or found, (), names.under) if found else None
 
     def _listed(self, name: str) -> _Match:
-        """The params and layers that a file lists, one a line."""
+        """Return the params and layers that a file lists, one a line."""
         lines = _lines_of(self.checkpoint, name)
         for names in _scopes(self.checkpoint, "".join(lines)):
             found = {line: self._named(names, line) for line in dict.fromkeys(lines)}
@@ -384,7 +384,7 @@ class _Search:
 
 
 def _layer(tree: Node, path: str) -> Node:
-    """The layer of a tree at a path of plain names, which is there; the tree itself at none."""
+    """Return the layer of a tree at a path of plain names, which is there; the tree itself at none."""
     for name in path.split(".") if path else ():
         tree = next(child for child in tree.children if isinstance(child, Node) and child.name == name)
     return tree
@@ -405,7 +405,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 
 def _glob(text: str) -> str:
-    """A glob as a regular expression: `*` within one name, `**` across names.
+    """Return a glob as a regular expression: `*` within one name, `**` across names.
 
     `**.` stands for any number of names, none included: `**.bias` is also `bias`.
     """
@@ -430,7 +430,7 @@ def _twice(names: Iterable[str]) -> Iterator[str]:
 
 
 def _lines_of(checkpoint: Checkpoint, name: str) -> list[str]:
-    """The lines of a list of paths that are not empty. Raises FileError, or NoMatch where there are none."""
+    """Return the lines of a list of paths that are not empty. Raises FileError, or NoMatch if there are none."""
     if not name:
         raise UsageError("'@' names no list of paths", hint="say @FILE, or @- for standard input")
     if name == STDIN and checkpoint.file == STDIN:

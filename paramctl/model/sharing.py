@@ -29,7 +29,7 @@ def overlaps(checkpoint: Checkpoint) -> tuple[tuple[int, ...], ...]:
 
 
 class Outside:
-    """What some params share bytes with beyond those that are chosen: of a group of ties, all or none are."""
+    """The params outside a choice that share bytes with it: of a group of ties, all or none are chosen."""
 
     def __init__(self, checkpoint: Checkpoint, indices: Iterable[int], chosen: set[int]) -> None:
         group_of = checkpoint.derived(_group_of)
@@ -64,7 +64,7 @@ def _overlaps(checkpoint: Checkpoint) -> tuple[tuple[int, ...], ...]:
 
 
 def _by_storage(checkpoint: Checkpoint) -> Iterable[list[int]]:
-    """For each storage with several views, one param of each, by where it begins."""
+    """Return, for each storage with several views, one param of each, by its first byte."""
     found: dict[str, list[int]] = {}
     for i, param in enumerate(checkpoint.params):
         if param.is_plain and param.span and i not in checkpoint.tied_to:
@@ -106,7 +106,7 @@ def _end(param: Param) -> int:
 
 
 class _Ranges:
-    """Which of some params lie where: the storages one after the other, in each the params by their first byte.
+    """The places of some params: the storages one after the other, in each the params by their first byte.
 
     Above them stands a binary tree of where those below each node end at last, so that finding the
     ones that touch a range takes no look at the others.
@@ -136,7 +136,7 @@ class _Ranges:
         return tuple(i for i in touching if i != at and tests.overlap(self._params[at], self._params[i]))
 
     def _range(self, at: int) -> tuple[int, int]:
-        """Where a param begins and ends, as far as its storage is known here."""
+        """Return the first byte and the end of a param, as far as its storage is known here."""
         param = self._params[at]
         base, end = self._bounds[param.storage]
         return base + param.start, min(base + _end(param), end)
@@ -163,7 +163,7 @@ class _Tests:
         self.left = PATIENCE
 
     def overlap(self, a: Param, b: Param) -> bool:
-        """Whether two views of one storage share a byte; true where that would take too long to find out."""
+        """Return whether two views of one storage share a byte; True if that would take too long to find out."""
         self.left -= 1
         if a.view == b.view or not a.span or not b.span or a.start >= _end(b) or b.start >= _end(a):
             return False
@@ -176,7 +176,7 @@ class _Tests:
 
 
 def _interleave(a: Param, b: Param) -> bool:
-    """Whether all steps of both have a common factor that keeps their elements apart, as columns are."""
+    """Return whether all steps of both have a common factor that keeps their elements apart, as columns are."""
     steps = [
         step * param.dtype.itemsize
         for param in (a, b)
@@ -225,7 +225,7 @@ class _Joined:
         return i in self._above
 
     def first(self, i: int) -> int:
-        """The lowest position of the group of `i`."""
+        """Return the lowest position of the group of `i`."""
         while (above := self._above.get(i, i)) != i:
             self._above[i] = self._above.get(above, above)
             i = above

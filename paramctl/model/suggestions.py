@@ -40,7 +40,7 @@ def nearest(checkpoint: Checkpoint, text: str, n: int = 3) -> list[str]:
 
 
 def no_match(checkpoint: Checkpoint, text: str) -> NoMatch:
-    """The error for a selection that names nothing, with what it may have meant."""
+    """Return the error for a selection that names nothing, with what it may have meant."""
     what = f"no parameter or layer matches '{text}'"
     module = checkpoint.modules.get(text)
     if module is not None:
@@ -55,7 +55,7 @@ def no_match(checkpoint: Checkpoint, text: str) -> NoMatch:
 
 
 def _names_and_layers(checkpoint: Checkpoint) -> Iterator[str]:
-    """The names of params, and of the layers above them, that are short enough to be typed."""
+    """Yield the names of params, and of the layers above them, that are short enough to be typed."""
     seen: set[str] = set()
     for param in checkpoint.params:
         name = param.path[:LONGEST]

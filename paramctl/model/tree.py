@@ -18,7 +18,7 @@ DEPTH = 100
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Look:
-    """What a tensor looks like in its layer; one object in a tree for all that look alike, so identity compares them.
+    """The look of a tensor in its layer; one object in a tree for all that look alike, so identity compares them.
 
     `tied_to` is the path of the first param of its group of ties.
     """
@@ -86,7 +86,7 @@ class Fold(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """How much there is: every tensor, and values and bytes of those that are not tied to another."""
+    """The totals of a tree: every tensor, and values and bytes of those that are not tied to another."""
 
     tensors: int
     unique: int
@@ -95,7 +95,7 @@ class Totals(NamedTuple):
 
 
 def build(checkpoint: Checkpoint, chosen: Collection[int] | None = None, others: Collection[str] = ()) -> Node:
-    """The tree of a checkpoint, or of the params at the positions `chosen` and the `others` alone.
+    """Return the tree of a checkpoint, or of the params at the positions `chosen` and the `others` alone.
 
     Layers that hold nothing, such as a ReLU, have their place in it too where the file names them. The
     `others` are the paths of such layers and of scalars.
@@ -140,16 +140,8 @@ def build(checkpoint: Checkpoint, chosen: Collection[int] | None = None, others:
         node.numel += look.numel
         node.nbytes += look.nbytes
     layers.add(named)
-    for path, owner in moment_layers(checkpoint).items():
-        if path in layers:
-            layers[path].moments_of = owner
     _count_ties_once(checkpoint, holders)
-    root.below = tuple(layers.values())  # each was added after the one it lies in
-    for node in reversed(root.below):
-        assert node.parent is not None
-        node.parent.numel += node.numel
-        node.parent.nbytes += node.nbytes
-    return root
+    return _summed_up(checkpoint, layers)
 
 
 class _Layers(dict[str, Node]):
@@ -173,8 +165,22 @@ class _Layers(dict[str, Node]):
                 self[path]
 
 
+def _summed_up(checkpoint: Checkpoint, layers: _Layers) -> Node:
+    """Return the root, with the sums of all layers, and with the owners of optimizer moments."""
+    for path, owner in moment_layers(checkpoint).items():
+        if path in layers:
+            layers[path].moments_of = owner
+    root = layers.root
+    root.below = tuple(layers.values())  # each was added after the one it lies in
+    for node in reversed(root.below):
+        assert node.parent is not None
+        node.parent.numel += node.numel
+        node.parent.nbytes += node.nbytes
+    return root
+
+
 def _split(path: str) -> tuple[str, str, str]:
-    """The path of the layer something is in, a dot if there is such a layer, and its name, of no end of names."""
+    """Return the path of the layer that an entry is in, a dot if there is such a layer, and the entry's name."""
     if path.count(".") < DEPTH:
         return path.rpartition(".")
     *names, name = path.split(".", DEPTH)
@@ -190,12 +196,12 @@ def _look(param: Param, name: str, tied_to: str | None = None) -> Look:
 
 
 def part(component: Param) -> Tensor:
-    """A component of a composite tensor, as a leaf of the tree; it counts nowhere."""
+    """Return a component of a composite tensor, as a leaf of the tree; it counts nowhere."""
     return Tensor(component, _look(component, component.path.rpartition(".")[2]))
 
 
 def _leading_to(paths: Iterable[str], modules: Mapping[str, Module]) -> Mapping[str, Module]:
-    """The layers named by the file that are among `paths`, or hold one of them, in the file's order."""
+    """Return the layers named by the file that are among `paths`, or hold one of them, in the file's order."""
     wanted = {name for path in paths for name in (path, path.rpartition(".")[0])}
     return {name: module for name, module in modules.items() if name in wanted}
 
@@ -219,7 +225,7 @@ def _count_ties_once(checkpoint: Checkpoint, holders: Mapping[int, Node]) -> Non
 
 
 def totals(checkpoint: Checkpoint, chosen: Collection[int] | None = None) -> Totals:
-    """The totals of a checkpoint, or of the params at the positions `chosen` alone."""
+    """Return the totals of a checkpoint, or of the params at the positions `chosen` alone."""
     tied, params = checkpoint.tied_to, checkpoint.params
     positions = range(len(params)) if chosen is None else chosen
     unique = [params[i] for i in {tied.get(i, i) for i in positions}]
@@ -227,7 +233,7 @@ def totals(checkpoint: Checkpoint, chosen: Collection[int] | None = None) -> Tot
 
 
 def counts(checkpoint: Checkpoint, chosen: Collection[int] | None = None) -> tuple[int, int]:
-    """How many tensors there are, and how many if tied ones count once."""
+    """Return how many tensors there are, and how many if tied ones count once."""
     tied = checkpoint.tied_to
     if chosen is None:
         return len(checkpoint.params), len(checkpoint.params) - len(tied)
@@ -241,7 +247,7 @@ def sort(root: Node) -> None:
 
 
 class Folds:
-    """Which layers of a tree are built alike: names, shapes, dtypes, classes and ties, all the way down."""
+    """The layers of a tree that are built alike: names, shapes, dtypes, classes and ties, all the way down."""
 
     def __init__(self, root: Node) -> None:
         kinds: dict[Hashable, int] = {}
@@ -256,7 +262,7 @@ class Folds:
         return (child.name, type(child.value).__name__, child.value if _is_atom(child.value) else id(child))
 
     def children(self, node: Node) -> Sequence[Child | Fold]:
-        """What is under `node`, with each run of layers that are alike as one Fold, where its first was.
+        """Return the children of `node`, with each run of layers that are alike as one Fold, at the place of the first.
 
         Only the numbers must follow one another, not the layers: many files have `10` before `2`.
         """
@@ -289,7 +295,7 @@ _NUMBERED = re.compile(r"((?:.*[ _-])?)(0|[1-9][0-9]{0,17})", re.S).fullmatch
 
 
 def _runs(layers: list[tuple[int, Node]]) -> Iterator[list[tuple[int, Node]]]:
-    """The layers whose numbers follow one another, each with its number, two or more at a time."""
+    """Yield the layers whose numbers follow one another, each with its number, two or more at a time."""
     run: list[tuple[int, Node]] = []
     for number, node in sorted(layers, key=lambda pair: pair[0]):
         if run and number != run[-1][0] + 1:

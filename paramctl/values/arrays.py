@@ -27,7 +27,7 @@ AT_ONCE = 1 << 24  # bytes that are read at once where elements lie near one ano
 
 
 def read_values(checkpoint: Checkpoint, param: Param) -> Array:
-    """Every value of `param`, in its shape, as a new array in C order.
+    """Return every value of `param`, in its shape, as a new array in C order.
 
     The CRC-32 of the whole storage is checked first where the file has one. Raises FormatError if it
     does not match, UsageError where there are no values to read (meta and composite tensors).
@@ -37,14 +37,14 @@ def read_values(checkpoint: Checkpoint, param: Param) -> Array:
 
 
 def read_index(checkpoint: Checkpoint, param: Param, index: Index) -> Array:
-    """The values of `param[index]`, reading little more than those; no CRC is checked."""
+    """Return the values of `param[index]`, reading little more than those; no CRC is checked."""
     storage = storage_of(checkpoint, param)
     part = narrow(param, index)
     return decoded(stored(storage, part), part)
 
 
 def narrow(param: Param, index: Index) -> Param:
-    """The view that `param[index]` is, by numpy's basic indexing. The index must fit the shape."""
+    """Return the view that `param[index]` is, by numpy's basic indexing. The index must fit the shape."""
     filled = _without_ellipsis(index, len(param.shape))
     offset, shape, strides = param.offset, [], []
     for item, n, step in zip(filled, param.shape, param.strides, strict=True):
@@ -59,7 +59,7 @@ def narrow(param: Param, index: Index) -> Param:
 
 
 def content_of(checkpoint: Checkpoint, param: Param) -> tuple[Content, ...]:
-    """The param's bytes as every other format wants them: little-endian, in C order, nothing else."""
+    """Return the param's bytes as every other format wants them: little-endian, in C order, nothing else."""
     storage = storage_of(checkpoint, param)
     whole = param.nbytes == storage.nbytes and storage.crc32 is not None
     if param.is_contiguous and storage.byteorder == "little" and not param.flags:
@@ -78,7 +78,7 @@ def content_of(checkpoint: Checkpoint, param: Param) -> tuple[Content, ...]:
 
 
 def _checked(storage: Storage, key: str) -> Iterator[Buffer]:
-    """A storage's bytes. Raises FormatError behind the last if they are not those that were written."""
+    """Yield a storage's bytes. Raises FormatError behind the last if they are not those that were written."""
     value = 0
     for chunk in chunks(storage.content):
         value = checksums.crc32(chunk, value)
@@ -87,7 +87,7 @@ def _checked(storage: Storage, key: str) -> Iterator[Buffer]:
 
 
 class NewValues(NamedTuple):
-    """What the elements of `view` become; `reads` is how many bytes of files `make` reads for that."""
+    """The new elements of `view`; `reads` is how many bytes of files `make` reads for them."""
 
     view: Param
     make: Callable[[], Buffer]
@@ -105,7 +105,7 @@ def with_values(storage: Storage, *changes: NewValues) -> Storage:
 
 
 def _patch(storage: Storage, param: Param, make: Callable[[], Buffer], reads: int) -> Patch:
-    """What puts the values that `make()` returns into the bytes of a view."""
+    """Return the patch that puts the values that `make()` returns into the bytes of a view."""
     if not (param.is_contiguous and fills_bytes(param)):
         return Patch(*bytes_under(param), lambda span: _scatter(span, storage, param, make()), None, reads)
 
@@ -119,7 +119,7 @@ def _patch(storage: Storage, param: Param, make: Callable[[], Buffer], reads: in
 
 
 def storage_of(checkpoint: Checkpoint, param: Param) -> Storage:
-    """The storage that holds a param's values. Raises UsageError where the file has none."""
+    """Return the storage that holds a param's values. Raises UsageError if the file has none."""
     if param.storage is None:
         what = "is a meta tensor: no values are saved for it"
         if param.components:
@@ -144,7 +144,7 @@ def cast(values: Array, dtype: DType) -> Array:
 
 
 def encode(values: Array, dtype: DType) -> Buffer:
-    """The little-endian bytes of `values`, which are of `dtype` already."""
+    """Return the little-endian bytes of `values`, which are of `dtype` already."""
     import numpy as np
 
     values = np.ascontiguousarray(values)
@@ -198,19 +198,19 @@ def _reach(param: Param) -> tuple[int, int]:
 
 
 def bytes_under(param: Param) -> tuple[int, int]:
-    """Where in its storage the bytes begin that a view touches, and how many they are."""
+    """Return the first byte in its storage that a view touches, and how many bytes it spans."""
     first, count = _reach(param)
     return first * param.dtype.bits // 8, count * param.dtype.bits // 8
 
 
 def fills_bytes(param: Param) -> bool:
-    """Whether no byte holds both elements of a contiguous view and others."""
+    """Return whether no byte holds both elements of a contiguous view and others."""
     bits, numel = param.dtype.bits, param.numel
     return numel == 0 or (param.offset * bits % 8 == 0 and numel * bits % 8 == 0)
 
 
 def stored(storage: Storage, param: Param) -> Array:
-    """A view's elements as they are stored, unsigned integers in the machine's order where swapped.
+    """Return a view's elements as they are stored, unsigned integers in the machine's order where swapped.
 
     What lies between its elements is not read where that is much.
     """
@@ -248,7 +248,7 @@ def in_machine_order(data: Array, dtype: DType, byteorder: str) -> Array:
 
 
 def _apart(param: Param) -> list[Param]:
-    """The parts of a view that are better read one by one, along its widest axis; none if it is read at once.
+    """Return the parts of a view that are better read one by one, along its widest axis; none if it is read at once.
 
     That is where most of the bytes from its first element to its last are not its own, or too many.
     """
@@ -263,13 +263,13 @@ def _apart(param: Param) -> list[Param]:
 
 
 def _widest(param: Param) -> int:
-    """The axis whose neighbours lie furthest apart; -1 if there are none."""
+    """Return the axis whose neighbours lie furthest apart; -1 if there are none."""
     steps = [abs(step) if n > 1 else 0 for n, step in zip(param.shape, param.strides, strict=True)]
     return steps.index(max(steps)) if any(steps) else -1
 
 
 def _strided(data: Array, param: Param) -> Array:
-    """The view of the elements from the first one it touches on."""
+    """Return the view of the elements from the first one it touches on."""
     import numpy as np
 
     first, size = _reach(param)[0], data.dtype.itemsize
@@ -292,7 +292,7 @@ def _scatter(span: memoryview, storage: Storage, param: Param, data: Buffer) -> 
 
 
 def cells(data: Buffer, dtype: DType) -> Array:
-    """One number for each element; those smaller than a byte, the first in the lowest bits, are copies."""
+    """Return one number for each element; those smaller than a byte, the first in the lowest bits, are copies."""
     import numpy as np
 
     if dtype.bits % 8 == 0:
@@ -314,14 +314,14 @@ def _packed(elements: Array, bits: int) -> bytes:
 
 
 def raw_dtype(dtype: DType) -> np.dtype[Any]:
-    """An element as bytes numpy can always move, whatever they mean."""
+    """Return an element as bytes that numpy can always move, whatever they mean."""
     import numpy as np
 
     return np.dtype("complex128" if dtype.itemsize == 16 else f"u{max(dtype.itemsize, 1)}")
 
 
 def numpy_dtype(dtype: DType) -> np.dtype[Any]:
-    """What numpy and ml_dtypes call a dtype; elements of 6 bits too."""
+    """Return what numpy and ml_dtypes call a dtype; elements of 6 bits too."""
     import ml_dtypes
     import numpy as np
 
@@ -329,7 +329,7 @@ def numpy_dtype(dtype: DType) -> np.dtype[Any]:
 
 
 def decoded(data: Array, param: Param) -> Array:
-    """Stored elements of `param` as its values."""
+    """Return stored elements of `param` as its values."""
     import numpy as np
 
     flat = _resolve(data, param).reshape(-1)

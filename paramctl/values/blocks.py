@@ -9,7 +9,7 @@ from paramctl.model.indexing import Index
 
 
 def block_indices(shape: Sequence[int], most: int) -> Iterator[Index]:
-    """Indices of parts that together are all of a tensor of `shape`, in C order, of at most `most` values each.
+    """Yield indices of parts that together are all of a tensor of `shape`, in C order, of at most `most` values each.
 
     A part is a run along one axis with everything behind it; an empty tensor has none. `most` is at least 1.
     """
@@ -25,7 +25,7 @@ def block_indices(shape: Sequence[int], most: int) -> Iterator[Index]:
 
 
 def positions(shape: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """Every position in a tensor of `shape`, in C order; none is kept."""
+    """Yield every position in a tensor of `shape`, in C order; none is kept."""
     if not shape:
         yield ()
         return

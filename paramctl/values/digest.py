@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 class Digest(NamedTuple):
-    """What the values of a param come to: equal ones have an equal `sha256`, and no others can be made to."""
+    """The digest of a param's values: equal ones have an equal `sha256`, and no others can be made to."""
 
     sha256: bytes
     constant: bool
 
 
 def digest(scan: Scan, param: Param) -> Digest:
-    """The digest of a param's stored elements in C order. Raises as `Scan.stored` does."""
+    """Return the digest of a param's stored elements in C order. Raises as `Scan.stored` does."""
     import hashlib  # which loads a library of 4 MiB, and checking a file must not always pay for it
 
     found = hashlib.sha256()
@@ -35,7 +35,7 @@ def digest(scan: Scan, param: Param) -> Digest:
 
 
 def is_repeated(block: Array, first: Array) -> bool:
-    """Whether every stored element of a block is the one in `first`, bit for bit."""
+    """Return whether every stored element of a block is the one in `first`, bit for bit."""
     if block.dtype.kind == "c":  # two zeros of different sign are equal, and NaN never is
         block, first = block.view("u8").reshape(-1, 2), first.view("u8")
     return bool((block == first).all())

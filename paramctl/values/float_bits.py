@@ -44,7 +44,7 @@ class Floats(NamedTuple):
         return self.infinity & -self.infinity
 
     def extremes(self, patterns: Array) -> Ends | None:
-        """Those of the values; None if not all of them are finite."""
+        """Return the ends of the values; None if not all of them are finite."""
         import numpy as np
 
         sign = 1 << (self.bits - 1)
@@ -60,7 +60,7 @@ class Floats(NamedTuple):
         return Ends(low, self._value(highest if highest >= 0 else least), zeros)
 
     def listed(self, patterns: Array) -> list[float]:
-        """The values of a few."""
+        """Return the values of a few positions."""
         import numpy as np
 
         whole = self.bits == 8 * struct.calcsize(self.code)
@@ -85,7 +85,7 @@ class Widened:
         self._values = np.empty(0)
 
     def values(self, patterns: Array) -> Array:
-        """The values in any order, in an array that the next call overwrites.
+        """Return the values in any order, in an array that the next call overwrites.
 
         Of signalling NaNs numpy warns, unless it is told to ignore what is invalid.
         """
@@ -110,7 +110,7 @@ class Widened:
 
 
 def halves(values: Array) -> Array:
-    """The real and the imaginary part of each complex value, in columns, whatever numpy takes the values for."""
+    """Return the real and the imaginary part of each complex value, in columns, whatever numpy takes the values for."""
     parts: Array = values.view(f"f{values.itemsize // 2}").reshape(-1, 2)
     return parts
 

@@ -63,7 +63,7 @@ def save(checkpoint: Checkpoint, param: Param, index: Index, target: Target) -> 
 
 
 def load(source: Source) -> Array:
-    """The array in a .npy file, none of which is ever unpickled.
+    """Return the array in a .npy file, none of which is ever unpickled.
 
     Raises FormatError where it is no such file or not whole, Unsupported where it holds no plain numbers.
     """
@@ -112,7 +112,7 @@ def _check_header_length(source: Source) -> None:
 
 
 def _dtype_for(param: Param) -> np.dtype[Any]:
-    """The dtype numpy has for a param's values, or the nearest that holds them all."""
+    """Return the dtype numpy has for a param's values, or the nearest that holds them all."""
     import numpy as np
 
     if param.dtype.name == "complex32":
@@ -146,7 +146,7 @@ def _content(checkpoint: Checkpoint, param: Param, index: Index, dtype: np.dtype
 
 
 def _converted(checkpoint: Checkpoint, view: Param, dtype: np.dtype[Any]) -> Iterator[Buffer]:
-    """The elements of a contiguous view, a piece at a time."""
+    """Yield the elements of a contiguous view, a piece at a time."""
     for start in range(0, view.numel, PIECE):
         n = min(PIECE, view.numel - start)
         piece = view._replace(offset=view.offset + start, shape=(n,), strides=(1,))

@@ -32,7 +32,7 @@ RATIO = 1000  # or where the largest is more than so many times the smallest
 
 
 def words(blocks: Blocks, precision: int) -> Iterator[str]:
-    """The values of all blocks, in order, as text of the same width: that of the widest of them."""
+    """Yield the values of all blocks, in order, as text of the same width: that of the widest of them."""
     pieces = _pieces(blocks)
     spell = _speller(pieces, precision)
     for piece in pieces():
@@ -48,7 +48,7 @@ def plain(values: Array) -> Array:
 
 
 def _pieces(blocks: Blocks) -> Blocks:
-    """The same values a few at a time, flat, in dtypes that numpy knows."""
+    """Yield the same values a few at a time, flat, in dtypes that numpy knows."""
 
     def pieces() -> Iterator[Array]:
         for block in blocks():
@@ -60,7 +60,7 @@ def _pieces(blocks: Blocks) -> Blocks:
 
 
 def _speller(pieces: Blocks, precision: int) -> Speller:
-    """What makes words of pieces of a tensor, which decide together how each is spelled."""
+    """Return the speller of a tensor's pieces, which decide together how each is spelled."""
     first = next(iter(pieces()), None)
     match "" if first is None else first.dtype.kind:
         case "f":
@@ -87,7 +87,7 @@ def _integers(pieces: Blocks) -> Speller:
 
 
 def _formatted(values: Array, pattern: str) -> list[str]:
-    """Every value in the pattern, all at once: that is many times as fast as one by one."""
+    """Return every value in the pattern, all at once: that is many times as fast as one by one."""
     return (f"{pattern}|" * values.size % tuple(values.tolist())).split("|")[:-1]
 
 
@@ -95,7 +95,7 @@ def _formatted(values: Array, pattern: str) -> list[str]:
 
 
 class _Range(NamedTuple):
-    """What is known of floats after one look at them; `smallest` is the least but zero, infinite if none is."""
+    """The range of some floats after one look at them; `smallest` is the least except zero, or infinite."""
 
     low: float
     high: float
@@ -109,7 +109,7 @@ NOTHING = _Range(float("inf"), -float("inf"), float("inf"), False, False, False)
 
 
 class _Floats(NamedTuple):
-    """How the floats of a tensor are spelled: `digits` behind the point, in `width` characters."""
+    """The spelling of a tensor's floats: `digits` behind the point, in `width` characters."""
 
     scientific: bool
     digits: int
@@ -118,7 +118,7 @@ class _Floats(NamedTuple):
     sign: str  # "+" where positive numbers have one too
 
     def spell(self, piece: Array) -> list[str]:
-        """The words of some of them."""
+        """Return the text of some of the values."""
         found = _digits(piece, self.digits, self.scientific, self.sign)
         if not self.scientific:
             return [word.rstrip("0").ljust(len(word)).rjust(self.width) for word in found]
@@ -141,7 +141,7 @@ def _floats(pieces: Blocks, precision: int, sign: str = "") -> _Floats:
 
 
 def _is_scientific(largest: float, smallest: float, dtype: np.dtype[Any]) -> bool:
-    """Whether numbers of such sizes are not to be read with all their zeros."""
+    """Return whether numbers of such sizes are not to be read with all their zeros."""
     import numpy as np
 
     # In their own dtype: the float32 nearest to 0.0001 lies below it, and is meant to be it.
@@ -168,7 +168,7 @@ def _range(piece: Array) -> _Range:
 
 
 def _wider(one: _Range, other: _Range) -> _Range:
-    """What is known of both together."""
+    """Return the range of both together."""
     return _Range(
         min(one.low, other.low),
         max(one.high, other.high),
@@ -180,7 +180,7 @@ def _wider(one: _Range, other: _Range) -> _Range:
 
 
 def _with_exponent(word: str, digits: int) -> str:
-    """A number with that many digits in its exponent: 1.e+05 as 1.e+005."""
+    """Return a number with that many digits in its exponent: 1.e+05 as 1.e+005."""
     mantissa, e, exponent = word.partition("e")
     return f"{mantissa}{e}{exponent[0]}{exponent[1:].zfill(digits)}" if e else word
 
@@ -219,7 +219,7 @@ def _integer_width(pieces: Blocks, seen: _Range, digits: int, scientific: bool, 
 
 
 def _digits(values: Array, digits: int, scientific: bool, sign: str = "") -> list[str]:
-    """Each value with `digits` digits behind the point, rounded to the nearest and to even where two are.
+    """Return each value with `digits` digits behind the point, rounded to the nearest and to even between two.
 
     Not scientific, those in which it no longer differs from its neighbours are zeros: float32 shows no
     more than was in it.
@@ -239,7 +239,7 @@ def _digits(values: Array, digits: int, scientific: bool, sign: str = "") -> lis
 
 
 def _shortest(values: Array, digits: int, scientific: bool, sign: str = "") -> list[str]:
-    """Each finite value with the digits that tell it from its neighbours, up to `digits` behind the point."""
+    """Return each finite value with the digits that tell it from its neighbours, up to `digits` behind the point."""
     import numpy as np
 
     if _tells_apart(values, digits, scientific):
@@ -254,7 +254,7 @@ def _shortest(values: Array, digits: int, scientific: bool, sign: str = "") -> l
 
 
 def _tells_apart(values: Array, digits: int, scientific: bool) -> bool:
-    """Whether neighbours of any of these finite values lie nearer than `digits` digits can say.
+    """Return whether neighbours of any of these finite values lie nearer than `digits` digits can say.
 
     Then the decimal nearest to the value, which Python knows how to find, is also the shortest.
     """

@@ -61,7 +61,7 @@ class Preview(NamedTuple):
 
 
 def preview(checkpoint: Checkpoint, param: Param, index: Index = (), *, full: bool = False) -> Preview:
-    """The values of `param[index]`: all, if they are few or `full`, or those at the edges.
+    """Return the values of `param[index]`: all, if they are few or `full`, or those at the edges.
 
     Values that repeat (stride 0) are never all written out. Raises FormatError where a checksum is
     wrong, UsageError where there are no values to read, Unsupported where there are too many axes.
@@ -87,7 +87,7 @@ def preview(checkpoint: Checkpoint, param: Param, index: Index = (), *, full: bo
 
 
 def _edge(param: Param, shape: Sequence[int]) -> int:
-    """How many values to keep at each end of an axis."""
+    """Return how many values to keep at each end of an axis."""
     for edge in EDGES:
         if prod(min(max(n, 1), 2 * edge) for n in shape) <= MOST:
             return edge
@@ -100,7 +100,7 @@ def _ends(n: int, edge: int) -> list[int]:
 
 
 def _pick(checkpoint: Checkpoint, view: Param, kept: Sequence[Sequence[int]]) -> Array:
-    """The values at every combination of the kept positions.
+    """Return the values at every combination of the kept positions.
 
     Positions that lie near one another are read together. Those of elements smaller than a byte are
     read one by one, in the bytes they share.
@@ -136,7 +136,7 @@ def _one_by_one(ends: Sequence[int]) -> list[Part]:
 
 
 def _runs(ends: Sequence[int]) -> list[Part]:
-    """The kept positions as slices, one for each run of neighbours."""
+    """Return the kept positions as slices, one for each run of neighbours."""
     cuts = [0, *(i for i in range(1, len(ends)) if ends[i] != ends[i - 1] + 1), len(ends)]
     return [
         (slice(a, b), slice(ends[a], ends[a] + b - a)) for a, b in pairwise(cuts) if a < b
@@ -144,27 +144,27 @@ def _runs(ends: Sequence[int]) -> list[Part]:
 
 
 def _blocks(checkpoint: Checkpoint, view: Param) -> Iterator[Array]:
-    """All values of a view, in C order, many at a time."""
+    """Yield all values of a view, in C order, many at a time."""
     for where in block_indices(view.shape, _block_size(view)):
         yield _read(checkpoint, narrowed(view, where))
 
 
 def _block_size(view: Param) -> int:
-    """How many values are read at a time: more where every block reaches over all of a transposed tensor."""
+    """Return how many values are read at a time: more if every block reaches over all of a transposed tensor."""
     steps = [abs(step) for n, step in zip(view.shape, view.strides, strict=True) if n > 1]
     in_order = steps == sorted(steps, reverse=True)
     return BLOCK if in_order else min(max(BLOCK, view.numel // SPREAD), MAX_BLOCK)
 
 
 def _read(checkpoint: Checkpoint, part: Param) -> Array:
-    """The values of a part; those of a quantised one as they are meant."""
+    """Return the values of a part; those of a quantised one dequantised."""
     is_packed_one = part.dtype.bits % 8 != 0 and part.numel == 1
     stored = _packed_one(checkpoint, part) if is_packed_one else read_index(checkpoint, part, ())
     return stored if part.quantizer is None else dequantized(checkpoint, part, stored, ())
 
 
 def _packed_one(checkpoint: Checkpoint, one: Param) -> Array:
-    """A single element that is smaller than a byte."""
+    """Return a single element that is smaller than a byte."""
     together = 8 // gcd(one.dtype.bits, 8)  # elements until one begins with a byte again
     offset = one.offset - one.offset % together
     behind = storage_of(checkpoint, one).nbytes * 8 // one.dtype.bits - offset
@@ -176,7 +176,7 @@ def _packed_one(checkpoint: Checkpoint, one: Param) -> Array:
 
 
 def nested(shown: Preview) -> object:
-    """The values as nested lists; a complex one is [re, im], and "..." stands for what is left out."""
+    """Return the values as nested lists; a complex one is [re, im], and "..." stands for what is left out."""
     import numpy as np
 
     values = plain(shown.values)
@@ -196,7 +196,7 @@ def _with_gaps(items: object, gaps: tuple[int, ...]) -> object:
 
 
 def text_lines(shown: Preview, precision: int, width: int) -> Iterator[str]:
-    """The values in brackets as numpy prints them, columns aligned, lines up to `width` characters.
+    """Yield the values in brackets as numpy prints them, columns aligned, lines up to `width` characters.
 
     Lines are made as they are asked for. Numbers are as wide as the widest of all that are shown, so
     that those are gone through before the first line.
@@ -222,7 +222,7 @@ def text_lines(shown: Preview, precision: int, width: int) -> Iterator[str]:
 
 
 def _trailing(row: Sequence[int], wanted: Sequence[int]) -> int:
-    """How many of the last positions of a row are those wanted."""
+    """Return how many of the last positions of a row are those wanted."""
     n = 0
     while n < len(row) and row[-1 - n] == wanted[-1 - n]:
         n += 1
@@ -230,7 +230,7 @@ def _trailing(row: Sequence[int], wanted: Sequence[int]) -> int:
 
 
 def _left_out(row: Sequence[int], closed: int, gaps: Sequence[int]) -> Iterator[str]:
-    """The lines that stand for what is left out before this row."""
+    """Yield the lines that stand for what is left out before this row."""
     axis = len(row) - closed - 1
     if row[axis] == gaps[axis]:
         yield f"{' ' * (axis + 1)}{GAP},"
@@ -238,7 +238,7 @@ def _left_out(row: Sequence[int], closed: int, gaps: Sequence[int]) -> Iterator[
 
 
 def _row(spelled: Iterator[str], gap: int, opening: str, closing: str, width: int) -> Iterator[str]:
-    """One row over as many lines as it needs."""
+    """Yield one row over as many lines as it needs."""
     line = f"{opening}{next(spelled)}"
     for cell in _cells(spelled, gap):
         if len(line) + 2 + len(cell) > width:
@@ -250,7 +250,7 @@ def _row(spelled: Iterator[str], gap: int, opening: str, closing: str, width: in
 
 
 def _cells(spelled: Iterator[str], gap: int) -> Iterator[str]:
-    """The words of a row behind its first, with a gap where some are left out."""
+    """Yield the words of a row behind its first, with a gap where some are left out."""
     if gap:
         yield from islice(spelled, gap - 1)
         yield GAP

@@ -26,7 +26,7 @@ REPEATED = 1_000_000  # elements up to which values that repeat (stride 0) are w
 
 
 def dequantized(checkpoint: Checkpoint, param: Param, stored: Array, index: Index) -> Array:
-    """The float32 values of `stored`, the integers of `param[index]`, exactly as torch computes them.
+    """Return the float32 values of `stored`, the integers of `param[index]`, exactly as torch computes them.
 
     Of the scales and zero points of channels only those that the index needs are read. `param` has a
     quantizer.
@@ -60,14 +60,14 @@ def _of_channels(stored: Array, scales: Array, zero_points: Array) -> Array:
 
 
 def _along_axis(checkpoint: Checkpoint, component: Param, part: Param) -> Array:
-    """A number for each channel, in a shape that goes with the part's; one for all where it is of one channel."""
+    """Return a number for each channel, in a shape that fits the part's; one for all if it is of one channel."""
     values = read_index(checkpoint, component, ())
     axis = part.quantizer.axis if part.quantizer else None
     return values if axis is None else values.reshape([-1 if i == axis else 1 for i in range(len(part.shape))])
 
 
 def narrowed(param: Param, index: Index) -> Param:
-    """The view that `param[index]` is; a quantised one has the scales and zero points of its own channels."""
+    """Return the view that `param[index]` is; a quantised one has the scales and zero points of its own channels."""
     view = narrow(param, index)
     if param.quantizer is None or param.quantizer.scale is not None or not index:
         return view
@@ -84,7 +84,7 @@ def narrowed(param: Param, index: Index) -> Param:
 
 
 def _by_axis(index: Index, ndim: int) -> list[Any]:
-    """An item for each axis, with whole slices for those that the index leaves out."""
+    """Return an item for each axis, with whole slices for those that the index leaves out."""
     at = index.index(...) if ... in index else len(index)
     items = [item for item in index if item is not ...]
     return [*items[:at], *[slice(None)] * (ndim - len(items)), *items[at:]]

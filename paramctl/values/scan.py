@@ -52,7 +52,7 @@ class Scan:
         self._read: dict[str, int] = {}
 
     def values(self, param: Param, *, in_order: bool = True) -> Iterator[Array]:
-        """The values of a param as flat arrays, in C order or, which may be cheaper, in any.
+        """Yield the values of a param as flat arrays, in C order or, which may be cheaper, in any.
 
         Quantized ones are what their integers stand for. Raises as `stored` does.
         """
@@ -70,7 +70,7 @@ class Scan:
             self._tell(part.nbytes)
 
     def stored(self, param: Param, *, in_order: bool = True) -> Iterator[Array]:
-        """The elements of a param as they are stored, as flat arrays of unsigned integers (see `values.stored`).
+        """Yield the elements of a param as they are stored, as flat arrays of unsigned integers (see `values.stored`).
 
         Raises FormatError behind the last where a checksum is wrong, UsageError where there are none
         (meta and composite tensors), Unsupported where too many params share a storage.
@@ -91,7 +91,7 @@ class Scan:
             self._tell(part.nbytes)
 
     def _streamed(self, param: Param) -> Iterator[Array]:
-        """The elements of a param that lie one behind the other."""
+        """Yield the elements of a param that lie one behind the other."""
         whole = param.nbytes == storage_of(self._checkpoint, param).nbytes
         storage = self._admitted(param, check=not whole)
         checked = whole and not self._trust and storage.crc32 is not None
@@ -109,7 +109,7 @@ class Scan:
             self._checked.add(str(param.storage))
 
     def _admitted(self, param: Param, check: bool = True) -> Storage:
-        """The storage of a param, the whole of it checked, unless it was read too often already."""
+        """Return the storage of a param, the whole of it checked, unless it was read too often already."""
         storage, key = storage_of(self._checkpoint, param), str(param.storage)
         cost = storage.nbytes if _is_made(storage) else param.nbytes
         done = self._read[key] = self._read.get(key, 0) + cost
@@ -127,12 +127,12 @@ class Scan:
 
 
 def _is_made(storage: Storage) -> bool:
-    """Whether a storage is not read but made, or inflated, from its first byte on, whatever of it is asked for."""
+    """Return whether a storage is not read but made, or inflated, from its first byte on, whatever is asked of it."""
     return any(isinstance(part, Computed) and not isinstance(part.chunks, Keeper) for part in storage.content)
 
 
 def _at_hand(storage: Storage, param: Param) -> Storage:
-    """A storage of which many parts are read: one that is made from its first byte on each time is held."""
+    """Return a storage of which many parts are read: one that is made from its first byte on each time is held."""
     if any(isinstance(part, Computed) for part in storage.content) and not _is_made(storage):
         return storage._replace(content=tuple(map(_kept, storage.content)))
     if not _is_made(storage):
@@ -143,19 +143,19 @@ def _at_hand(storage: Storage, param: Param) -> Storage:
 
 
 def _kept(part: Content) -> Content:
-    """What is inflated, as it lies in a file then: parts of it are read alone."""
+    """Return inflated bytes as they lie in a file: parts of them are read alone."""
     return part.chunks.kept() if isinstance(part, Computed) and isinstance(part.chunks, Keeper) else part
 
 
 def _as_it_lies(param: Param) -> Param:
-    """The view of the same elements in the order in which they lie."""
+    """Return the view of the same elements in the order in which they lie."""
     order = sorted(range(len(param.shape)), key=lambda axis: -abs(param.strides[axis]))
     shape, strides = (tuple(sizes[axis] for axis in order) for sizes in (param.shape, param.strides))
     return param._replace(shape=shape, strides=strides)
 
 
 def distinct(param: Param) -> tuple[Param, int]:
-    """The view of a param that has each value of its expanded axes (stride 0) once, and how often each stands there.
+    """Return the view that has each value of expanded axes (stride 0) once, and how often each stands there.
 
     Raises Unsupported where its elements share bytes in other ways so often that reading them would not end.
     """

@@ -30,7 +30,7 @@ def import_torch() -> ModuleType:
 
 
 def tensor_of(data: Buffer, dtype: DType, shape: tuple[int, ...]) -> torch.Tensor:
-    """A tensor of `shape` over the little-endian bytes of its values in C order."""
+    """Return a tensor of `shape` over the little-endian bytes of its values in C order."""
     torch = import_torch()
     element = getattr(torch, dtype.name)
     if not data:

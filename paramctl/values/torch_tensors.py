@@ -23,7 +23,7 @@ _INTEGERS = {"qint8": "int8", "quint8": "uint8", "qint32": "int32"}  # what torc
 
 
 def array(checkpoint: Checkpoint, param: Param) -> Array:
-    """The values of a param; those that repeat are a view of fewer. Raises UsageError for a sparse or nested one."""
+    """Return the values of a param; those that repeat are a view of fewer. Raises UsageError if sparse or nested."""
     import numpy as np
 
     if param.storage is None and param.components:
@@ -39,7 +39,7 @@ def array(checkpoint: Checkpoint, param: Param) -> Array:
 
 
 def tensor(checkpoint: Checkpoint, param: Param) -> torch.Tensor:
-    """The tensor that a param is. Raises FormatError where its parts do not go together."""
+    """Return the tensor that a param is. Raises FormatError if its parts do not go together."""
     try:
         return _tensor(checkpoint, param)
     except (RuntimeError, ValueError, TypeError) as error:  # from torch, which has many words for it
@@ -58,7 +58,7 @@ def _tensor(checkpoint: Checkpoint, param: Param) -> torch.Tensor:
 
 
 def _line(param: Param) -> Param:
-    """The elements from the first that a param touches to its last, each once."""
+    """Return the elements from the first that a param touches to its last, each once."""
     return param._replace(shape=(param.span,), strides=(1,))
 
 
@@ -94,7 +94,7 @@ def _composite(param: Param, parts: list[torch.Tensor]) -> torch.Tensor:
 def _jagged(
     param: Param, values: torch.Tensor, offsets: torch.Tensor, lengths: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """A jagged tensor; torch itself does not look where its rows end before it reads them."""
+    """Return a jagged tensor; torch itself does not look where its rows end before it reads them."""
     torch = import_torch()
     axis = param.shape.index(-1)
     ends = offsets.tolist()
@@ -108,7 +108,7 @@ def _jagged(
 
 
 def _quantized(checkpoint: Checkpoint, param: Param) -> torch.Tensor:
-    """A quantised tensor, or its values where torch has no way to make one of integers."""
+    """Return a quantised tensor, or its values if torch has no way to make one of integers."""
     torch, rule = import_torch(), param.quantizer
     if rule is None:
         raise UsageError(f"{param.path or '.'} is quantized in a way that is not known, and its integers are no values")

@@ -34,7 +34,7 @@ def read(source: Source, start: int, end: int, ahead: int = FIRST) -> Pickle:
 
 
 def code(source: Source, start: int, end: int, name: str) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """Yield the pickle that begins at `start`, under that name: all of it, or of a damaged one the bytes it may have."""
+    """Yield the pickle that begins at `start`, under that name: all of it, or of a damaged one what it may have."""
     try:
         nbytes = read(source, start, end).end
     except FormatError:

@@ -104,9 +104,14 @@ def _run(machine: Machine, handlers: list[Handler]) -> Any:
             machine.leave_frame()
             return machine.stack.pop()
         except (IndexError, struct.error, KeyError) as error:
-            if at < machine.size or not machine.around:
-                raise _malformed(machine, at, error) from None
-            machine.leave_frame()
+            _end_frame(machine, at, error)
+
+
+def _end_frame(machine: Machine, at: int, error: Exception) -> None:
+    """Go on behind a frame that ends at `at`. Raises FormatError if no frame ends there."""
+    if at < machine.size or not machine.around:
+        raise _malformed(machine, at, error) from None
+    machine.leave_frame()
 
 
 def _malformed(machine: Machine, at: int, error: Exception) -> FormatError:

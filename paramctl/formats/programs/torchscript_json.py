@@ -79,7 +79,7 @@ class Document:
 
 
 def recognises(head: bytes, source: Source) -> bool:
-    """Return whether torch.jit.save of an early torch wrote the file: a zip with model.json, without pickled modules."""
+    """Return whether torch.jit.save of an early torch wrote the file: a zip with model.json and no pickled modules."""
     return head.startswith(zips.MAGIC) and kind(source) == "TorchScript of 1.0"
 
 

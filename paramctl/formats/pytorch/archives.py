@@ -41,7 +41,7 @@ _MARKS = (b"constants.pkl", b"model.json", b"archive_format", b"serialized_expor
 
 
 def kind(source: Source) -> Kind:
-    """Which of torch's archives a zip file is; one that cannot be read, or is none of them, counts as torch.save's."""
+    """Return which of torch's archives a zip file is; one that is none of them, or damaged, counts as torch.save's."""
     try:
         directory = zips.directory(source)
         lower = directory.lower()
@@ -61,7 +61,7 @@ def kind(source: Source) -> Kind:
 
 
 def folder_of(archive: Archive) -> str:
-    """The folder all records lie in, as torch finds it: that of the first. Raises FormatError if there is none."""
+    """Return the folder that all records lie in, as torch finds it: the first one's. Raises FormatError without one."""
     first = next(iter(archive.records), None)
     if first is None:
         raise FormatError("is a zip archive without any records")
@@ -164,7 +164,7 @@ class Storages(Mapping[str, Storage]):
         return self[key]
 
     def find(self, pid: object) -> Stored:
-        """The storage a persistent id names. Raises FormatError unless the archive has just that."""
+        """Return the storage that a persistent id names. Raises FormatError unless the archive has exactly that."""
         found = pid.pid if isinstance(pid, Persistent) else None
         if not isinstance(found, tuple) or len(found) < 5 or text_of(found[0]) != "storage":
             raise FormatError("a tensor names no storage: its persistent id is not ('storage', …)")
@@ -204,7 +204,7 @@ def text_of(node: object) -> str | None:
 
 @dataclass(frozen=True)
 class Document:
-    """What is needed to write an archive back: its storages, the pickle in `record` and what edits that, its alignment.
+    """The parts needed to write an archive back: storages, the pickle in `record` and its edits, and the alignment.
 
     `pickled` writes a pickle for those who read it.
     """
@@ -217,7 +217,7 @@ class Document:
     pickled: Callable[[Any, int, Edits], bytes] = writer.write
 
     def layout(self, checkpoint: Checkpoint) -> Iterator[Segment]:
-        """The archive with the storages that changed, and with a new pickle where its structure did."""
+        """Yield the archive with the storages that changed, and with a new pickle if its structure changed."""
         archive, folder = self.storages.archive, self.storages.folder
         edits = self.editor.edits(checkpoint)
         edited = dict(checkpoint.edited)
@@ -247,7 +247,7 @@ class Document:
         return zips.layout(archive, [*pieces[:at], *new, *pieces[at:]], self.alignment)
 
     def audit(self, checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
-        """What is wrong with the archive, every byte of it read."""
+        """Yield the findings about the archive, every byte of it read."""
         from paramctl.findings import Finding
         from paramctl.formats.containers import zip_audit
 
@@ -271,12 +271,12 @@ class Document:
 
 
 def changed_piece(name: str, record: Record | None, storage: Storage) -> Piece:
-    """A changed storage; an archive written without checksums keeps none."""
+    """Return a changed storage as a record; an archive written without checksums keeps none."""
     without = record is not None and not record.has_crc and record.nbytes > 0
     return Piece(name, record, storage.content, without)
 
 
 def keys_of(pickle: Pickle) -> set[str]:
-    """The keys of all storages a pickle names."""
+    """Return the keys of all storages that a pickle names."""
     found = (node.pid for node in pickle.persistent)
     return {key for pid in found if isinstance(pid, tuple) and len(pid) > 2 and (key := text_of(pid[2])) is not None}

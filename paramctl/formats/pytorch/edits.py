@@ -42,11 +42,11 @@ class Editor:
         return Graph(self.pickle.root)
 
     def edits(self, checkpoint: Checkpoint) -> Edits:
-        """Replacements for `pickle_writer.write`: (container, position) → node. Empty while only values changed."""
+        """Return replacements for `pickle_writer.write`: (container, position) → node. Empty if only values changed."""
         return self.rewriter(self, checkpoint).run()
 
     def unlisted_tensors(self, checkpoint: Checkpoint) -> list[str]:
-        """Where tensors that no path names any more would still be held, as text like a path."""
+        """Return the places that would still hold tensors which no path names any more, as text like a path."""
         rewriter = self.rewriter(self, checkpoint)
         return rewriter.unlisted_tensors() if rewriter.are_mentioned(rewriter.orphans) else []
 
@@ -89,7 +89,7 @@ class Rewriter:
         return self.replace
 
     def unlisted_tensors(self) -> list[str]:
-        """Where orphans are held, once all is replaced that can be."""
+        """Return the places that hold orphans, after all replacements that are possible."""
         try:
             self.run()
         except Unsupported:
@@ -103,7 +103,7 @@ class Rewriter:
         return find(graph.root, child, within, self.orphans)
 
     def are_mentioned(self, nodes: Container[int]) -> bool:
-        """Whether any of the tensors is held by more than the places it is listed at."""
+        """Return whether any of the tensors is held by more than the places it is listed at."""
         listed = {
             (id(place.step.container), place.position, id(place.node))
             for _, place in self.placed
@@ -115,7 +115,7 @@ class Rewriter:
     # --- places --------------------------------------------------------------------------------
 
     def node_for(self, param: Param, place: Place) -> Call:
-        """The node that says what `param` is now: in modules, tied parameters are one object, as tied buffers are."""
+        """Return the node of `param` as it is now: in modules, tied parameters are one object, as tied buffers are."""
         shared, in_module = self.nodes.get((param.view, place.kind), (None, False))
         if shared is not None and in_module and place.module is not None:
             return shared
@@ -126,7 +126,7 @@ class Rewriter:
         return node
 
     def own(self, step: Step) -> Any:
-        """The container of `step`, or its copy where other paths share it."""
+        """Return the container of `step`, or its copy if other paths share it."""
         if step not in self.owned:
             self.owned[step] = step.container
             if self.is_shared(step):
@@ -136,7 +136,7 @@ class Rewriter:
         return self.owned[step]
 
     def is_shared(self, step: Step | None) -> bool:
-        """Whether a container, or one that holds it, is reached by more than one path."""
+        """Return whether a container, or one that holds it, is reached by more than one path."""
         while step is not None:
             if self.users[id(step.container)] > 1:
                 return True
@@ -177,7 +177,7 @@ class Rewriter:
                 Walk(self, ChainMap({**wanted, **copies}, common), inner, inner).run(state)
 
     def meant(self, modules: Modules, now: Mapping[int, Call]) -> dict[Step, dict[int, Call]]:
-        """For each module around a tensor that moved somewhere, which one it means by it from now on.
+        """Return, for each module around a tensor that moved, which tensor the module means by it from now on.
 
         That is its own, first of all one that moved; else one in it, first of all one that stays.
         """
@@ -194,7 +194,7 @@ class Rewriter:
         return {state: {node: new for node, (_, new) in known.items()} for state, known in best.items()}
 
     def common(self, now: Mapping[int, Call]) -> dict[int, Call]:
-        """What became of the tensors that no path names any more, where all of a tensor's places agree."""
+        """Return the new nodes of tensors that no path names any more, if all places of a tensor agree."""
         found: dict[int, Call] = {}
         torn: set[int] = set()
         for _, place in self.changed:
@@ -205,7 +205,7 @@ class Rewriter:
         return {node: new for node, new in found.items() if node not in torn}
 
     def outside(self, inner: Mapping[int, Any], above: Container[int]) -> set[int]:
-        """Those of `inner` that are reached from outside of all modules."""
+        """Return those of `inner` that are reached from outside of all modules."""
         holders = self.editor.graph.holders
         todo = [node for key, node in inner.items() if any(id(holder) in above for holder in holders(key))]
         found = {id(node) for node in todo}
@@ -217,7 +217,7 @@ class Rewriter:
         return found
 
     def copies_on_the_way(self, state: Step) -> dict[int, Any]:
-        """The copies of a module and of those around it, by the id of what each was made from."""
+        """Return the copies of a module and of those around it, by the id of the original."""
         found: dict[int, Any] = {}
         step: Step | None = state
         while step is not None:
@@ -237,7 +237,7 @@ class Rewriter:
         self.replace[id(container), position] = new
 
     def copy(self, container: Any) -> Any:
-        """A copy, as long as there are not far more of them than a real model asks for."""
+        """Return a copy, as long as there are not far more copies than a real model asks for."""
         self.budget -= sum(1 for _ in slots(container))
         if self.budget < 0:
             raise Unsupported("its modules share their parts so often that copies of them would not end")

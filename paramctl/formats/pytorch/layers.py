@@ -15,7 +15,7 @@ _OWN = ("training", "dump_patches", "call_super_init")
 
 
 def describe_layer(node: Call, state: Dict) -> Module:
-    """The class of a module, and a text such as `Linear(4 → 8)`."""
+    """Return the class of a module, with a text such as `Linear(4 → 8)`."""
     attributes = {_text(key): value for key, value in state.pairs}
     name = _class_name(node, attributes)
     known = _KNOWN.get(name.removeprefix("NonDynamicallyQuantizable").rstrip("123d"))

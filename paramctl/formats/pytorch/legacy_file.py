@@ -60,7 +60,7 @@ SIZES = {"short": 2, "int": 4, "long": 4}  # bytes of C types, as torch writes t
 
 @dataclass(frozen=True)
 class Document:
-    """What is needed to write a file back: its object and what edits that, the pickle of its keys, and where they lie.
+    """The parts needed to write a file back: its object and its edits, the pickle of its keys, and the places of both.
 
     `before` is everything in front of the object, `after` what follows the last storage.
     """
@@ -73,7 +73,7 @@ class Document:
 
 
 def recognises(head: bytes, source: Source) -> bool:
-    """Whether a pickle of the magic number begins here, in any protocol."""
+    """Return whether a pickle of the magic number begins here, in any protocol."""
     if head[:1] not in (b"\x80", b"L"):
         return False
     try:
@@ -108,7 +108,7 @@ def read(source: Source) -> Checkpoint:
 
 
 def losses(checkpoint: Checkpoint) -> list[Loss]:
-    """What a new state_dict would not hold; a checkpoint's own document holds everything."""
+    """Return what a new state_dict would not hold; a checkpoint's own document holds everything."""
     if isinstance(checkpoint.document, Document):
         return []
     return [Loss(entry, why) for entry in checkpoint.entries if (why := _no_place(entry, checkpoint.keys))]
@@ -122,12 +122,12 @@ def _no_place(entry: Entry, keys: Container[str]) -> str:
 
 
 def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:
-    """Where the pickle holds tensors that no path names any more, such as in an optimizer object."""
+    """Return the places where the pickle holds tensors that no path names any more, such as in an optimizer object."""
     return checkpoint.document.editor.unlisted_tensors(checkpoint) if isinstance(checkpoint.document, Document) else []
 
 
 def layout(checkpoint: Checkpoint) -> Iterator[Segment]:
-    """The file's segments: its own around what changed, or a new state_dict."""
+    """Yield the file's segments: its own around what changed, or a new state_dict."""
     if isinstance(checkpoint.document, Document):
         return _edited(checkpoint, checkpoint.document)
     return _state_dict(checkpoint)
@@ -138,7 +138,7 @@ def verify(path: Path, meant: Checkpoint) -> None:
 
 
 def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
-    """What reading does not refuse: bytes behind the last storage. There are no checksums to look at."""
+    """Yield what reading does not refuse: bytes behind the last storage. The format has no checksums."""
     from paramctl.findings import Finding
 
     document = checkpoint.document
@@ -149,7 +149,7 @@ def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Ite
 
 
 def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """The pickles that loading this file would run: all five, or those before the first that is damaged."""
+    """Yield the pickles that loading this file would run: all five, or those before the first that is damaged."""
     start = 0
     for number in range(PICKLES):
         yield from embedded.code(source, start, source.size, f"pickle {number + 1}")
@@ -172,7 +172,7 @@ def _short(node: object) -> str:
 
 
 def _storages(source: Source, saved: Pickle, keys: Pickle, start: int) -> tuple[Storages, int]:
-    """The storages behind the pickles, and where they end. Raises FormatError unless keys, ids and sizes agree."""
+    """Return the storages behind the pickles, and their end. Raises FormatError unless keys, ids and sizes agree."""
     named, parts = _named(saved.persistent)
     spots: dict[str, Spot] = {}
     window = Window(source)
@@ -201,7 +201,7 @@ def _within(source: Source, start: int, key: str) -> tuple[int, int]:
 
 
 def _named(nodes: Iterable[Persistent]) -> tuple[dict[str, Named], dict[str, tuple[str, Part]]]:
-    """What the object's ids say of each storage, and of each part of one. All ids of one key must agree."""
+    """Return what the object's ids say of each storage, and of each part of one. All ids of one key must agree."""
     named: dict[str, Named] = {}
     parts: dict[str, tuple[str, Part]] = {}
     for node in nodes:
@@ -222,7 +222,7 @@ def _named(nodes: Iterable[Persistent]) -> tuple[dict[str, Named], dict[str, tup
 
 
 def _agree(one: Named, other: Named) -> bool:
-    """Whether two ids may be of one storage: torch takes the dtype of the first, unless nothing is in it."""
+    """Return whether two ids may be of one storage: torch takes the dtype of the first, unless the storage is empty."""
     same = one.dtype is None or other.dtype is None or one.dtype == other.dtype or not one.numel
     return same and one.nbytes == other.nbytes
 
@@ -234,12 +234,12 @@ def _keys(pickle: Pickle) -> list[str]:
 
 
 def _storage_id(key: str, dtype: DType, nbytes: int, device: str) -> Persistent:
-    """The pickled id of a storage, which says as its last that it is no part of another."""
+    """Return the pickled id of a storage; its last item says that the storage is no part of another."""
     return Persistent((*storage_id(key, dtype, nbytes, device).pid, None))
 
 
 def _edited(checkpoint: Checkpoint, document: Document) -> Iterator[Segment]:
-    """The file with the storages that changed, and with new pickles of object and keys where its structure did."""
+    """Yield the file with the storages that changed, and new pickles of object and keys if its structure changed."""
     saved, edited = checkpoint.saved, checkpoint.edited
     assert isinstance(saved, Storages)
     edits = document.editor.edits(checkpoint)
@@ -267,7 +267,7 @@ def _edited(checkpoint: Checkpoint, document: Document) -> Iterator[Segment]:
 
 
 def _state_dict(checkpoint: Checkpoint) -> Iterator[Segment]:
-    """A new file of an OrderedDict of the params, tied ones over one storage."""
+    """Yield a new file of an OrderedDict of the params, tied ones over one storage."""
     root, storages = saved_object(checkpoint, _storage_id)
     data = writer.write(root, PROTOCOL)
     named, _ = _named(reader.read(data).persistent)
@@ -279,13 +279,13 @@ def _state_dict(checkpoint: Checkpoint) -> Iterator[Segment]:
 
 
 def _preamble() -> Iterator[bytes]:
-    """The three pickles in front of the object."""
+    """Yield the three pickles in front of the object."""
     for root in (MAGIC, VERSION, system()):
         yield writer.write(root, PROTOCOL)
 
 
 def system() -> Dict:
-    """What torch notes of the machine that writes; nobody looks at it again."""
+    """Return torch's notes on the machine that writes, which no reader uses."""
     sizes, made = Dict(), Dict()
     sizes.pairs = list(SIZES.items())
     made.pairs = [("protocol_version", VERSION), ("little_endian", True), ("type_sizes", sizes)]

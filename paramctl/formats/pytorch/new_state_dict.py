@@ -30,7 +30,7 @@ def no_place(entry: Entry, keys: Container[str]) -> str:
 
 
 def saved_object(checkpoint: Checkpoint, name: NameStorage = storage_id) -> tuple[object, list[Storage]]:
-    """What is saved of a checkpoint, and the storages, as `state_dict` has them.
+    """Return the object that is saved of a checkpoint, and the storages, as `state_dict` does.
 
     Where keys lead to its entries, they are in dicts and lists as before; else it is a state_dict.
     """
@@ -45,7 +45,7 @@ def saved_object(checkpoint: Checkpoint, name: NameStorage = storage_id) -> tupl
 
 
 def state_dict(checkpoint: Checkpoint, name: NameStorage = storage_id) -> tuple[Call, list[Storage]]:
-    """An OrderedDict of the params, tied ones over one storage, and the storages, whose keys count from 0.
+    """Return an OrderedDict of the params, tied ones over one storage, and the storages, whose keys count from 0.
 
     `name` makes their ids. Raises UsageError where two params have one path.
     """
@@ -73,7 +73,7 @@ def _as_nodes(value: Any) -> Any:
 
 
 def _as_torch(param: Param) -> Param:
-    """A param in a dtype torch has: pairs of 4-bit floats are one element."""
+    """Return a param in a dtype that torch has: pairs of 4-bit floats are one element."""
     if param.dtype.name == "float4_e2m1fn" and param.shape and param.shape[-1] % 2 == 0:
         shape = (*param.shape[:-1], param.shape[-1] // 2)
         return param._replace(dtype=BY_NAME[PAIRS], shape=shape, strides=contiguous(shape))

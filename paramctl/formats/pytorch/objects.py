@@ -29,7 +29,7 @@ SEARCHED = 20  # params, and values of each, among which an optimizer's moments 
 
 
 class Listing(NamedTuple):
-    """What a pickled object holds: its entries in order, and the class of each layer by path."""
+    """The entries of a pickled object in order, and the class of each layer by path."""
 
     entries: tuple[Entry, ...]
     modules: dict[str, Module]
@@ -46,12 +46,12 @@ class _Frame(NamedTuple):
 
 
 def list_object(pickle: Pickle, storages: Storages) -> Listing:
-    """Every tensor and scalar of a pickled object. Raises FormatError where the walk finds no end."""
+    """List every tensor and scalar of a pickled object. Raises FormatError if the walk finds no end."""
     return Walk(pickle, storages).run()
 
 
 def keys_in(pickle: Pickle, storages: Storages) -> Mapping[str, Keys]:
-    """The keys that lead to each tensor and scalar of a pickled object, found when they are asked for.
+    """Return the keys that lead to each tensor and scalar of a pickled object, found when they are asked for.
 
     A module counts as one container, and what is in it goes by its name there.
     """
@@ -131,7 +131,7 @@ class Walk:
     def children(
         self, node: object, path: str, step: Step | None, position: int, kind: Kind
     ) -> tuple[Iterator[tuple[str, object, Step, int, Kind]] | None, Step | None]:
-        """A container's children, and its own step where it is a module."""
+        """Return an iterator over a container's children, and the container's own step if it is a module."""
         here = Step(node, step, position)
         if isinstance(node, Dict):
             own: Kind = "optimizer" if self.is_marked(node, _OPTIMIZER) else kind
@@ -191,7 +191,7 @@ class Walk:
         return self.plain[id(node)]
 
     def leaf(self, path: str, node: object) -> Leaf:
-        """The entry of something that is neither a tensor nor holds one."""
+        """Return the entry of an object that is no tensor and holds none."""
         found = _numpy_scalar(node)
         plain, characters = self.as_plain(node) if found is None else (found, 0)
         self.text.spend(characters)
@@ -267,7 +267,7 @@ def _characters(plain: object) -> int:
 
 
 def _pairs(node: Dict, here: Step, kind: Kind) -> Iterator[tuple[str, object, Step, int, Kind]]:
-    """A dict's values; of two pairs with one key the later counts, as in Python."""
+    """Yield a dict's values; of two pairs with one key the later counts, as in Python."""
     for i in _last_of_each(node.pairs):
         key, child = node.pairs[i]
         yield key_text(key), child, here, i, kind
@@ -283,7 +283,7 @@ def _last_of_each(pairs: Sequence[tuple[object, object]]) -> Iterator[int]:
 
 
 def _identity(key: object) -> object:
-    """What tells a key from the others of its dict, without hashing deep."""
+    """Return what tells a key from the others of its dict, without hashing deep."""
     if isinstance(key, PyString):
         return key.text
     if key is None or isinstance(key, str | bytes | int | float):
@@ -330,7 +330,7 @@ def _ordered_dict(
 
 
 def is_module_state(node: object) -> bool:
-    """Whether a node holds the attributes of a `torch.nn.Module`."""
+    """Return whether a node holds the attributes of a `torch.nn.Module`."""
     return isinstance(node, Dict) and marks_of(node) >= _MODULE
 
 
@@ -379,7 +379,7 @@ def find_state(node: Call, is_state: Callable[[object], bool] = is_module_state)
 
 
 def _module_children(state: Step) -> Iterator[tuple[str, object, Step, int, Kind]]:
-    """A module's parameters, buffers and sub-modules, in the order its attributes have them."""
+    """Yield a module's parameters, buffers and sub-modules, in the order of its attributes."""
     kinds: dict[str, Kind] = {"_parameters": "parameter", "_buffers": "buffer", "_modules": "tensor"}
     for i, (key, held) in enumerate(state.container.pairs):
         kind = kinds.get(key_text(key))
@@ -396,7 +396,7 @@ def _module_children(state: Step) -> Iterator[tuple[str, object, Step, int, Kind
 
 
 def _remembers(node: object) -> bool:
-    """Whether an object is an optimizer, and holds a tensor for one of the first params it moves."""
+    """Return whether an object is an optimizer, and holds a tensor for one of the first params it moves."""
     state = node.state if isinstance(node, Call) else None
     held = state.get("state") if isinstance(state, Dict) and marks_of(state) >= _OPTIMIZER else None
     of_params = (value for _, value in islice(held.pairs, SEARCHED)) if isinstance(held, Dict | Call) else ()
@@ -405,7 +405,7 @@ def _remembers(node: object) -> bool:
 
 
 def key_text(key: object) -> str:
-    """The name a dict key prints as."""
+    """Return the name that a dict key prints as."""
     if isinstance(key, str):
         return key
     if isinstance(key, PyString):
@@ -429,7 +429,7 @@ def _object_text(node: object) -> str:
 
 
 def _plain(node: object, budget: int = PLAIN_ITEMS) -> object:
-    """A scalar, or a list or tuple of scalars and of lists of them, as JSON has them; None for all else."""
+    """Return a scalar, or a list or tuple of scalars and of lists of them, as JSON has them; None for all else."""
     if isinstance(node, bool | float | str):
         return node
     if isinstance(node, int):
@@ -451,7 +451,7 @@ def _plain(node: object, budget: int = PLAIN_ITEMS) -> object:
 
 
 def _numpy_scalar(node: object) -> float | int | None:
-    """The number in `numpy.core.multiarray.scalar(dtype, bytes)`, as trainers leave them behind."""
+    """Return the number in `numpy.core.multiarray.scalar(dtype, bytes)`, as trainers leave them behind; else None."""
     import struct
 
     if not (isinstance(node, Call) and isinstance(node.func, Global) and node.func.name == "scalar"):

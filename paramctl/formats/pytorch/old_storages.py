@@ -27,7 +27,7 @@ class Part(NamedTuple):
 
 
 class Named(NamedTuple):
-    """What a persistent id says of a storage."""
+    """The facts that a persistent id gives of a storage."""
 
     key: str
     dtype: DType | None  # None: untyped, its elements are bytes
@@ -41,7 +41,7 @@ class Named(NamedTuple):
 
 
 class Spot(NamedTuple):
-    """Where a storage lies: its values, and all that belongs to it from `start` on."""
+    """The place of a storage: its values, and all that belongs to it from `start` on."""
 
     start: int
     values: Extent
@@ -67,11 +67,11 @@ class Storages(Mapping[str, Storage]):
         return len(self.spots)
 
     def open(self, key: str) -> Storage:
-        """The storage with that key."""
+        """Return the storage with that key."""
         return self[key]
 
     def find(self, pid: object) -> Stored:
-        """The storage, or the part of one, that a persistent id names. Raises FormatError if it is not there."""
+        """Return the storage, or the part of one, that a persistent id names. Raises FormatError if it is not there."""
         named = storage_named(pid)
         spot = self.spots.get(named.key)
         if spot is None:
@@ -84,7 +84,7 @@ class Storages(Mapping[str, Storage]):
 
 
 def part_of(part: Part, whole: Stored) -> Stored:
-    """A part of a storage as what tensors name. Raises FormatError if it does not lie in it."""
+    """Return a part of a storage as tensors name it. Raises FormatError if it does not lie in the storage."""
     start, nbytes = size(whole.dtype, part.offset), size(whole.dtype, part.numel)
     if start + nbytes > whole.nbytes:
         what = f"storage {part.key!r} is a view of bytes {start:,} to {start + nbytes:,}"
@@ -93,7 +93,7 @@ def part_of(part: Part, whole: Stored) -> Stored:
 
 
 def storage_named(node: object) -> Named:
-    """What the persistent id of a storage says. Raises FormatError where it is none."""
+    """Return the facts that a storage's persistent id gives. Raises FormatError if it is no such id."""
     pid = node.pid if isinstance(node, Persistent) else node
     if not isinstance(pid, tuple) or len(pid) not in (5, 6) or text(pid[0]) != "storage":
         raise FormatError("a tensor names no storage: its persistent id is not ('storage', …)")
@@ -112,7 +112,7 @@ def _part(view: object, key: str) -> Part:
 
 
 def storage_dtype(word: object, key: str) -> DType | None:
-    """The dtype that a storage's class stands for; None for one of bytes. Raises FormatError for no such class."""
+    """Return the dtype that a storage's class stands for; None for one of bytes. Raises FormatError if unknown."""
     if not isinstance(word, Global):
         raise FormatError(f"storage {key!r} has a class that is not named by a global")
     dtype = BY_STORAGE.get(word.name)
@@ -122,7 +122,7 @@ def storage_dtype(word: object, key: str) -> DType | None:
 
 
 def key_text(node: object) -> str:
-    """A storage's key as text, whatever type it has. Raises FormatError for what is no key."""
+    """Return a storage's key as text, whatever type it has. Raises FormatError if it is no key."""
     found = text(node)
     if found is not None:
         return found
@@ -132,7 +132,7 @@ def key_text(node: object) -> str:
 
 
 def text(node: object) -> str | None:
-    """The text of a node, if it is one."""
+    """Return the text of a node, or None if it is no text."""
     return node.text if isinstance(node, PyString) else node if isinstance(node, str) else None
 
 
@@ -147,7 +147,7 @@ def size(dtype: DType | None, numel: int) -> int:
 
 
 def contradiction(named: Named, nbytes: int) -> str:
-    """What is wrong where a storage has another size than its id says."""
+    """Return the error text for a storage that has another size than its id says."""
     return f"storage {named.key!r} has {nbytes:,} bytes, and its id says {named.nbytes:,} ({named.numel:,} elements)"
 
 
@@ -162,7 +162,7 @@ def with_changes(whole: Extent, changes: Iterable[tuple[Extent, Iterable[Content
 
 
 def extent_at(source: Source, start: int, nbytes: int, end: int, key: str) -> Extent:
-    """The values of a storage. Raises FormatError if they do not end before `end`."""
+    """Return the place of a storage's values. Raises FormatError if they do not end before `end`."""
     if nbytes > end - start:
         left = max(end - start, 0)
         raise FormatError(f"storage {key!r} claims {nbytes:,} bytes from byte {start:,} on, and {left:,} are left")

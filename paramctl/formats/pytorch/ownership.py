@@ -17,7 +17,7 @@ _CONTAINERS = (list, tuple, Dict, Set, FrozenSet, Call)
 
 
 class Graph:
-    """Who holds each container and tensor of a pickle. Tensors are not looked into."""
+    """The holders of each container and tensor of a pickle. Tensors are not looked into."""
 
     def __init__(self, root: Any) -> None:
         self.root = root
@@ -39,11 +39,11 @@ class Graph:
                     todo.append(held)
 
     def holders(self, key: int) -> list[Any]:
-        """What holds the node whose id is `key`, once for each time it does."""
+        """Return the containers that hold the node whose id is `key`, once for each time they hold it."""
         return [self._first[key], *self._others.get(key, ())] if key in self._first else []
 
     def leading_to(self, targets: Iterable[int], stop: Container[int] = ()) -> dict[int, Any]:
-        """The containers through which `targets` are reached, by their ids; none at `stop` or before it."""
+        """Return the containers through which `targets` are reached, by their ids; none at `stop` or before it."""
         found: dict[int, Any] = {}
         todo = list(targets)
         while todo:
@@ -106,7 +106,7 @@ class Modules:
         return self._found[id(node)]
 
     def around(self, place: Place) -> Iterator[Step]:
-        """The attributes of the module a tensor belongs to, and of those that module is in, outwards."""
+        """Yield the attributes of the module a tensor belongs to, and of the modules around it, outwards."""
         step = place.step if place.module is not None else None
         while step is not None:
             if id(step.container) not in self._is_state:
@@ -117,7 +117,7 @@ class Modules:
 
 
 def attributes(state: Step) -> Iterator[tuple[Step, int, Any]]:
-    """What a module holds beside its parameters, buffers and sub-modules: the container, the position, the held."""
+    """Yield what a module holds beside parameters, buffers and sub-modules: container, position, held object."""
     step, below = state, None
     while True:
         for position, held in slots(step.container):
@@ -134,7 +134,7 @@ def attributes(state: Step) -> Iterator[tuple[Step, int, Any]]:
 def find(
     root: Any, child: Callable[[Any, int, Any], Any], within: Container[int], targets: Container[int]
 ) -> list[str]:
-    """Where `targets` lie under `root`, as text like a path; only containers `within` are looked into.
+    """Return where `targets` lie under `root`, as text like a path; only containers `within` are looked into.
 
     `child` tells what is really at a position.
     """
@@ -155,7 +155,7 @@ def find(
 
 
 def _names(node: Any) -> Iterator[str | None]:
-    """What each slot of a node adds to a path; None where it adds nothing."""
+    """Yield what each slot of a node adds to a path; None if it adds nothing."""
     if isinstance(node, list | tuple):
         yield from map(str, range(len(node)))
     elif isinstance(node, Dict):

@@ -50,7 +50,7 @@ PROTOCOL = 2  # of the pickles in a new file
 
 @dataclass(frozen=True)
 class Document:
-    """What is needed to write an archive back: its members, its object and what edits that, and its tables.
+    """The parts needed to write an archive back: its members, its object and its edits, and its tables.
 
     `ends` says where what is read of a member ends.
     """
@@ -64,7 +64,7 @@ class Document:
 
 
 def recognises(head: bytes, source: Source) -> bool:
-    """Whether a tar archive begins here: torch reads whatever tarfile does, and finds its members by name."""
+    """Return whether a tar archive begins here: torch reads whatever tarfile does, and finds its members by name."""
     return tars.recognises(head)
 
 
@@ -99,7 +99,7 @@ def read(source: Source) -> Checkpoint:
 
 
 def losses(checkpoint: Checkpoint) -> list[Loss]:
-    """What a new state_dict would not hold; a checkpoint's own document holds everything."""
+    """Return what a new state_dict would not hold; a checkpoint's own document holds everything."""
     if isinstance(checkpoint.document, Document):
         return []
     return [Loss(entry, why) for entry in checkpoint.entries if (why := _no_place(entry))]
@@ -113,12 +113,12 @@ def _no_place(entry: Entry) -> str:
 
 
 def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:
-    """Where the pickle holds tensors that no path names any more, such as in an optimizer object."""
+    """Return the places where the pickle holds tensors that no path names any more, such as in an optimizer object."""
     return checkpoint.document.editor.unlisted_tensors(checkpoint) if isinstance(checkpoint.document, Document) else []
 
 
 def layout(checkpoint: Checkpoint) -> Iterator[Segment]:
-    """The archive's segments: its own around what changed, or a new state_dict."""
+    """Yield the archive's segments: its own around what changed, or a new state_dict."""
     if isinstance(checkpoint.document, Document):
         return _edited(checkpoint, checkpoint.document)
     return _state_dict(checkpoint)
@@ -129,7 +129,7 @@ def verify(path: Path, meant: Checkpoint) -> None:
 
 
 def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
-    """What reading does not refuse: bytes that nothing means, and storages nobody uses."""
+    """Yield what reading does not refuse: bytes without a meaning, and storages that nothing uses."""
     from paramctl.findings import Finding
 
     document = checkpoint.document
@@ -147,7 +147,7 @@ def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Ite
 
 
 def _used(checkpoint: Checkpoint, document: Document) -> set[str | None]:
-    """The storages that tensors lie in, wholly or in parts, and those that the object names itself."""
+    """Return the storages that tensors lie in, wholly or in parts, and those that the object names itself."""
     storages = Numbered(document.storages.spots, document.storages.parts)
     numbers = {str(row.number) for row in document.rows}
     ids = [row.node.args[0] for row in document.rows]
@@ -157,7 +157,7 @@ def _used(checkpoint: Checkpoint, document: Document) -> set[str | None]:
 
 
 def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """The pickles that loading this file would run, each with the name of its member, up to what is damaged."""
+    """Yield the pickles that loading this file would run, with the names of their members, up to a damaged one."""
     for member in tars.members(source):
         name, content = member.name, member.content
         if not content.nbytes:
@@ -173,7 +173,7 @@ def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
 
 
 def _contents(members: Iterable[Member]) -> dict[str, Extent]:
-    """Where the members that torch reads lie. Raises FormatError if one is missing, twice there, or no file."""
+    """Return the members that torch reads. Raises FormatError if one is missing, there twice, or no file."""
     found: dict[str, Extent] = {}
     for member in members:
         if member.name not in MEMBERS:
@@ -225,7 +225,7 @@ _HANDLERS[ord("Q")], _HANDLERS[ord("P")] = _binpersid, _persid
 
 
 def _object(content: Extent, table: Table, rows: Iterable[Row]) -> Pickle:
-    """The object, each tensor that it names by number as the node of its row."""
+    """Return the object, with each tensor that it names by number as the node of its row."""
     if content.nbytes > embedded.MAX_PICKLE:
         raise FormatError(f"has a pickle of {content.nbytes:,} bytes, over the limit of {embedded.MAX_PICKLE:,}")
     machine = _Machine(content.source.read(content.offset, content.nbytes), 0, content.offset)
@@ -240,7 +240,7 @@ def _object(content: Extent, table: Table, rows: Iterable[Row]) -> Pickle:
 
 
 def _edited(checkpoint: Checkpoint, document: Document) -> Iterator[Segment]:
-    """The archive with the storages that changed, and with new tables where its structure did."""
+    """Yield the archive with the storages that changed, and with new tables if its structure changed."""
     edited, spots = checkpoint.edited, document.storages.spots
     source = checkpoint.sources[0]
     edits = document.editor.edits(checkpoint)
@@ -252,7 +252,7 @@ def _edited(checkpoint: Checkpoint, document: Document) -> Iterator[Segment]:
 
 
 def _restructured(checkpoint: Checkpoint, document: Document, edits: Edits) -> Iterator[Segment]:
-    """The archive with a new object and new tables; members that torch does not read stay as they are."""
+    """Yield the archive with a new object and new tables; members that torch does not read stay as they are."""
     new = _Renumbered(checkpoint, document, edits)
     made: dict[str, list[Segment]] = {OBJECT: [Literal(new.pickle)], STORAGES: list(new.storages())}
     if TENSORS in document.ends:
@@ -278,7 +278,7 @@ def _member(name: str, content: list[Segment], block: bytes = b"") -> Iterator[S
 
 
 def _ending(written: int) -> Segment:
-    """Two empty blocks, and as many more as fill the last record."""
+    """Return two empty blocks, and as many more as fill the last record."""
     return Literal(bytes(padded(written + 2 * BLOCK, RECORD) - written))
 
 
@@ -305,7 +305,7 @@ class _Renumbered:
         self.pickle = writer.write(root, document.object.protocol, replaced)
 
     def replaced(self, root: Any) -> dict[tuple[int, int], Any]:
-        """The edits, and a number for every tensor that is left."""
+        """Return the edits, with a number for every tensor that is left."""
         replaced = dict(self.edits)
         todo, seen = [root], set[int]()
         while todo:
@@ -322,7 +322,7 @@ class _Renumbered:
         return replaced
 
     def number(self, node: Call) -> Persistent:
-        """The id of a tensor, new where it is."""
+        """Return the id of a tensor; it is new if the tensor is new."""
         if id(node) not in self.ids:
             number = self.known.get(id(node))
             if number is None:
@@ -333,12 +333,12 @@ class _Renumbered:
         return self.ids[id(node)]
 
     def kept(self) -> list[Row]:
-        """The rows that stay: all but those whose tensors the object does not name any more."""
+        """Return the rows that stay: all except those whose tensors the object does not name any more."""
         before = {reference(node) for node in self.document.object.persistent}
         return [row for row in self.document.rows if row.number in self.used or str(row.number) not in before]
 
     def key(self, key: str) -> int | str:
-        """The number of a storage; a new one's may be that of a tensor, and it gets another."""
+        """Return the number of a storage; a new one's may be that of a tensor, and then the storage gets another."""
         if key in self.document.storages.spots:
             number = shapes.number(key)
             return key if number is None else number
@@ -347,7 +347,7 @@ class _Renumbered:
         return self.keys[key]
 
     def tensors(self) -> Iterator[Segment]:
-        """The table of tensors."""
+        """Yield the table of tensors."""
         kept = self.kept()
         yield Literal(tables.table_start(len(kept) + len(self.new)))
         yield from (row.entry for row in kept)
@@ -356,7 +356,7 @@ class _Renumbered:
             yield Literal(tables.row(number, self.key(key), self.dtypes[key], node))
 
     def storages(self) -> Iterator[Segment]:
-        """The table of storages, without those that only tensors which are gone lay in."""
+        """Yield the table of storages, without those that only removed tensors lay in."""
         storages, spots = self.checkpoint.storages, self.document.storages.spots
         gone = self.gone()
         new = [key for key in self.checkpoint.edited if key not in spots and key in self.dtypes]
@@ -386,7 +386,7 @@ def _is_numbered(node: object) -> bool:
 
 
 def _state_dict(checkpoint: Checkpoint) -> Iterator[Segment]:
-    """A new archive of an OrderedDict of the params, tied ones over one storage."""
+    """Yield a new archive of an OrderedDict of the params, tied ones over one storage."""
     root, storages = state_dict(checkpoint, named_by)
     dtypes = {}
     rows: list[bytes] = []

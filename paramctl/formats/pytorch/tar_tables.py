@@ -61,7 +61,7 @@ class Numbered(Storages):
     """The storages of an archive, which its tensors name by number."""
 
     def find(self, pid: object) -> Stored:
-        """As `Storages.find`, by the id that a later file would have too."""
+        """Return a storage as `Storages.find` does, by the id that a later file would have too."""
         key = reference(pid)
         if key is None:
             return super().find(pid)
@@ -78,13 +78,13 @@ class Numbered(Storages):
 
 
 def reference(node: object) -> str | None:
-    """The key that a persistent id is, if it is one: a number, often as text."""
+    """Return the key that a persistent id is: a number, often as text; None if it is no key."""
     pid = node.pid if isinstance(node, Persistent) else None
     return str(pid) if is_count(pid) else text(pid)
 
 
 def named_by(key: str, dtype: DType, nbytes: int, device: str) -> Persistent:
-    """The pickled id of a storage: its key alone; the table says the rest."""
+    """Return the pickled id of a storage: its key alone; the table holds the rest."""
     return Persistent(key)
 
 
@@ -114,7 +114,7 @@ class _Reader:
 
 
 def storages(content: Extent) -> Table:
-    """The table of storages. Raises FormatError where it is damaged, or claims more than it has."""
+    """Return the table of storages. Raises FormatError if it is damaged, or claims more than it has."""
     reader = _Reader(content)
     number = count(reader.pickle().root, "has no number of storages (member storages)")
     spots: dict[str, Spot] = {}
@@ -146,7 +146,7 @@ def _spot(reader: _Reader) -> tuple[str, Spot]:
 
 
 def _parts(root: object) -> Iterator[tuple[str, tuple[str, Part]]]:
-    """Each storage that is a part of another, by its key: that one's key, and what part."""
+    """Yield each storage that is a part of another, by its key: the other's key, and which part."""
     what = "list of storages that are parts of others is none (member storages)"
     if not isinstance(root, list):
         raise FormatError(what)
@@ -158,7 +158,7 @@ def _parts(root: object) -> Iterator[tuple[str, tuple[str, Part]]]:
 
 
 def rows(content: Extent) -> tuple[list[Row], int]:
-    """The table of tensors, and where it ends. Raises FormatError where it is damaged."""
+    """Return the table of tensors, and its end. Raises FormatError if it is damaged."""
     reader = _Reader(content)
     number = count(reader.pickle().root, "has no number of tensors (member tensors)")
     found = {}
@@ -186,7 +186,7 @@ def _row(reader: _Reader) -> Row:
 
 
 def pickles_in(content: Extent, *, of_storages: bool) -> Iterator[int]:
-    """Where each pickle of a table begins, up to the first that is damaged."""
+    """Yield the start of each pickle of a table, up to the first that is damaged."""
     reader = _Reader(content)
     yield reader.at
     try:
@@ -206,18 +206,18 @@ def pickles_in(content: Extent, *, of_storages: bool) -> Iterator[int]:
 
 
 def table_start(entries: int) -> bytes:
-    """What a table begins with."""
+    """Return the bytes that a table begins with."""
     return writer.write(entries, PROTOCOL)
 
 
 def storage_start(key: object, dtype: DType, nbytes: int) -> bytes:
-    """What stands before the values of a storage."""
+    """Return the bytes before the values of a storage."""
     head = (key, "cpu", Global("torch", dtype.storage))
     return writer.write(head, PROTOCOL) + struct.pack("<q", nbytes // element(dtype))
 
 
 def row(number: int, key: int | str, dtype: DType, node: Call) -> bytes:
-    """An entry of the table of tensors."""
+    """Return an entry of the table of tensors."""
     _, offset, sizes, strides, *_ = node.args
     head = (number, key, Global("torch", dtype.storage.replace("Storage", "Tensor")))
     ndim = len(sizes)

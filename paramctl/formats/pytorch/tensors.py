@@ -37,7 +37,7 @@ class Stored(NamedTuple):
 
 
 class Storages(Protocol):
-    """What an archive tells about a storage: `find` by a pickled id, `open` to read it."""
+    """The storages of an archive: `find` takes a pickled id, `open` reads one."""
 
     def find(self, pid: object) -> Stored: ...
     def open(self, key: str) -> Storage: ...
@@ -68,7 +68,7 @@ class Remembered:
 
 
 class Place(NamedTuple):
-    """Where a tensor stands in a pickle: its path and kind, its node, and the container that holds it.
+    """The place of a tensor in a pickle: its path and kind, its node, and the container that holds it.
 
     `position` counts as `pickle_writer.write` counts. `module` is the step of the module whose parameter
     it is, or None outside of modules. `depth` counts the tensors wrapped around it; `is_part` says that
@@ -100,12 +100,12 @@ class Step:
 
 
 def is_global(node: object, full: str) -> bool:
-    """Whether a node is the name of that class or function."""
+    """Return whether a node is the name of that class or function."""
     return isinstance(node, Global) and node.full == full
 
 
 def is_tensor(node: object) -> bool:
-    """Whether a node of a pickle is a tensor of any kind."""
+    """Return whether a node of a pickle is a tensor of any kind."""
     if not (isinstance(node, Call) and isinstance(node.func, Global)):
         return False
     name = node.func.full
@@ -115,7 +115,7 @@ def is_tensor(node: object) -> bool:
 
 
 def _wraps_a_tensor(node: Call) -> bool:
-    """Whether a parameter or a subclass holds a tensor that is known, and not what only a foreign class can rebuild."""
+    """Return whether a parameter or subclass holds a known tensor, not one that only a foreign class rebuilds."""
     held: object = node
     for _ in range(WRAPPED):
         if not (isinstance(held, Call) and isinstance(held.func, Global) and held.func.full in _WRAPPING):
@@ -130,7 +130,7 @@ def _wraps_a_tensor(node: Call) -> bool:
 
 
 def _holds_values(node: Call) -> bool:
-    """Whether an object of a tensor's own class was saved as torch did until 0.3."""
+    """Return whether an object of a tensor's own class was saved as torch did until 0.3."""
     state = node.state
     if node.func.full in _CLASSES:
         return isinstance(state, tuple) and len(state) == 4
@@ -138,7 +138,7 @@ def _holds_values(node: Call) -> bool:
 
 
 def read_tensor(place: Place, storages: Remembered) -> Param:
-    """The Param that the node at a place describes. Raises FormatError where it contradicts itself."""
+    """Return the param that the node at a place describes. Raises FormatError if it contradicts itself."""
     name, args = place.node.func.full, place.node.args
     if not isinstance(args, tuple):
         raise FormatError(f"tensor '{place.path}' has no arguments for {name}")
@@ -170,14 +170,14 @@ def view_of(size: object, stride: object, path: str) -> tuple[Sizes, Sizes]:
 
 
 def untagged(node: object) -> object:
-    """The value of `restore_type_tag(value, "Dict[str, bool]")`, as torch's C++ writer has lists and dicts."""
+    """Return the value of `restore_type_tag(value, "Dict[str, bool]")`, as torch's C++ writer has lists and dicts."""
     if isinstance(node, Call) and is_global(node.func, "torch.jit._pickle.restore_type_tag") and node.args:
         return node.args[0]
     return node
 
 
 def dtype_of(node: object, path: str) -> DType:
-    """The dtype that a global such as `torch.float16` names."""
+    """Return the dtype that a global such as `torch.float16` names."""
     name = node.name if isinstance(node, Global) and node.module == "torch" else ""
     if name not in BY_NAME:
         raise FormatError(f"tensor '{path}' has no dtype that torch knows")
@@ -218,7 +218,7 @@ def _flags(metadata: object, path: str) -> frozenset[str]:
 
 
 def _elements(nbytes: int, dtype: DType, path: str) -> int:
-    """How many elements lie before that byte of a storage."""
+    """Return how many elements lie before that byte of a storage."""
     count, rest = divmod(nbytes * 8, dtype.bits)
     if rest:
         raise FormatError(f"tensor '{path}' begins in the middle of an element of its storage")
@@ -244,7 +244,7 @@ def _v3(args: tuple[object, ...], at: Place, storages: Remembered) -> Param:
 
 
 def _inner(node: object, at: Place, storages: Remembered, *, kind: Kind | None = None, part: str = "") -> Param:
-    """The tensor that another wraps; or one of its parts, which has a path of its own and no place."""
+    """Return the tensor that another wraps; or one of its parts, which has a path of its own and no place."""
     if not is_tensor(node) or not isinstance(node, Call) or not isinstance(node.args, tuple):
         raise FormatError(f"parameter '{at.path}' wraps something that is not a tensor")
     if at.depth >= WRAPPED:
@@ -266,7 +266,7 @@ def _parameter(args: tuple[object, ...], at: Place, storages: Remembered) -> Par
 
 
 def _variable(args: tuple[object, ...], at: Place, storages: Remembered) -> Param:
-    """A parameter until torch 0.3: the class called with its tensor, then given its state.
+    """Return a parameter of torch until 0.3: the class called with its tensor, then given its state.
 
     Older still, the tensor was the first of the five things in that state.
     """
@@ -279,7 +279,7 @@ def _variable(args: tuple[object, ...], at: Place, storages: Remembered) -> Para
 
 
 def _own_class(args: tuple[object, ...], at: Place, storages: Remembered) -> Param:
-    """A tensor in torch's oldest files: its class called with nothing, then given storage, offset, size and stride."""
+    """Return a tensor of torch's oldest files: its class, called with nothing, then given storage and view."""
     return _v2(at.node.state, at, storages)
 
 
@@ -354,7 +354,7 @@ def _quantized(args: tuple[object, ...], at: Place, storages: Remembered) -> Par
 
 
 def _quantizer(args: tuple[object, ...], param: Param, components: tuple[Param, ...]) -> Quantizer | None:
-    """What the stored integers mean; None for a scheme that torch cannot load, or scales kept in lists."""
+    """Return what the stored integers mean; None for a scheme that torch cannot load, or scales kept in lists."""
     scheme = args[0].name if args and isinstance(args[0], Global) and args[0].module == "torch" else ""
     if scheme == "per_tensor_affine":
         _, scale, zero_point, *_ = args
@@ -374,13 +374,13 @@ def _quantizer(args: tuple[object, ...], param: Param, components: tuple[Param, 
 
 
 def _is_per_channel(part: Param, channels: int) -> bool:
-    """Whether a component is one plain number a channel; scales are never whole numbers."""
+    """Return whether a component is one plain number a channel; scales are never whole numbers."""
     fits = part.dtype.category == "float" or (part.dtype.category == "int" and part.path.endswith(".zero_points"))
     return fits and part.is_plain and part.shape == (channels,)
 
 
 def _nested(args: tuple[object, ...], at: Place, storages: Remembered) -> Param:
-    """A nested tensor; its sizes are data, so its size table is read. A ragged size is -1."""
+    """Return a nested tensor; its sizes are data, so its size table is read. A ragged size is -1."""
     names = ("buffer", "sizes", "strides", "offsets")
     parts = tuple(
         _inner(part, at, storages, part=name) for name, part in zip(names, args, strict=False)
@@ -403,7 +403,7 @@ def _ragged_shape(shape: Sizes, path: str) -> Sizes:
 
 
 def _jagged(args: tuple[object, ...], at: Place, storages: Remembered) -> Param:
-    """A nested tensor of the jagged layout: its rows one after the other, and where each begins."""
+    """Return a nested tensor of the jagged layout: its rows one after the other, and the start of each."""
     state = args[0]
     if not isinstance(state, Dict) or len(state.pairs) > MAX_NOTES:
         raise FormatError(f"nested tensor '{at.path}' has no values and offsets")
@@ -435,7 +435,7 @@ def _wrapper(args: tuple[object, ...], at: Place, _: Remembered) -> Param:
 
 
 def _from_numpy(args: tuple[object, ...], at: Place, _: Remembered) -> Param:
-    """A tensor of a device torch copies through numpy: its bytes lie inside the pickle."""
+    """Return a tensor of a device that torch copies through numpy: its bytes lie inside the pickle."""
     array, dtype, device, requires_grad, *_rest = args
     shape = _numpy_shape(array, at.path)
     rg = requires_grad if isinstance(requires_grad, bool) else None
@@ -499,7 +499,7 @@ _ORDERED = Global("collections", "OrderedDict")
 
 
 def storage_id(key: str, dtype: DType, nbytes: int, device: str) -> Persistent:
-    """The pickled id of a storage, as torch.save writes it."""
+    """Return the pickled id of a storage, as torch.save writes it."""
     if dtype.storage:
         # Of elements smaller than a byte torch counts the bytes.
         word, numel = Global("torch", dtype.storage), nbytes * 8 // max(dtype.bits, 8)
@@ -509,7 +509,7 @@ def storage_id(key: str, dtype: DType, nbytes: int, device: str) -> Persistent:
 
 
 def tensor_node(param: Param, storage: Persistent) -> Call:
-    """A new tensor node for `param` over `storage`, as torch.save writes a plain tensor."""
+    """Return a new tensor node for `param` over `storage`, as torch.save writes a plain tensor."""
     hooks = Call(_ORDERED, (), None, "reduce")
     args = (storage, param.offset, param.shape, param.strides, bool(param.requires_grad), hooks)
     if not param.dtype.storage:
@@ -541,7 +541,7 @@ def retargeted(node: Call, param: Param, storage: Persistent) -> Call:
 
 
 def _flagged(metadata: tuple[Any, ...], flags: frozenset[str]) -> tuple[Any, ...]:
-    """The last argument of a tensor, which says that its stored values are still to be conjugated or negated."""
+    """Return the last argument of a tensor: whether its stored values are still to be conjugated or negated."""
     held = untagged(metadata[0]) if metadata else None
     kept = held.pairs if isinstance(held, Dict) else []
     made = Dict()

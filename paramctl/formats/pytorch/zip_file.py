@@ -47,7 +47,7 @@ KNOWN = ("data.pkl", "version", "byteorder", ".format_version", ".storage_alignm
 
 
 def recognises(head: bytes, source: Source) -> bool:
-    """Whether a zip archive begins here, and it is none of torch's other kinds."""
+    """Return whether a zip archive begins here that is none of torch's other kinds."""
     return head.startswith(zips.MAGIC) and kind(source) == "torch.save"
 
 
@@ -81,19 +81,19 @@ def pickled_nbytes(source: Source) -> int:
 
 
 def losses(checkpoint: Checkpoint) -> list[Loss]:
-    """What a new state_dict would not hold; a checkpoint's own document holds everything."""
+    """Return what a new state_dict would not hold; a checkpoint's own document holds everything."""
     if isinstance(checkpoint.document, Document):
         return []
     return [Loss(entry, why) for entry in checkpoint.entries if (why := no_place(entry, checkpoint.keys))]
 
 
 def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:
-    """Where the pickle holds tensors that no path names any more, such as in an optimizer object."""
+    """Return the places where the pickle holds tensors that no path names any more, such as in an optimizer object."""
     return checkpoint.document.editor.unlisted_tensors(checkpoint) if isinstance(checkpoint.document, Document) else []
 
 
 def layout(checkpoint: Checkpoint) -> Iterator[Segment]:
-    """The archive's segments: its own records around those that changed, or a new state_dict."""
+    """Yield the archive's segments: its own records around those that changed, or a new state_dict."""
     if isinstance(checkpoint.document, Document):
         return checkpoint.document.layout(checkpoint)
     return _state_dict(checkpoint)
@@ -104,14 +104,14 @@ def verify(path: Path, meant: Checkpoint) -> None:
 
 
 def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
-    """What is wrong with the archive, every byte of it read: records, the end of its pickle, storages nobody uses."""
+    """Yield the findings about the archive, every byte of it read: records, end of its pickle, unused storages."""
     assert isinstance(checkpoint.document, Document)
     yield from checkpoint.document.audit(checkpoint, on_progress)
     yield from _strays(checkpoint.document)
 
 
 def _strays(document: Document) -> Iterator[Finding]:
-    """Records that torch refuses for where they lie, and those it never reads."""
+    """Yield the records that torch refuses for where they lie, and those it never reads."""
     from paramctl.findings import Finding
 
     archive, prefix = document.storages.archive, document.record.name[: -len("data.pkl")]
@@ -133,7 +133,7 @@ def _strays(document: Document) -> Iterator[Finding]:
 
 
 def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """The pickles that loading this file would run, each with the name of its record; in an .npz, numpy's."""
+    """Yield the pickles that loading this file would run, each with the name of its record; in an .npz, numpy's."""
     has_object = False
     for name, load in zip_pickles.code(source):
         has_object |= zips.folded(name).rpartition("/")[2] == "data.pkl"
@@ -143,7 +143,7 @@ def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
 
 
 def _prefix(archive: Archive) -> str:
-    """The folder all records lie in. Raises Unsupported for an archive of another kind."""
+    """Return the folder that all records lie in. Raises Unsupported for an archive of another kind."""
     prefix, names = folder_of(archive), archive.records
     if f"{prefix}constants.pkl" not in names and archive.find(f"{prefix}constants.pkl"):
         what = f"record {prefix}constants.pkl is in another case of letters"
@@ -162,7 +162,7 @@ def _prefix(archive: Archive) -> str:
 
 
 def _state_dict(checkpoint: Checkpoint) -> Iterator[Segment]:
-    """A new archive: an OrderedDict of the params, tied ones over one storage."""
+    """Yield a new archive: an OrderedDict of the params, tied ones over one storage."""
     root, storages = saved_object(checkpoint)
     return zips.layout(None, _archive_pieces(root, storages), ALIGNMENT)
 

@@ -31,7 +31,7 @@ class Box(NamedTuple):
 
 
 def tile(shape: Sizes, boxes: Sequence[Box]) -> bool:
-    """Whether boxes make up a tensor with no hole and no overlap, as cuts through the whole of it give them."""
+    """Return whether boxes tile a tensor without hole or overlap, in the way that cuts through the whole of it do."""
     return _tile(Box((0,) * len(shape), shape), boxes, DEEPEST)
 
 
@@ -72,7 +72,7 @@ def _end(boxes: Sequence[Box], axis: int) -> int:
 
 
 def _along(box: Box, axis: int, first: int, last: int) -> Box:
-    """The part of a box from `first` up to `last` along an axis."""
+    """Return the part of a box from `first` up to `last` along an axis."""
     offsets, sizes = list(box.offsets), list(box.sizes)
     offsets[axis], sizes[axis] = first, last - first
     return Box(tuple(offsets), tuple(sizes))
@@ -94,13 +94,13 @@ class Held(NamedTuple):
 
 
 def is_concatenation(shape: Sizes, boxes: Sequence[Box]) -> bool:
-    """Whether the bytes of boxes, one behind the other, are those of the tensor they make up."""
+    """Return whether the bytes of boxes, one behind the other, are those of the tensor they tile."""
     axis = next((i for i, n in enumerate(shape) if n > 1), 0)
     return all(box.sizes[axis + 1 :] == shape[axis + 1 :] for box in boxes)
 
 
 def concatenated(held: Sequence[Held], itemsize: int) -> tuple[tuple[Content, ...], int | None]:
-    """The bytes of boxes one behind the other, and what they sum up to."""
+    """Return the bytes of boxes one behind the other, and the CRC-32 of them all, if it is known."""
     content: list[Content] = []
     value: int | None = 0
     for one in sorted(held, key=lambda one: one.box.offsets):
@@ -111,7 +111,7 @@ def concatenated(held: Sequence[Held], itemsize: int) -> tuple[tuple[Content, ..
 
 
 def woven(shape: Sizes, held: Sequence[Held], itemsize: int) -> tuple[Content, ...]:
-    """The bytes of a tensor whose rows lie in several boxes, BLOCK by BLOCK.
+    """Return the bytes of a tensor whose rows lie in several boxes, BLOCK by BLOCK.
 
     Whoever reads all of it from front to back learns whether the bytes of the boxes are those that were written.
     """
@@ -140,20 +140,20 @@ class _Checked:
 
 
 class _Strand(NamedTuple):
-    """What a box has of a part of a tensor: its bytes there are one run, which begins at `start`."""
+    """The part that a box has of some rows of a tensor: its bytes there are one run, which begins at `start`."""
 
     box: Box
     start: int
     read: Read
 
     def rows(self, first: int, last: int, itemsize: int) -> _Strand:
-        """Those from row `first` up to `last`, counted from there."""
+        """Return the strand of the rows from `first` up to `last`, counted from `first`."""
         row = prod(self.box.sizes[1:]) * itemsize
         start = self.start + (first - self.box.offsets[0]) * row
         return _Strand(Box((0, *self.box.offsets[1:]), (last - first, *self.box.sizes[1:])), start, self.read)
 
     def row(self, i: int, itemsize: int) -> _Strand:
-        """The one row `i`, of one dimension less."""
+        """Return the strand of row `i`, of one dimension less."""
         box = self.rows(i, i + 1, itemsize)
         return _Strand(Box(box.box.offsets[1:], box.box.sizes[1:]), box.start, self.read)
 
@@ -178,7 +178,7 @@ def _woven(shape: Sizes, strands: Sequence[_Strand], itemsize: int) -> Iterator[
 
 
 def _bands(strands: Sequence[_Strand]) -> Iterator[tuple[int, int, list[_Strand]]]:
-    """The rows between two neighbouring cuts, and what has a part of all of them."""
+    """Yield the rows between two neighbouring cuts, with all strands that have a part of them."""
     ordered = sorted(strands, key=lambda strand: strand.box.offsets[0])
     cuts = sorted({at for box, _, _ in ordered for at in (box.offsets[0], box.offsets[0] + box.sizes[0])})
     inside: list[_Strand] = []
@@ -213,7 +213,7 @@ def _inside(box: Box) -> Any:
 
 
 def made_once(content: Sequence[Content]) -> tuple[Content, ...]:
-    """The same bytes for whoever reads them in several parts: what is drawn is drawn once, and kept in a file."""
+    """Return the same bytes for readers of several parts: drawn values are drawn once, and kept in a file."""
     out: list[Content] = []
     for part in content:
         if isinstance(part, Computed) and not isinstance(part, Block):
@@ -241,7 +241,7 @@ class _Kept:
 
 
 def taken(shape: Sizes, content: Sequence[Content], box: Box, itemsize: int) -> tuple[Content, ...]:
-    """The bytes of a box out of those of the whole tensor."""
+    """Return the bytes of a box, taken from those of the whole tensor."""
     nbytes = prod(box.sizes) * itemsize
     if is_concatenation(shape, [box]):
         start = sum(at * prod(shape[i + 1 :]) for i, at in enumerate(box.offsets)) * itemsize

@@ -54,7 +54,7 @@ SMALL_OBJECT = 1 << 14  # … bytes of each of them, at most
 
 
 class Document(NamedTuple):
-    """What is needed to write the set back: its index as it was read, the files beside it, and what was listed."""
+    """The parts needed to write the set back: its index as it was read, the files beside it, and what was listed."""
 
     source: Source
     pickle: Pickle
@@ -68,7 +68,7 @@ class Document(NamedTuple):
 
 
 def recognises(head: bytes, source: Source) -> bool:
-    """Whether a pickle of torch.distributed begins here; one that is named as such gets the errors."""
+    """Return whether a pickle of torch.distributed begins here; a file that is named as such gets the errors."""
     named = source.path is not None and Path(source.name).name == INDEX
     return head.startswith(b"\x80") and (named or MARK in head[:128])
 
@@ -100,12 +100,12 @@ def read(source: Source) -> Checkpoint:
 
 
 def members(source: Source) -> Iterable[str]:
-    """The files beside a `.metadata` that it names."""
+    """Return the files beside a `.metadata` that it names."""
     return _names(dcp_metadata.read(reader.read(_bytes(source))))
 
 
 def losses(checkpoint: Checkpoint) -> list[Loss]:
-    """What a new set would not hold; a checkpoint's own document holds everything."""
+    """Return what a new set would not hold; a checkpoint's own document holds everything."""
     if isinstance(checkpoint.document, Document):
         return []
     return [Loss(entry, why) for entry in checkpoint.entries if (why := _no_place(entry, checkpoint.keys))]
@@ -136,7 +136,7 @@ def verify_part(path: Path, was: str, meant: Checkpoint) -> None:
 
 
 def layout_set(checkpoint: Checkpoint, names: Mapping[str, str]) -> Sequence[Part]:
-    """The files of a set: as they are but for the chunks of tensors whose values changed, or all of them new."""
+    """Return the files of a set: unchanged except for chunks whose values changed, or all of them new."""
     document = checkpoint.document
     if not isinstance(document, Document):
         return _new_set(checkpoint, names)
@@ -151,14 +151,14 @@ def layout_set(checkpoint: Checkpoint, names: Mapping[str, str]) -> Sequence[Par
 
 
 def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
-    """What is wrong with any archive of the set, every byte of them read, and bytes that belong to none."""
+    """Yield the findings about any archive of the set, every byte of them read, and bytes that belong to none."""
     document = checkpoint.document
     assert isinstance(document, Document)
     yield from _audited(document.metadata, document.archives, on_progress)
 
 
 def apart(source: Source, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
-    """What is wrong with each file that can be read, and why others cannot."""
+    """Yield the findings about each file that can be read, and why others cannot."""
     from paramctl.findings import unreadable
 
     metadata = dcp_metadata.read(reader.read(_bytes(source)))
@@ -168,7 +168,7 @@ def apart(source: Source, on_progress: ProgressCallback = ignore) -> Iterator[Fi
 
 
 def _audited(metadata: Metadata, archives: Archives, on_progress: ProgressCallback) -> Iterator[Finding]:
-    """What is wrong with the archives in files that are there; each is read once, whoever names it."""
+    """Yield the findings about the archives in files that are there; each is read once, whoever names it."""
     from paramctl.findings import Finding
 
     plain: set[str] = set()  # files that are one safetensors archive
@@ -220,7 +220,7 @@ def _mismatches(metadata: Metadata, archives: Archives) -> Iterator[Finding]:
 
 
 def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """The pickles that loading the set would run: `.metadata` itself, and one in each archive."""
+    """Yield the pickles that loading the set would run: `.metadata` itself, and one in each archive."""
     yield Path(source.name).name, partial(_bytes, source)
     metadata = dcp_metadata.read(reader.read(_bytes(source)))
     files, _ = _some_files(source, metadata)
@@ -230,7 +230,7 @@ def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
 
 
 def _code_at(name: str, place: Place, source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """The pickles in one archive: torch.load is given it as a stream, and takes what is no zip for its old format."""
+    """Yield the pickles in one archive: torch.load gets it as a stream, and takes what is no zip for its old format."""
     section = Section(source, place.offset, min(place.nbytes, source.size - place.offset))
     try:
         pickled = zip_file.code(section) if is_archive(section) else unread_files.code(section)
@@ -250,7 +250,7 @@ def _bytes(source: Source) -> bytes:
 
 
 def _places(metadata: Metadata) -> Iterator[tuple[str, Place]]:
-    """Every archive of a set, by the name of what is in it."""
+    """Yield every archive of a set, with the name of the entry in it."""
     for item in metadata.items:
         if isinstance(item, Blob):
             yield item.name, item.place
@@ -259,7 +259,7 @@ def _places(metadata: Metadata) -> Iterator[tuple[str, Place]]:
 
 
 def _names(metadata: Metadata) -> list[str]:
-    """The files that metadata names. Raises FormatError for one that is no plain name (R6)."""
+    """Return the files that metadata names. Raises FormatError for one that is no plain name (R6)."""
     names = sorted({place.file for _, place in _places(metadata)})
     for name in names:
         if why := why_unsafe(name):
@@ -278,7 +278,7 @@ def _files(source: Source, metadata: Metadata) -> dict[str, Source]:
 
 
 def _some_files(source: Source, metadata: Metadata) -> tuple[dict[str, Source], dict[str, str]]:
-    """The files that can be opened, and why others cannot."""
+    """Return the files that can be opened, and why others cannot."""
     files: dict[str, Source] = {}
     lost: dict[str, str] = {}
     folder = Path(source.name).absolute().parent
@@ -294,7 +294,7 @@ def _some_files(source: Source, metadata: Metadata) -> tuple[dict[str, Source], 
 
 
 def _shared(metadata: Metadata) -> set[Place]:
-    """The places that several names or chunks share: what lies there is kept once it is read."""
+    """Return the places that several names or chunks share, whose bytes are kept once they are read."""
     times = Counter(place for _, place in _places(metadata))
     return {place for place, n in times.items() if n > 1}
 
@@ -331,7 +331,7 @@ def _check_chunks(tensor: Tensor) -> None:
 
 
 def _kinds(metadata: Metadata) -> Callable[[str], Kind]:
-    """Which kind a name is of: what lies in something that has `state` and `param_groups` is an optimizer's."""
+    """Return a function from a name to its kind: names below `state` and `param_groups` are an optimizer's."""
     found: dict[tuple[object, ...], set[object]] = {}
     for keys in metadata.keys.values():
         for i, key in enumerate(keys):
@@ -348,7 +348,7 @@ def _kinds(metadata: Metadata) -> Callable[[str], Kind]:
 
 
 def _as_saved(keys: Iterable[object], kind: Kind) -> Keys:
-    """The keys that torch notes, as they were: it has a position in a list as a number, all else as a text.
+    """Return the keys that torch notes, as they were: it notes a position in a list as a number, all else as text.
 
     The params that an optimizer remembers something of have numbers.
     """
@@ -410,7 +410,7 @@ def _check_structure(checkpoint: Checkpoint, document: Document) -> None:
 
 
 def _changed(checkpoint: Checkpoint, document: Document) -> dict[str, Changes]:
-    """For each file what becomes of the chunks in it of tensors that changed."""
+    """Return, for each file, the new chunks of the tensors that changed."""
     found: dict[str, Changes] = {}
     for tensor in document.metadata.items:
         if not isinstance(tensor, Tensor) or tensor.name not in checkpoint.edited or not prod(tensor.shape):
@@ -427,7 +427,7 @@ def _changed(checkpoint: Checkpoint, document: Document) -> dict[str, Changes]:
 def _chunk(
     tensor: Tensor, chunk: Chunk, content: tuple[Content, ...], archives: Archives
 ) -> tuple[Segment, ...]:
-    """The archive of a chunk with its new values; nothing where those are the old ones."""
+    """Return the archive of a chunk with its new values; nothing if those are the old ones."""
     nested = archives.opened(tensor, chunk)
     if nested.checkpoint.format != zip_file.NAME:
         raise Unsupported(f"'{tensor.name}' is saved in the safetensors form of {NAME}, in which nothing is changed")
@@ -449,7 +449,7 @@ def _chunk(
 
 
 def _file(source: Source, changes: Changes, document: Document, name: str) -> Iterator[Segment]:
-    """A file with the archives that changed; all else of it stays."""
+    """Yield a file with the archives that changed; all else of it stays."""
     at = 0
     if changes:
         _check_apart(changes, document.metadata, name)
@@ -510,7 +510,7 @@ def _no_place(entry: Entry, keys: Mapping[str, Keys]) -> str:
 
 
 def _new_set(checkpoint: Checkpoint, names: Mapping[str, str]) -> Sequence[Part]:
-    """The files that torch's own writer makes, one tensor in memory at a time."""
+    """Return the files that torch's own writer makes, with one tensor in memory at a time."""
     from paramctl.formats.sets.dcp_writer import Saved, save_distributed
 
     items: dict[str, Saved | object] = {}

@@ -45,7 +45,7 @@ class Storages(Mapping[str, Storage]):
 
 
 def _storage(tensor: Tensor, archives: Archives) -> Storage:
-    """The values of a tensor. Raises FormatError where a chunk is not what the metadata says."""
+    """Return the values of a tensor. Raises FormatError if a chunk contradicts the metadata."""
     nbytes = tensor.dtype.nbytes(prod(tensor.shape))
     if not nbytes:
         return Storage((), 0)
@@ -88,7 +88,7 @@ def _held(tensor: Tensor, chunk: Chunk, archives: Archives) -> Held:
 
 
 def section_of(name: str, place: Place, files: Mapping[str, Source]) -> Section:
-    """Where an archive lies. Raises Unsupported where it was changed after torch.save."""
+    """Return the section of an archive. Raises Unsupported if it was changed after torch.save."""
     if place.transforms:
         what = f"'{name}' went through {', '.join(place.transforms)} when it was saved, which paramctl cannot undo"
         raise Unsupported(what, hint="load and save it with torch, without extensions")
@@ -96,7 +96,7 @@ def section_of(name: str, place: Place, files: Mapping[str, Source]) -> Section:
 
 
 def is_archive(section: Section) -> bool:
-    """Whether a part of a file is an archive of torch.save's, not a piece of a safetensors file."""
+    """Return whether a part of a file is an archive of torch.save's, not a piece of a safetensors file."""
     return section.read(0, min(4, section.size)) == zips.MAGIC
 
 

@@ -22,7 +22,7 @@ DEEPEST = 16  # keys that a name is joined from in any optimizer's state
 MODULE = "torch.distributed."  # what all versions begin the names of these classes with
 
 class Place(NamedTuple):
-    """Where something lies: `nbytes` bytes of a file from `offset` on, changed by `transforms`, as compression does."""
+    """A place in a file: `nbytes` bytes from `offset` on, changed by `transforms`, as compression does."""
 
     file: str
     offset: int
@@ -65,7 +65,7 @@ class Metadata(NamedTuple):
 
 
 def read(pickle: Pickle) -> Metadata:
-    """What a `.metadata` says. Raises FormatError where it contradicts itself."""
+    """Return the content of a `.metadata`. Raises FormatError if it contradicts itself."""
     root = pickle.root
     fields = _fields(root, "Metadata")
     if fields is None:
@@ -88,7 +88,7 @@ def read(pickle: Pickle) -> Metadata:
 
 
 def _fields(node: object, name: str) -> dict[str, Any] | None:
-    """The attributes of an object of that class; None for anything else."""
+    """Return the attributes of an object of that class; None for anything else."""
     if type(node) is not Call or type(node.func) is not Global or node.func.name != name:
         return None
     if not node.func.module.startswith(MODULE):
@@ -108,7 +108,7 @@ Places = Mapping[tuple[str, Sizes | None], Place]
 
 
 def _places(node: object, budget: Budget) -> Places:
-    """Where each chunk lies, by the name of its tensor and its offsets; an object has none."""
+    """Return the place of each chunk, by the name of its tensor and its offsets; an object has no offsets."""
     if not isinstance(node, Dict):
         raise FormatError("does not say which files hold the values: it has no storage_data")
     found: dict[tuple[str, Sizes | None], Place] = {}
@@ -140,7 +140,7 @@ def _place(name: str, info: object) -> Place:
 
 
 def _transforms(name: str, found: object) -> Iterator[str]:
-    """What was done to the bytes of something before they were written."""
+    """Yield the transforms of the bytes of an entry before they were written."""
     if not isinstance(found, list | tuple | None):
         raise FormatError(f"'{name}' has transforms that are no list")
     for text in found or ():
@@ -215,7 +215,7 @@ def _layout(node: object) -> str:
 
 
 def _keys(node: object) -> Iterator[tuple[str, tuple[object, ...]]]:
-    """The keys that names were joined from, as far as they are plain."""
+    """Yield the keys that names were joined from, if they are plain."""
     for name, keys in node.pairs if isinstance(node, Dict) else ():
         if not isinstance(name, str) or not isinstance(keys, tuple) or len(keys) > DEEPEST:
             continue
@@ -224,7 +224,7 @@ def _keys(node: object) -> Iterator[tuple[str, tuple[object, ...]]]:
 
 
 def renaming(pickle: Pickle, names: Mapping[str, str]) -> dict[tuple[int, int], object]:
-    """What `pickle_writer.write` is to replace so that a `.metadata` names its files otherwise."""
+    """Return the replacements for `pickle_writer.write` that give the files of a `.metadata` other names."""
     fields = _fields(pickle.root, "Metadata") or {}
     storage_data = fields.get("storage_data")
     edits: dict[tuple[int, int], object] = {}

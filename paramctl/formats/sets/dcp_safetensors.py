@@ -33,14 +33,14 @@ INFO = "DCP_SHARDING_INFO"
 
 
 class Piece(NamedTuple):
-    """What one file has of a tensor."""
+    """The piece of a tensor that one file has."""
 
     file: str
     box: Box
 
 
 class Document(NamedTuple):
-    """What is needed to write the files back: each as it was read, the pieces of each tensor, and what was listed."""
+    """The parts needed to write the files back: each as it was read, the pieces of each tensor, and what was listed."""
 
     files: Mapping[str, Checkpoint]
     pieces: Mapping[str, tuple[Piece, ...]]
@@ -48,7 +48,7 @@ class Document(NamedTuple):
 
 
 def recognises(head: bytes, source: Source) -> bool:
-    """Whether a safetensors file says that it holds parts of tensors, and is called as such a file is."""
+    """Return whether a safetensors file says that it holds parts of tensors, and has a name of such a file."""
     is_called_so = WITHOUT_INDEX.fullmatch(Path(source.name).name) is not None
     return source.path is not None and INFO.encode() in head and is_called_so
 
@@ -75,7 +75,7 @@ def read(source: Source) -> Checkpoint:
 
 
 def members(source: Source) -> Iterable[str]:
-    """The files that lie beside the one that is named."""
+    """Return the files that lie beside the one that is named."""
     return _beside(source)
 
 
@@ -102,7 +102,7 @@ def verify_part(path: Path, was: str, meant: Checkpoint) -> None:
 
 
 def layout_set(checkpoint: Checkpoint, names: Mapping[str, str]) -> Sequence[Part]:
-    """The files as they are but for the values that changed. Raises Unsupported for any other change."""
+    """Return the files, unchanged except for values that changed. Raises Unsupported for any other change."""
     document = checkpoint.document
     assert isinstance(document, Document), "losses() refused it"
     if names:
@@ -119,7 +119,7 @@ def layout_set(checkpoint: Checkpoint, names: Mapping[str, str]) -> Sequence[Par
 
 
 def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
-    """What is wrong with any of the files."""
+    """Yield the findings about any of the files."""
     from paramctl.findings import Finding
 
     document = checkpoint.document
@@ -131,7 +131,7 @@ def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Ite
 
 
 def apart(source: Source, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
-    """What is wrong with each file that can be read, and why others cannot."""
+    """Yield the findings about each file that can be read, and why others cannot."""
     from paramctl.findings import unreadable
 
     this = _own_name(source)
@@ -150,13 +150,13 @@ def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
 
 
 def _own_name(source: Source) -> str:
-    """What a file is called, or will be: while it is written it has more around its name."""
+    """Return the final name of a file: while it is written its name is longer."""
     found = WITHOUT_INDEX.search(Path(source.name).name)
     return found[0] if found else Path(source.name).name
 
 
 def _beside(source: Source) -> list[str]:
-    """The others beside a file, in the order of their numbers."""
+    """Return the other files of a set, in the order of their numbers."""
     if source.path is None:
         raise FileError("is one of several files, and came without the others", hint="name one in their directory")
     names = (path.name for path in Path(source.name).absolute().parent.iterdir())
@@ -164,7 +164,7 @@ def _beside(source: Source) -> list[str]:
 
 
 def _listed(source: Source, name: str | None) -> Checkpoint:
-    """One of the files, or the one that is open already."""
+    """Return the listing of one of the files; the one that is open already is not opened again."""
     if name is None:
         return safetensors.read(source)
     try:
@@ -174,7 +174,7 @@ def _listed(source: Source, name: str | None) -> Checkpoint:
 
 
 def _offsets(checkpoint: Checkpoint, file: str) -> Mapping[str, object]:
-    """What a file notes of where its parts begin."""
+    """Return the start of each part, as a file's metadata notes it."""
     found = strict_json.parse(checkpoint.metadata.get(INFO, "null"), f"{INFO} of {file}")
     if not isinstance(found, dict):
         raise FormatError(f"{file} does not say which parts of its tensors it holds ({INFO})")
@@ -192,7 +192,7 @@ def _box(param: Param, offsets: Mapping[str, object], file: str) -> Box:
 
 
 def _whole(path: str, parts: Sequence[tuple[Param, Piece]]) -> Param:
-    """The tensor that parts make up."""
+    """Return the tensor that parts make up."""
     first = parts[0][0]
     if any(len(param.shape) != len(first.shape) or param.dtype != first.dtype for param, _ in parts):
         raise FormatError(f"tensor '{path}' has parts of different dtypes or ranks")
@@ -235,7 +235,7 @@ class _Storages(Mapping[str, Storage]):
 
 
 def _changed(checkpoint: Checkpoint, document: Document) -> dict[str, dict[str, Storage]]:
-    """For each file its parts of the tensors that changed."""
+    """Return, for each file, its parts of the tensors that changed."""
     found: dict[str, dict[str, Storage]] = {}
     for param in checkpoint.params:
         if param.path not in checkpoint.edited:

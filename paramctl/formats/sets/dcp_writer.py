@@ -28,7 +28,7 @@ class Saved(NamedTuple):
 
 
 def save_distributed(items: Mapping[str, Saved | object], nested: Mapping[str, Any]) -> dict[str, Source]:
-    """The files that torch.distributed.checkpoint makes of tensors and plain values, by their names.
+    """Return the files that torch.distributed.checkpoint makes of tensors and plain values, by their names.
 
     `items` are all of them by path, `nested` the same as they are to lie in dicts and lists.
     They lie in the directory for temporary files and have lost their names there, so that they are gone
@@ -66,7 +66,7 @@ def _save_distributed(items: Mapping[str, Saved | object], nested: Mapping[str, 
             return None
 
     def described(found: Any) -> Any:
-        """What is there, but of a tensor only what it is like."""
+        """Return the object with each tensor in it replaced by a description without values."""
         if isinstance(found, Saved):
             return torch.empty(found.shape, dtype=getattr(torch, found.dtype.name), device="meta")
         if isinstance(found, Mapping):
@@ -82,7 +82,7 @@ def _save_distributed(items: Mapping[str, Saved | object], nested: Mapping[str, 
 
 
 def _reason(error: CheckpointException) -> BaseException:
-    """What went wrong in the one process there is."""
+    """Return the error of the only process."""
     found = error.failures[0][0]
     refusal: BaseException | None = found
     while refusal is not None and not isinstance(refusal, OSError):
@@ -94,7 +94,7 @@ def _reason(error: CheckpointException) -> BaseException:
 
 
 def _tensor_of_its_own(saved: Saved) -> torch.Tensor:
-    """A tensor whose memory torch can take back."""
+    """Return a tensor whose memory torch can free."""
     import ctypes
 
     torch = import_torch()

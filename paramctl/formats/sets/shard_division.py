@@ -23,14 +23,14 @@ _UNITS = {"": 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB
 
 
 class Division(NamedTuple):
-    """How a checkpoint becomes a new set: shards of that format, and of at most `limit` bytes of tensors each."""
+    """The division of a checkpoint into a new set: shards of that format, of at most `limit` bytes of tensors each."""
 
     form: str = SAFETENSORS
     limit: int = LIMIT
 
 
 def shard_size(text: str) -> int:
-    """The bytes that a size such as `5GB`, `500MB` or `1GiB` stands for. Raises UsageError for any other text."""
+    """Return the bytes that a size such as `5GB`, `500MB` or `1GiB` stands for. Raises UsageError for other texts."""
     found = _SIZE.fullmatch(text.strip())
     unit = found and _UNITS.get(found[2])
     nbytes = int(float(found[1]) * unit) if found and unit else 0
@@ -40,7 +40,7 @@ def shard_size(text: str) -> int:
 
 
 def division_for(output: str, to: str | None, size: str | None) -> Division | None:
-    """How what is written to `output` is divided into shards; None where it becomes one file, or a set of another kind.
+    """Return how the output is divided into shards; None if it becomes one file, or a set of another kind.
 
     Raises UsageError where the name of the output, the format and the size contradict one another.
     """
@@ -64,13 +64,13 @@ def division_for(output: str, to: str | None, size: str | None) -> Division | No
 
 
 class Divided(NamedTuple):
-    """Which params, by position, each shard of a new set holds."""
+    """The params, by position, that each shard of a new set holds."""
 
     division: Division
     shards: tuple[tuple[int, ...], ...]
 
     def named(self, checkpoint: Checkpoint) -> Iterator[tuple[str, Checkpoint]]:
-        """Each shard by its name, as a checkpoint of its own."""
+        """Yield each shard with its name, as a checkpoint of its own."""
         stem, suffix = STEMS[self.division.form]
         metadata = {**FORMAT, **checkpoint.metadata} if self.division.form == SAFETENSORS else {}
         for i, positions in enumerate(self.shards, 1):

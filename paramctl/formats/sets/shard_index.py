@@ -37,7 +37,7 @@ class ShardIndex(NamedTuple):
 
 
 def recognises(head: bytes, source: Source) -> bool:
-    """Whether a file says that it is an index, or is called as one is; a pipe has no files beside it."""
+    """Return whether a file says that it is an index, or has the name of one; a pipe has no files beside it."""
     says = head.lstrip().startswith(b"{") and b'"weight_map"' in head
     return source.path is not None and (says or source.name.endswith(ENDINGS))
 

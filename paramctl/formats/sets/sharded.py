@@ -37,7 +37,7 @@ SPARE = 64  # files that are open beside the shards, before and after a write
 
 
 class At(NamedTuple):
-    """Where a param was read: the number of its shard, and its position there; -1 where only the index names it.
+    """The place where a param was read: the number of its shard, its position there; -1 if only the index names it.
 
     A param without a place is the one that the index says is in a shard under that name.
     """
@@ -57,7 +57,7 @@ class Shard(NamedTuple):
 
 @dataclass(frozen=True)
 class Document:
-    """What is needed to write a set back: its index, and its shards as checkpoints of their own."""
+    """The parts needed to write a set back: its index, and its shards as checkpoints of their own."""
 
     source: Source
     index: ShardIndex
@@ -83,7 +83,7 @@ class _ByName(Mapping[str, Storage]):
         return sum(len(shard.checkpoint.storages) for shard in self._shards)
 
     def find(self, key: str) -> tuple[int, str] | None:
-        """The number of the shard that has a storage, and its key there; None if no shard has it."""
+        """Return the number of the shard that has a storage, and its key there; None if no shard has it."""
         return (self._numbers[self._weight_map[key]], key) if key in self else None
 
 
@@ -104,7 +104,7 @@ class _ByFile(Mapping[str, Storage]):
         return sum(len(storages) for _, storages in self.shards.values())
 
     def find(self, key: str) -> tuple[int, str] | None:
-        """The number of the shard that has a storage, and its key there; None if no shard has it."""
+        """Return the number of the shard that has a storage, and its key there; None if no shard has it."""
         name, slash, inner = key.partition("/")
         number, storages = self.shards.get(name, (-1, {}))
         return (number, inner) if slash and inner in storages else None
@@ -114,12 +114,12 @@ class _ByFile(Mapping[str, Storage]):
 
 
 def recognises(head: bytes, source: Source) -> bool:
-    """Whether this is the index of a set."""
+    """Return whether this is the index of a set."""
     return shard_index.recognises(head, source)
 
 
 def members(source: Source) -> Iterable[str]:
-    """The names of the shards."""
+    """Return the names of the shards."""
     return [name for name in shard_index.read(source).shards if not shard_index.why_unsafe(name)]
 
 
@@ -190,7 +190,7 @@ def _check_places(index: ShardIndex, shards: Iterable[Shard]) -> None:
 
 
 def _named_entries(number: int, shard: Shard) -> Iterable[Entry]:
-    """The tensors of a safetensors shard, which are as they are those of the set; its aliases have a place."""
+    """Return the tensors of a safetensors shard, unchanged, as those of the set; its aliases have a place."""
     params = shard.checkpoint.params
     if all(param.path == param.storage for param in params):
         return params
@@ -198,7 +198,7 @@ def _named_entries(number: int, shard: Shard) -> Iterable[Entry]:
 
 
 def _moved_entries(number: int, shard: Shard) -> Iterator[Entry]:
-    """The entries of a shard whose storages have numbers as those of the set."""
+    """Yield the entries of a shard whose storages have numbers as those of the set."""
     position = -1
     for entry in shard.checkpoint.entries:
         if isinstance(entry, Param):
@@ -208,7 +208,7 @@ def _moved_entries(number: int, shard: Shard) -> Iterator[Entry]:
 
 
 def _moved(param: Param, name: str, at: At | None) -> Param:
-    """A param of a shard as one of the set."""
+    """Return a param of a shard as one of the set."""
     storage = None if param.storage is None else f"{name}/{param.storage}"
     parts = tuple(_moved(part, name, None) for part in param.components) if param.components else ()
     return Param(*param[:5], storage, *param[6:10], parts, param.flags, at, param.quantizer)
@@ -230,7 +230,7 @@ def _aliases(index: ShardIndex, entries: Iterable[Entry]) -> Iterator[Param]:
 
 
 def _common(several: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """What all shards' metadata say alike."""
+    """Return the metadata that all shards have in common."""
     first, *others = several
     return {key: text for key, text in first.items() if all(other.get(key) == text for other in others)}
 
@@ -239,21 +239,21 @@ def _common(several: Sequence[Mapping[str, str]]) -> dict[str, str]:
 
 
 def losses(checkpoint: Checkpoint) -> list[Loss]:
-    """What the format of the shards has no place for; a set that was read holds everything."""
+    """Return what the format of the shards cannot hold; a set that was read holds everything."""
     if isinstance(checkpoint.document, Document):
         return []
     return _format(division_of(checkpoint).form).losses(replace(checkpoint, document=None, keys={}))
 
 
 def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:
-    """Where the shards hold tensors that no path names any more."""
+    """Return the places in the shards that hold tensors which no path names any more."""
     if not isinstance(checkpoint.document, Document):
         return []
     return [place for sub in checkpoint.derived(_apart).subs for place in _format(sub.format).unlisted_tensors(sub)]
 
 
 def layout_set(checkpoint: Checkpoint, names: Mapping[str, str]) -> Sequence[Part]:
-    """The shards, and the index: of a set that was read, what did not change is one extent of its file."""
+    """Return the shards and the index; in a set that was read, an unchanged shard is one extent of its file."""
     document = checkpoint.document
     parts = _new(checkpoint, names) if not isinstance(document, Document) else _edited(checkpoint, document, names)
     return list(parts)
@@ -273,7 +273,7 @@ def verify_part(path: Path, was: str, meant: Checkpoint) -> None:
 
 
 def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
-    """What is wrong with the shards, each finding with the name of its file."""
+    """Yield the findings about the shards, each with the name of its file."""
     assert isinstance(checkpoint.document, Document)
     for name, shard in checkpoint.document.shards:
         for finding in _format(shard.format).audit(shard, on_progress):
@@ -281,7 +281,7 @@ def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Ite
 
 
 def apart(source: Source, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
-    """What is wrong with each shard that can be read, and why others cannot."""
+    """Yield the findings about each shard that can be read, and why others cannot."""
     from paramctl.findings import unreadable
 
     for name in members(source):
@@ -294,7 +294,7 @@ def apart(source: Source, on_progress: ProgressCallback = ignore) -> Iterator[Fi
 
 
 def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """The pickles in all shards, each with the name of its file."""
+    """Yield the pickles in all shards, each with the name of its file."""
     from paramctl.formats import registry
 
     for name in members(source):
@@ -310,7 +310,7 @@ def _format(name: str) -> Format:
 
 
 def _subs(checkpoint: Checkpoint) -> Iterator[tuple[str, Checkpoint]]:
-    """Each shard as a checkpoint of its own, as it is now, by the name that it has unless it gets another."""
+    """Yield each shard as a checkpoint of its own, as it is now, with the name that it has unless it gets another."""
     document = checkpoint.document
     edited: dict[str, dict[str, Storage]] = {}
     if isinstance(document, Document):
@@ -323,7 +323,7 @@ def _subs(checkpoint: Checkpoint) -> Iterator[tuple[str, Checkpoint]]:
 
 
 def _listings(checkpoint: Checkpoint) -> Iterator[tuple[str, Checkpoint]]:
-    """Each shard as in `_subs`, but for new values in what was read: nothing but a listing follows from it."""
+    """Yield the shards of `_subs` without new values in what was read: good for listings only."""
     document = checkpoint.document
     if not isinstance(document, Document):
         yield from checkpoint.derived(divided).named(checkpoint)
@@ -345,7 +345,7 @@ class _Apart(NamedTuple):
 
 
 class _Changes:
-    """What becomes of one shard: params that changed, by position, that go, and that come."""
+    """The changes of one shard: params that changed, by position, that go, and that come."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
@@ -355,7 +355,7 @@ class _Changes:
         self.taken: set[str] = set()
 
     def key_for(self, path: str) -> str:
-        """A key for a new storage: numbers where the shard has numbers."""
+        """Return a key for a new storage: a number if the shard has numbers."""
         if self.checkpoint.format == SAFETENSORS:
             key = path
             while key in self.taken or key in self.checkpoint.storages:
@@ -368,7 +368,7 @@ class _Changes:
         return key
 
     def made(self) -> Checkpoint:
-        """The shard as it is now. Raises UsageError where its format cannot give or take a tensor."""
+        """Return the shard as it is now. Raises UsageError if its format cannot give or take a tensor."""
         if not (self.changed or self.gone or self.come):
             return self.checkpoint
         if self.checkpoint.format != SAFETENSORS and (self.gone or self.come):
@@ -406,7 +406,7 @@ def _apart(checkpoint: Checkpoint) -> _Apart:
 
 
 def _places(document: Document) -> dict[str, At]:
-    """Where the shards have what goes by its own name."""
+    """Return the places of the tensors that the shards hold under their own names."""
     shards = enumerate(document.shards)
     found = ((i, at, param) for i, shard in shards for at, param in enumerate(shard.checkpoint.params))
     return {param.path: At(i, at) for i, at, param in found if param.path == param.storage}
@@ -415,7 +415,7 @@ def _places(document: Document) -> dict[str, At]:
 def _own(
     param: Param, at: At, document: Document, changes: list[_Changes], keys: dict[str, tuple[int, str]]
 ) -> tuple[int, Param]:
-    """The number of the shard that holds a param's bytes, and the param as that shard has it."""
+    """Return the number of the shard that holds a param's bytes, and the param as that shard has it."""
     if param.storage is None:
         return at.shard, param._replace(place=None)
     place = document.saved.find(param.storage)
@@ -442,7 +442,7 @@ def _elsewhere(params: Iterable[tuple[int, Param]], changes: list[_Changes]) -> 
 
 
 def _first(change: _Changes) -> dict[View, str]:
-    """The path that a shard has for each view."""
+    """Return the path that a shard has for each view."""
     found: dict[View, str] = {}
     for i, param in enumerate(change.checkpoint.params):
         if i not in change.gone:
@@ -471,7 +471,7 @@ def _whole(source: Source) -> Extent:
 def _index(
     checkpoint: Checkpoint, document: Document, subs: Mapping[str, Checkpoint], names: Mapping[str, str]
 ) -> tuple[Segment, ...]:
-    """The index as it was where it still is true, else with what changed."""
+    """Return the index: unchanged if it is still true, else with what changed."""
     index, aliases = document.index, checkpoint.derived(_apart).aliases
     aliased = {p.path for _, old in document.shards for i, p in enumerate(old.params) if i in old.tied_to}
     listed = aliased & index.weight_map.keys()
@@ -495,7 +495,7 @@ def _index(
 
 
 def _as_sorted(held: Iterable[str], before: list[str]) -> list[str]:
-    """The paths that an index names in an order like that of those it named before."""
+    """Return the paths that an index names, in an order like that of the paths it named before."""
     if before == sorted(before):
         return sorted(held)
     rank = {path: i for i, path in enumerate(before)}
@@ -503,20 +503,20 @@ def _as_sorted(held: Iterable[str], before: list[str]) -> list[str]:
 
 
 def _named(sub: Checkpoint, listed: Container[str] = ()) -> Iterator[str]:
-    """The paths in a shard that the index is to name: those that it holds, and of its aliases those that are listed."""
+    """Yield the paths in a shard that the index is to name: those it holds, and of its aliases those listed."""
     for i, param in enumerate(sub.params):
         if i not in sub.tied_to or sub.format != SAFETENSORS or param.path in listed:
             yield param.path
 
 
 def _totals(subs: Iterable[Checkpoint]) -> dict[str, int]:
-    """What an index counts: bytes and values, those of tied tensors once."""
+    """Return the counts of an index: bytes and values, those of tied tensors once."""
     own = [param for sub in subs for i, param in enumerate(sub.params) if i not in sub.tied_to]
     return {"total_parameters": sum(param.numel for param in own), "total_size": sum(param.nbytes for param in own)}
 
 
 def _json(document: Mapping[str, object]) -> Literal:
-    """An index as transformers writes it."""
+    """Return an index as transformers writes it."""
     return Literal((json.dumps(document, indent=2) + "\n").encode())
 
 
