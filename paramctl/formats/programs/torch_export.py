@@ -24,9 +24,10 @@ from paramctl.files.content import Buffer, Computed, Content, Extent, chunks
 from paramctl.files.content import Literal as LiteralSegment
 from paramctl.files.segments import Segment, pieces
 from paramctl.files.sources import Source
-from paramctl.formats.containers import strict_json, zips
+from paramctl.formats.containers import strict_json, zip_layout, zips
 from paramctl.formats.containers.sections import Held, Section, in_whole, spliced
-from paramctl.formats.containers.zips import Archive, Piece, Record
+from paramctl.formats.containers.zip_layout import Piece
+from paramctl.formats.containers.zips import Archive, Record
 from paramctl.formats.pickles import unread_files
 from paramctl.formats.pickles.unread_files import PICKLE
 from paramctl.formats.protocol import Writes
@@ -443,7 +444,7 @@ class _Writer:
             last = max(i for i, piece in enumerate(pieces) if piece.name.startswith(prefix + folder))
             added = (changed_piece(prefix + self.names[key], None, self.checkpoint.edited[key]) for key in keys)
             pieces[last + 1 : last + 1] = added
-        return zips.layout(self.document.archive, pieces, self.document.alignment)
+        return zip_layout.layout(self.document.archive, pieces, self.document.alignment)
 
     def check(self, param: Param, table: Table) -> None:
         """Raise Unsupported unless a param's bytes can lie where its table looks; a new storage gets a name there."""

@@ -23,8 +23,9 @@ from paramctl.errors import FormatError
 from paramctl.files.content import Literal
 from paramctl.files.segments import Segment
 from paramctl.files.sources import Source
-from paramctl.formats.containers import strict_json, zip_pickles, zips
-from paramctl.formats.containers.zips import Archive, Piece, Record
+from paramctl.formats.containers import strict_json, zip_layout, zip_pickles, zips
+from paramctl.formats.containers.zip_layout import Piece
+from paramctl.formats.containers.zips import Archive, Record
 from paramctl.formats.programs import torchscript
 from paramctl.formats.protocol import Writes
 from paramctl.formats.pytorch.archives import (
@@ -136,7 +137,7 @@ def layout(checkpoint: Checkpoint) -> Iterator[Segment]:
     pieces = [changed.get(record.name) or Piece(record.name, record) for record in records]
     last = max((i for i, piece in enumerate(pieces, 1) if piece.name.startswith(prefix + FOLDER)), default=0)
     pieces[last:last] = [changed_piece(prefix + name, None, edited[key]) for key, name in new.items()]
-    return zips.layout(archive, pieces, alignment_of(archive, prefix))
+    return zip_layout.layout(archive, pieces, alignment_of(archive, prefix))
 
 
 def verify(path: Path, meant: Checkpoint) -> None:

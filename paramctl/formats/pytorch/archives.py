@@ -14,8 +14,9 @@ from paramctl.errors import FormatError, TwoReadings, some
 from paramctl.files.content import Literal as LiteralSegment
 from paramctl.files.segments import Segment
 from paramctl.files.sources import Source
-from paramctl.formats.containers import zips
-from paramctl.formats.containers.zips import Archive, Piece, Record
+from paramctl.formats.containers import zip_layout, zips
+from paramctl.formats.containers.zip_layout import Piece
+from paramctl.formats.containers.zips import Archive, Record
 from paramctl.formats.pickles import reader, writer
 from paramctl.formats.pickles.nodes import Global, Persistent, PyString
 from paramctl.formats.pickles.reader import Pickle
@@ -244,7 +245,7 @@ class Document:
                 last_storage = len(pieces)
         new = [changed_piece(f"{folder}{key}", None, storage) for key, storage in edited.items()]
         at = last_storage or len(pieces)
-        return zips.layout(archive, [*pieces[:at], *new, *pieces[at:]], self.alignment)
+        return zip_layout.layout(archive, [*pieces[:at], *new, *pieces[at:]], self.alignment)
 
     def audit(self, checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
         """Yield the findings about the archive, every byte of it read."""

@@ -14,8 +14,9 @@ from paramctl.errors import FormatError, TwoReadings, Unsupported, some
 from paramctl.files.content import Literal as LiteralSegment
 from paramctl.files.segments import Segment
 from paramctl.files.sources import Source
-from paramctl.formats.containers import zip_pickles, zips
-from paramctl.formats.containers.zips import Archive, Piece
+from paramctl.formats.containers import zip_layout, zip_pickles, zips
+from paramctl.formats.containers.zip_layout import Piece
+from paramctl.formats.containers.zips import Archive
 from paramctl.formats.pickles import reader, unread_files, writer
 from paramctl.formats.protocol import Writes
 from paramctl.formats.pytorch.archives import (
@@ -164,7 +165,7 @@ def _prefix(archive: Archive) -> str:
 def _state_dict(checkpoint: Checkpoint) -> Iterator[Segment]:
     """Yield a new archive: an OrderedDict of the params, tied ones over one storage."""
     root, storages = saved_object(checkpoint)
-    return zips.layout(None, _archive_pieces(root, storages), ALIGNMENT)
+    return zip_layout.layout(None, _archive_pieces(root, storages), ALIGNMENT)
 
 
 def _archive_pieces(root: object, storages: list[Storage]) -> list[Piece]:

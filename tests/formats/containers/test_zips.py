@@ -15,8 +15,9 @@ from paramctl.errors import FormatError, TwoReadings, Unsupported
 from paramctl.files.content import Extent, Literal
 from paramctl.files.segments import Derived, Segment, Summed
 from paramctl.files.sources import Source
-from paramctl.formats.containers import zips
-from paramctl.formats.containers.zips import Piece, Record
+from paramctl.formats.containers import zip_layout, zips
+from paramctl.formats.containers.zip_layout import Piece
+from paramctl.formats.containers.zips import Record
 
 # A stored archive of two records, made by hand: offsets of its fields are plain to see.
 NAMES = (b"p/a", b"p/b")
@@ -287,19 +288,19 @@ def test_long_sizes_that_are_missing(field: bytes) -> None:
 @pytest.mark.parametrize(("nbytes", "at"), [(5 << 32, 0), (10, 5 << 32), (0xFFFFFFFF, 7), (0xFFFFFFFE, 0xFFFFFFFE)])
 def test_headers_of_records_past_4_gib(nbytes: int, at: int) -> None:
     record = Record("p/a", 0x0808, 0, 1, nbytes, nbytes, at)
-    header = zips._local_header(b"p/a", record, at, 3, 64)
+    header = zip_layout._local_header(b"p/a", record, at, 3, 64)
     assert (at + len(header)) % 64 == 3
-    entry = bytes(zips._central({}, Piece("p/a", None, ()), record))
+    entry = bytes(zip_layout._central({}, Piece("p/a", None, ()), record))
     packed, size, name, extra, where = (*struct.unpack_from("<2I2H", entry, 20), struct.unpack_from("<I", entry, 42)[0])
     assert entry[46 : 46 + name] == b"p/a"
     field = entry[46 + name : 46 + name + extra]
     found = zips._zip64("p/a", field, packed, size, where) if field else (packed, size, where)
     assert found == (nbytes, nbytes, at)
-    assert zips._room_after(record) == nbytes + (24 if max(nbytes, at) >= 0xFFFFFFFF else 16)
+    assert zip_layout._room_after(record) == nbytes + (24 if max(nbytes, at) >= 0xFFFFFFFF else 16)
 
 
 def test_end_records_of_many_and_far_records() -> None:
-    end = zips._end_records(70_000, 5 << 32, 6 << 32, b"")
+    end = zip_layout._end_records(70_000, 5 << 32, 6 << 32, b"")
     assert struct.unpack_from("<2Q2Q", end, 24) == (70_000, 70_000, 5 << 32, 6 << 32)
     assert struct.unpack_from("<Q", end, 56 + 8) == (11 << 32,)
     assert struct.unpack_from("<2H2I", end, 76 + 8) == (0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF)
@@ -329,7 +330,7 @@ def as_bytes(segments: list[Segment]) -> bytes:
 
 
 def written(old: zips.Archive, pieces: list[Piece]) -> bytes:
-    return as_bytes(list(zips.layout(old, pieces, 64)))
+    return as_bytes(list(zip_layout.layout(old, pieces, 64)))
 
 
 def opened(folder: Path) -> tuple[zips.Archive, Source, list[Record]]:
