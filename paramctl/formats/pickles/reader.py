@@ -10,8 +10,9 @@ import struct
 from typing import Any, NamedTuple
 
 from paramctl.errors import FormatError
-from paramctl.formats.pickles.machine import HANDLERS, UINT32, FrameBegins, Handler, Machine, Stop
+from paramctl.formats.pickles.machine import UINT32, FrameBegins, Handler, Machine, Stop
 from paramctl.formats.pickles.nodes import Global, Persistent
+from paramctl.formats.pickles.opcodes import HANDLERS
 
 _LONG_BINPUT, _BINPUT, _BINGET, _BININT1 = b"rqhK"
 _MEMOIZE, _LONG_BINGET = b"\x94j"

@@ -12,8 +12,10 @@ from paramctl.errors import FormatError
 from paramctl.formats.pickles import reader
 from paramctl.formats.pickles.fx_source import MAX_SOURCE, is_plain_forward
 from paramctl.formats.pickles.known_names import FROM_TYPE, JAGGED, REBUILDS, canonical, is_dtype
-from paramctl.formats.pickles.machine import HANDLERS, Handler, Machine, decoded
+from paramctl.formats.pickles.machine import Handler, Machine
 from paramctl.formats.pickles.nodes import Call, Dict, Global, Persistent, PyString, class_of
+from paramctl.formats.pickles.object_opcodes import decoded
+from paramctl.formats.pickles.opcodes import HANDLERS
 from paramctl.formats.pickles.reader_differences import DISAGREE
 
 RESULT = "(…)"  # in place of a name: what a call returns

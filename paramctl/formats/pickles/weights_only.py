@@ -12,8 +12,9 @@ from typing import Any
 
 from paramctl.formats.pickles import reader
 from paramctl.formats.pickles.known_names import DTYPES, FROM_TYPE, QSCHEMES, REBUILDS, STORAGES, TENSORS, renamed
-from paramctl.formats.pickles.machine import HANDLERS, NAMES, Handler, Machine
+from paramctl.formats.pickles.machine import Handler, Machine
 from paramctl.formats.pickles.nodes import Call, Dict, Global, PyString
+from paramctl.formats.pickles.opcodes import HANDLERS, NAMES
 
 _LAYOUT, _ENCODE, _TYPED = "torch.serialization._get_layout", "_codecs.encode", "torch._tensor._rebuild_from_type_v2"
 _ONLY_OURS = (

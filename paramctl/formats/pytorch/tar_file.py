@@ -20,8 +20,9 @@ from paramctl.formats.containers import tars
 from paramctl.formats.containers.tar_header import BLOCK
 from paramctl.formats.containers.tars import RECORD, Member, padded
 from paramctl.formats.pickles import embedded, unread_files, writer
-from paramctl.formats.pickles.machine import HANDLERS, Handler, Machine
+from paramctl.formats.pickles.machine import Handler, Machine
 from paramctl.formats.pickles.nodes import Call, Persistent, class_of, slots
+from paramctl.formats.pickles.opcodes import HANDLERS
 from paramctl.formats.pickles.reader import Pickle, carried_out
 from paramctl.formats.protocol import Writes
 from paramctl.formats.pytorch import legacy_file
