@@ -129,7 +129,6 @@ def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
     return zip_pickles.code(source)
 
 
-# --- listing -------------------------------------------------------------------------------------
 
 
 def _part(archive: Archive, prefix: str, name: str) -> tuple[Pickle, _ScriptStorages]:
@@ -254,7 +253,6 @@ def _described(node: Call, state: Dict, known: ScriptClass | None) -> Module:
     return describe_layer(node, told)
 
 
-# --- editing -------------------------------------------------------------------------------------
 
 
 class _ScriptEditor(Editor):

@@ -167,7 +167,6 @@ def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
     return zip_pickles.code(source)
 
 
-# --- reading -------------------------------------------------------------------------------------
 
 
 def _params(module: dict[str, Any], table: _Table) -> Iterator[Param]:
@@ -275,7 +274,6 @@ def _number(found: object) -> object:
     return int(found) if isinstance(found, str) and _INTEGER.fullmatch(found) else found
 
 
-# --- writing -------------------------------------------------------------------------------------
 
 
 def _moved(checkpoint: Checkpoint) -> list[tuple[Param, Place]]:

@@ -191,7 +191,7 @@ def test_every_number_of_a_dtype() -> None:
     """The table is torch's own."""
     from torch._export.serde.serialize import _TORCH_TO_SERIALIZE_DTYPE
 
-    from paramctl.formats.programs.torch_export import _DTYPES
+    from paramctl.formats.programs.export_tables import _DTYPES
 
     theirs = {number.value: str(dtype).removeprefix("torch.") for dtype, number in _TORCH_TO_SERIALIZE_DTYPE.items()}
     assert {number: name for number, name in enumerate(_DTYPES) if name} == theirs
