@@ -38,8 +38,10 @@ from paramctl.formats.pytorch.archives import (
 from paramctl.formats.pytorch.edits import Editor, Rewriter, Walk
 from paramctl.formats.pytorch.layers import describe_layer
 from paramctl.formats.pytorch.objects import Walk as Objects
-from paramctl.formats.pytorch.objects import key_text
-from paramctl.formats.pytorch.tensors import Place, Step, is_tensor, storage_id, untagged
+from paramctl.formats.pytorch.plain_values import key_text
+from paramctl.formats.pytorch.tensor_nodes import storage_id, untagged
+from paramctl.formats.pytorch.tensor_places import Place, Step
+from paramctl.formats.pytorch.tensors import is_tensor
 from paramctl.model.checkpoint import Checkpoint, Kind, Loss, Module, Param
 from paramctl.model.dtypes import BY_NAME, BY_STORAGE, DType
 from paramctl.progress import ProgressCallback, ignore

@@ -21,7 +21,7 @@ from paramctl.formats.pickles import reader, writer
 from paramctl.formats.pickles.nodes import Global, Persistent, PyString
 from paramctl.formats.pickles.reader import Pickle
 from paramctl.formats.pytorch.edits import Editor, Edits
-from paramctl.formats.pytorch.tensors import Stored
+from paramctl.formats.pytorch.tensor_places import Stored
 from paramctl.model.checkpoint import Checkpoint, Storage
 from paramctl.model.dtypes import BY_NAME, BY_STORAGE, DType
 from paramctl.progress import ProgressCallback, ignore
@@ -264,7 +264,6 @@ class Document:
             names = some(unused)
             what = f"no tensor uses {nbytes:,} bytes of stored values (storages {names})"
             yield Finding("note", "integrity", "unused-storage", None, what)
-
 
     def keys_of(self, pickle: Pickle) -> set[str | None]:
         """Return the keys of all storages that a pickle names, as the archive spells them."""

@@ -17,7 +17,8 @@ from paramctl.errors import Unsupported
 from paramctl.formats.pickles.nodes import Call, Dict, FrozenSet, Set, is_key, slots
 from paramctl.formats.pickles.reader import Pickle
 from paramctl.formats.pytorch.ownership import Graph, Modules, attributes, find
-from paramctl.formats.pytorch.tensors import NameStorage, Place, Step, retargeted, storage_id
+from paramctl.formats.pytorch.tensor_nodes import NameStorage, retargeted, storage_id
+from paramctl.formats.pytorch.tensor_places import Place, Step
 from paramctl.model.checkpoint import Checkpoint, Kind, Param, View
 
 COPIED = 4_000_000  # things in copies of what is shared, beside one for each opcode of the file

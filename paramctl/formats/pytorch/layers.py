@@ -1,14 +1,19 @@
-"""What a saved torch module says of itself: its class, and the attributes people know it by."""
+"""Read a saved torch module: its state, its class, and the attributes people know it by."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-from paramctl.formats.pickles.nodes import Call, Dict, PyString, class_of
+from paramctl.formats.pickles.nodes import ARGS, Call, Dict, PyString, class_of
+from paramctl.formats.pytorch.tensor_places import Step
 from paramctl.formats.pytorch.tensors import without_size
 from paramctl.model.checkpoint import Module
 from paramctl.model.shapes import MAX_DIMS, is_count
+
+OPTIMIZER_KEYS = frozenset({"state", "param_groups"})
+MODULE_KEYS = frozenset({"_parameters", "_modules"})
+_MARKS = MODULE_KEYS | OPTIMIZER_KEYS
 
 MAX_TEXT = 60  # characters of attributes behind a class's name
 _OWN = ("training", "dump_patches", "call_super_init")
@@ -143,3 +148,47 @@ def _sizes(value: object) -> str:
 
 def _text(key: object) -> str:
     return key.text if isinstance(key, PyString) else key if isinstance(key, str) else ""
+
+
+def is_module_state(node: object) -> bool:
+    """Return whether a node holds the attributes of a `torch.nn.Module`."""
+    return isinstance(node, Dict) and marks_of(node) >= MODULE_KEYS
+
+
+def marks_of(node: Dict) -> frozenset[str]:
+    """Return which of the keys that tell modules and optimizers from other dicts hold something, in one pass."""
+    found: dict[str, object] = {}
+    for key, value in node.pairs:
+        name = key.text if type(key) is PyString else key
+        if type(name) is str and name in _MARKS:
+            found[name] = value  # of two the later counts, as in Python
+    return frozenset(name for name, value in found.items() if value is not None)
+
+
+class State(NamedTuple):
+    """The attributes of a module: the dict, its position in the object, and the tuple there that it is the first of."""
+
+    attributes: Dict
+    position: int
+    within: tuple[object, ...] | None
+
+    def step(self, node: Call, here: Step) -> Step:
+        """Return the step of the attributes, on the way that `here` has come to the object."""
+        if self.within is None:
+            return Step(self.attributes, here, self.position)
+        return Step(self.attributes, Step(self.within, here, self.position), 0)
+
+
+def find_state(node: Call, is_state: Callable[[object], bool] = is_module_state) -> State | None:
+    """Return the attributes of an object, if it is a `torch.nn.Module` of any class."""
+    for i, (verb, state) in enumerate(node.mutations or ()):
+        if verb != "build":
+            continue
+        within = state if isinstance(state, tuple) and state else None
+        found = within[0] if within else state
+        if is_state(found):
+            return State(found, i, within)
+    given = node.args if isinstance(node.args, tuple) and node.args else None
+    if given and is_state(given[0]):  # torch.fx.GraphModule is rebuilt from its attributes
+        return State(given[0], ARGS, given)
+    return None

@@ -8,7 +8,7 @@ whatever the machine. Reference: `_legacy_save` and `_legacy_load` in torch/seri
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,8 +21,9 @@ from paramctl.formats.pickles import embedded, reader, writer
 from paramctl.formats.pickles.nodes import Dict, Persistent, class_of
 from paramctl.formats.pickles.reader import Pickle
 from paramctl.formats.protocol import Writes
+from paramctl.formats.pytorch import new_state_dict
 from paramctl.formats.pytorch.edits import Editor
-from paramctl.formats.pytorch.new_state_dict import no_place, saved_object
+from paramctl.formats.pytorch.new_state_dict import saved_object
 from paramctl.formats.pytorch.objects import keys_in, list_object
 from paramctl.formats.pytorch.old_storages import (
     PREFIX,
@@ -38,8 +39,9 @@ from paramctl.formats.pytorch.old_storages import (
     storage_named,
     with_changes,
 )
-from paramctl.formats.pytorch.tensors import Stored, storage_id
-from paramctl.model.checkpoint import Checkpoint, Entry, Loss, Param
+from paramctl.formats.pytorch.tensor_nodes import storage_id
+from paramctl.formats.pytorch.tensor_places import Stored
+from paramctl.model.checkpoint import Checkpoint, Loss, Param
 from paramctl.model.dtypes import DType
 from paramctl.model.shapes import int_text
 from paramctl.progress import ProgressCallback, ignore
@@ -111,14 +113,9 @@ def losses(checkpoint: Checkpoint) -> list[Loss]:
     """Return what a new state_dict would not hold; a checkpoint's own document holds everything."""
     if isinstance(checkpoint.document, Document):
         return []
-    return [Loss(entry, why) for entry in checkpoint.entries if (why := _no_place(entry, checkpoint.keys))]
-
-
-def _no_place(entry: Entry, keys: Container[str]) -> str:
-    why = no_place(entry, keys)
-    if not why and isinstance(entry, Param) and not entry.dtype.storage:
-        return f"{entry.dtype.name}, which torch does not load from its old format"
-    return why
+    return new_state_dict.losses(
+        checkpoint, checkpoint.keys, without_class="unknown to torch's old format"
+    )
 
 
 def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:

@@ -7,8 +7,8 @@ from typing import Any
 
 from paramctl.errors import UsageError
 from paramctl.formats.pickles.nodes import Call, Dict, Global, Persistent
-from paramctl.formats.pytorch.tensors import NameStorage, storage_id, tensor_node
-from paramctl.model.checkpoint import Checkpoint, Entry, Leaf, Param, Storage, View, contiguous
+from paramctl.formats.pytorch.tensor_nodes import NameStorage, storage_id, tensor_node
+from paramctl.model.checkpoint import Checkpoint, Entry, Leaf, Loss, Param, Storage, View, contiguous
 from paramctl.model.dtypes import BY_NAME, PAIRS
 from paramctl.model.keys import nested
 from paramctl.values.arrays import contiguous_copy
@@ -27,6 +27,23 @@ def no_place(entry: Entry, keys: Container[str]) -> str:
     if entry.dtype.name == "float4_e2m1fn" and (not entry.shape or entry.shape[-1] % 2):
         return "float4_e2m1fn with an odd last dimension, and torch has pairs"
     return ""
+
+
+def losses(checkpoint: Checkpoint, keys: Container[str], *, without_class: str = "") -> list[Loss]:
+    """Return the entries that a new state_dict would not hold, with the reasons.
+
+    `without_class` is the reason in a format that has a class for each storage: newer dtypes have none.
+    """
+    return [
+        Loss(entry, why)
+        for entry in checkpoint.entries
+        if (why := no_place(entry, keys) or (without_class and _no_class(entry, without_class)))
+    ]
+
+
+def _no_class(entry: Entry, why: str) -> str:
+    """Return the reason `why` for a tensor of a dtype whose storages have no class of their own, else ""."""
+    return f"{entry.dtype.name}, {why}" if isinstance(entry, Param) and not entry.dtype.storage else ""
 
 
 def saved_object(checkpoint: Checkpoint, name: NameStorage = storage_id) -> tuple[object, list[Storage]]:

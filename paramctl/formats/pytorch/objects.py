@@ -6,22 +6,22 @@ parts are shared.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
 from paramctl.errors import FormatError
-from paramctl.formats.pickles.nodes import ARGS, Call, Dict, FrozenSet, Global, Persistent, PyString, Set, describe
+from paramctl.formats.pickles.nodes import ARGS, Call, Dict, Global, Persistent, PyString
 from paramctl.formats.pickles.reader import Pickle
-from paramctl.formats.pytorch.layers import describe_layer
-from paramctl.formats.pytorch.tensors import Place, Remembered, Step, Storages, is_tensor, read_tensor
+from paramctl.formats.pytorch.layers import MODULE_KEYS, OPTIMIZER_KEYS, State, describe_layer, find_state, marks_of
+from paramctl.formats.pytorch.plain_values import key_text, numpy_scalar, object_text, plain_value
+from paramctl.formats.pytorch.tensor_places import Place, Remembered, Step, Storages
+from paramctl.formats.pytorch.tensors import is_tensor, read_tensor
 from paramctl.model.budget import Budget
 from paramctl.model.checkpoint import Entry, Kind, Leaf, Module
 from paramctl.model.keys import Found, InTuple, Keys, Position, path_of
-from paramctl.model.shapes import int_text, is_short
 
 MAX_DEPTH = 500  # containers within containers; a real model stays under 50
-PLAIN_ITEMS = 10_000  # elements of a list of numbers that are listed as one value
 WALKED = 4  # things that are looked at for each opcode of a pickle: some are reached on several paths
 WRITTEN = 16  # characters of paths and texts for each byte of it, for the same reason
 ANY_TEXT = 1 << 22  # characters of them that any file may have
@@ -134,7 +134,7 @@ class Walk:
         """Return an iterator over a container's children, and the container's own step if it is a module."""
         here = Step(node, step, position)
         if isinstance(node, Dict):
-            own: Kind = "optimizer" if self.is_marked(node, _OPTIMIZER) else kind
+            own: Kind = "optimizer" if self.is_marked(node, OPTIMIZER_KEYS) else kind
             return (_pairs(node, here, own) if node.pairs else None), None
         if isinstance(node, list | tuple):
             plain = not node or self.as_plain(node)[0] is not None
@@ -172,7 +172,7 @@ class Walk:
 
     def is_state(self, node: object) -> bool:
         """Return whether a node holds the attributes of a module."""
-        return self.is_marked(node, _MODULE)
+        return self.is_marked(node, MODULE_KEYS)
 
     def layer(self, node: Call, state: Dict) -> Module:
         """Return the class of a module, which is described once."""
@@ -181,18 +181,18 @@ class Walk:
         return self.layers[id(node)]
 
     def as_plain(self, node: object) -> tuple[object, int]:
-        """Return a node as `_plain` has it, and how many characters are in it; of a list both are found once."""
+        """Return a node as `plain_value` has it, and how many characters are in it; of a list both are found once."""
         if not isinstance(node, list | tuple):
-            plain = _plain(node)
+            plain = plain_value(node)
             return plain, _characters(plain)
         if id(node) not in self.plain:
-            plain = _plain(node)
+            plain = plain_value(node)
             self.plain[id(node)] = plain, _characters(plain)
         return self.plain[id(node)]
 
     def leaf(self, path: str, node: object) -> Leaf:
         """Return the entry of an object that is no tensor and holds none."""
-        found = _numpy_scalar(node)
+        found = numpy_scalar(node)
         plain, characters = self.as_plain(node) if found is None else (found, 0)
         self.text.spend(characters)
         if node is None or plain is not None:
@@ -201,7 +201,7 @@ class Walk:
             return Leaf(path, {})
         if isinstance(node, Persistent):
             return Leaf(path, f"storage of {self.storages.find(node).nbytes:,} bytes", True)
-        return Leaf(path, _object_text(node), True, _remembers(node))
+        return Leaf(path, object_text(node), True, _remembers(node))
 
 
 class _KeyWalk(Walk):
@@ -312,9 +312,7 @@ def _elements(
         yield str(i), child, here, i, kind
 
 
-def _ordered_dict(
-    node: Call, here: Step, kind: Kind
-) -> Iterator[tuple[str, object, Step, int, Kind]] | None:
+def _ordered_dict(node: Call, here: Step, kind: Kind) -> Iterator[tuple[str, object, Step, int, Kind]] | None:
     """Python 2's OrderedDict, which came as a list of pairs, themselves lists, in its arguments."""
     func = node.func
     if not (isinstance(func, Global) and func.full == "collections.OrderedDict"):
@@ -324,58 +322,7 @@ def _ordered_dict(
         return None
     arguments = Step(node.args, here, ARGS)
     held = Step(given, arguments, 0)
-    return (
-        (key_text(pair[0]), pair[1], Step(pair, held, i), 1, kind) for i, pair in enumerate(given)
-    )
-
-
-def is_module_state(node: object) -> bool:
-    """Return whether a node holds the attributes of a `torch.nn.Module`."""
-    return isinstance(node, Dict) and marks_of(node) >= _MODULE
-
-
-def marks_of(node: Dict) -> frozenset[str]:
-    """Return which of the keys that tell modules and optimizers from other dicts hold something, in one pass."""
-    found: dict[str, object] = {}
-    for key, value in node.pairs:
-        name = key.text if type(key) is PyString else key
-        if type(name) is str and name in _MARKS:
-            found[name] = value  # of two the later counts, as in Python
-    return frozenset(name for name, value in found.items() if value is not None)
-
-
-_MODULE = frozenset({"_parameters", "_modules"})
-_OPTIMIZER = frozenset({"state", "param_groups"})
-_MARKS = _MODULE | _OPTIMIZER
-
-
-class State(NamedTuple):
-    """The attributes of a module: the dict, its position in the object, and the tuple there that it is the first of."""
-
-    attributes: Dict
-    position: int
-    within: tuple[object, ...] | None
-
-    def step(self, node: Call, here: Step) -> Step:
-        """Return the step of the attributes, on the way that `here` has come to the object."""
-        if self.within is None:
-            return Step(self.attributes, here, self.position)
-        return Step(self.attributes, Step(self.within, here, self.position), 0)
-
-
-def find_state(node: Call, is_state: Callable[[object], bool] = is_module_state) -> State | None:
-    """Return the attributes of an object, if it is a `torch.nn.Module` of any class."""
-    for i, (verb, state) in enumerate(node.mutations or ()):
-        if verb != "build":
-            continue
-        within = state if isinstance(state, tuple) and state else None
-        found = within[0] if within else state
-        if is_state(found):
-            return State(found, i, within)
-    given = node.args if isinstance(node.args, tuple) and node.args else None
-    if given and is_state(given[0]):  # torch.fx.GraphModule is rebuilt from its attributes
-        return State(given[0], ARGS, given)
-    return None
+    return ((key_text(pair[0]), pair[1], Step(pair, held, i), 1, kind) for i, pair in enumerate(given))
 
 
 def _module_children(state: Step) -> Iterator[tuple[str, object, Step, int, Kind]]:
@@ -398,73 +345,7 @@ def _module_children(state: Step) -> Iterator[tuple[str, object, Step, int, Kind
 def _remembers(node: object) -> bool:
     """Return whether an object is an optimizer, and holds a tensor for one of the first params it moves."""
     state = node.state if isinstance(node, Call) else None
-    held = state.get("state") if isinstance(state, Dict) and marks_of(state) >= _OPTIMIZER else None
+    held = state.get("state") if isinstance(state, Dict) and marks_of(state) >= OPTIMIZER_KEYS else None
     of_params = (value for _, value in islice(held.pairs, SEARCHED)) if isinstance(held, Dict | Call) else ()
     moments = (value for found in of_params if isinstance(found, Dict) for _, value in islice(found.pairs, SEARCHED))
     return any(is_tensor(value) for value in moments)
-
-
-def key_text(key: object) -> str:
-    """Return the name that a dict key prints as."""
-    if isinstance(key, str):
-        return key
-    if isinstance(key, PyString):
-        return key.text
-    if key is None or isinstance(key, bool | float | bytes):
-        return repr(key)
-    if isinstance(key, int):
-        return int_text(key)
-    plain = _plain(key, 100)
-    return str(plain) if isinstance(plain, tuple) else describe(key)
-
-
-def _object_text(node: object) -> str:
-    if isinstance(node, bytes | bytearray):
-        return f"{len(node):,} bytes"
-    if isinstance(node, int):
-        return int_text(node)
-    if isinstance(node, Set | FrozenSet):
-        return f"a set of {len(node.items):,}"
-    return describe(node)
-
-
-def _plain(node: object, budget: int = PLAIN_ITEMS) -> object:
-    """Return a scalar, or a list or tuple of scalars and of lists of them, as JSON has them; None for all else."""
-    if isinstance(node, bool | float | str):
-        return node
-    if isinstance(node, int):
-        return node if is_short(node) else None
-    if isinstance(node, PyString):
-        return node.text
-    if not isinstance(node, list | tuple) or len(node) > budget:
-        return None
-    out = []
-    for item in node:
-        if isinstance(item, list | tuple) and any(isinstance(x, list | tuple) for x in item[:budget]):
-            return None
-        value = _plain(item, budget - len(node))
-        if value is None and item is not None:
-            return None
-        out.append(value)
-        budget -= len(item) if isinstance(item, list | tuple) else 0
-    return tuple(out) if isinstance(node, tuple) else out
-
-
-def _numpy_scalar(node: object) -> float | int | None:
-    """Return the number in `numpy.core.multiarray.scalar(dtype, bytes)`, as trainers leave them behind; else None."""
-    import struct
-
-    if not (isinstance(node, Call) and isinstance(node.func, Global) and node.func.name == "scalar"):
-        return None
-    if not node.func.module.startswith("numpy.") or not isinstance(node.args, tuple) or len(node.args) != 2:
-        return None
-    dtype, data = node.args
-    if isinstance(data, Call) and data.args and isinstance(data.args[0], str):
-        data = data.args[0].encode("latin-1", "replace")  # _codecs.encode(text, 'latin1')
-    word = dtype.args[0] if isinstance(dtype, Call) and dtype.args else None
-    word = word.text if isinstance(word, PyString) else word
-    code = {"f8": "d", "f4": "f", "i8": "q", "i4": "i", "u1": "B", "b1": "?"}.get(str(word))
-    if code is None or not isinstance(data, bytes) or len(data) != struct.calcsize(code):
-        return None
-    value: float | int = struct.unpack(f"<{code}", data)[0]
-    return value

@@ -10,7 +10,7 @@ from paramctl.files.content import Content, Extent
 from paramctl.files.segments import Segment
 from paramctl.files.sources import Source
 from paramctl.formats.pickles.nodes import Global, Persistent, PyString
-from paramctl.formats.pytorch.tensors import Stored
+from paramctl.formats.pytorch.tensor_places import Stored
 from paramctl.model.checkpoint import Storage
 from paramctl.model.dtypes import BY_STORAGE, DType
 from paramctl.model.shapes import count

@@ -9,8 +9,10 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import Any
 
 from paramctl.formats.pickles.nodes import Call, Dict, FrozenSet, PyString, Set, is_key, slots
-from paramctl.formats.pytorch.objects import State, find_state, is_module_state, key_text
-from paramctl.formats.pytorch.tensors import Place, Step, is_tensor
+from paramctl.formats.pytorch.layers import State, find_state, is_module_state
+from paramctl.formats.pytorch.plain_values import key_text
+from paramctl.formats.pytorch.tensor_places import Place, Step
+from paramctl.formats.pytorch.tensors import is_tensor
 
 OWN = ("_parameters", "_buffers", "_modules")  # attributes of a module that are listed as what they hold
 _CONTAINERS = (list, tuple, Dict, Set, FrozenSet, Call)

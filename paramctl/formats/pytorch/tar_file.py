@@ -25,17 +25,17 @@ from paramctl.formats.pickles.nodes import Call, Persistent, class_of, slots
 from paramctl.formats.pickles.opcodes import HANDLERS
 from paramctl.formats.pickles.reader import Pickle, carried_out
 from paramctl.formats.protocol import Writes
-from paramctl.formats.pytorch import legacy_file
+from paramctl.formats.pytorch import legacy_file, new_state_dict
 from paramctl.formats.pytorch import tar_tables as tables
 from paramctl.formats.pytorch.edits import Editor, Edits
 from paramctl.formats.pytorch.legacy_file import system
-from paramctl.formats.pytorch.new_state_dict import no_place, state_dict
+from paramctl.formats.pytorch.new_state_dict import state_dict
 from paramctl.formats.pytorch.objects import keys_in, list_object
 from paramctl.formats.pytorch.old_storages import with_changes
 from paramctl.formats.pytorch.tar_tables import NUMBERED, Numbered, Row, Table, named_by, reference
-from paramctl.formats.pytorch.tensors import storage_id
+from paramctl.formats.pytorch.tensor_nodes import storage_id
 from paramctl.model import shapes
-from paramctl.model.checkpoint import Checkpoint, Entry, Loss, Param
+from paramctl.model.checkpoint import Checkpoint, Loss, Param
 from paramctl.progress import ProgressCallback, ignore
 
 if TYPE_CHECKING:
@@ -103,14 +103,7 @@ def losses(checkpoint: Checkpoint) -> list[Loss]:
     """Return what a new state_dict would not hold; a checkpoint's own document holds everything."""
     if isinstance(checkpoint.document, Document):
         return []
-    return [Loss(entry, why) for entry in checkpoint.entries if (why := _no_place(entry))]
-
-
-def _no_place(entry: Entry) -> str:
-    why = no_place(entry, ())
-    if not why and isinstance(entry, Param) and not entry.dtype.storage:
-        return f"{entry.dtype.name}, which has no storage class"
-    return why
+    return new_state_dict.losses(checkpoint, (), without_class="which has no storage class")
 
 
 def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:
@@ -192,9 +185,6 @@ def _contents(members: Iterable[Member]) -> dict[str, Extent]:
     return found
 
 
-# --- the object ----------------------------------------------------------------------------------
-
-
 class _Machine(Machine):
     """Reads the object, with the tensors it names in place of their numbers."""
 
@@ -235,9 +225,6 @@ def _object(content: Extent, table: Table, rows: Iterable[Row]) -> Pickle:
         if key in machine.nodes:
             raise FormatError(f"{key!r} is the number of a tensor and of a storage")
     return carried_out(machine, _HANDLERS)
-
-
-# --- writing -------------------------------------------------------------------------------------
 
 
 def _edited(checkpoint: Checkpoint, document: Document) -> Iterator[Segment]:

@@ -27,7 +27,7 @@ from paramctl.formats.pytorch.old_storages import (
     storage_dtype,
     text,
 )
-from paramctl.formats.pytorch.tensors import Stored
+from paramctl.formats.pytorch.tensor_places import Stored
 from paramctl.model.dtypes import DType
 from paramctl.model.shapes import MAX_DIMS, count, is_count
 
@@ -86,9 +86,6 @@ def reference(node: object) -> str | None:
 def named_by(key: str, dtype: DType, nbytes: int, device: str) -> Persistent:
     """Return the pickled id of a storage: its key alone; the table holds the rest."""
     return Persistent(key)
-
-
-# --- reading -------------------------------------------------------------------------------------
 
 
 class _Reader:
@@ -202,9 +199,6 @@ def pickles_in(content: Extent, *, of_storages: bool) -> Iterator[int]:
         yield reader.at
 
 
-# --- writing -------------------------------------------------------------------------------------
-
-
 def table_start(entries: int) -> bytes:
     """Return the bytes that a table begins with."""
     return writer.write(entries, PROTOCOL)
@@ -222,5 +216,3 @@ def row(number: int, key: int | str, dtype: DType, node: Call) -> bytes:
     head = (number, key, Global("torch", dtype.storage.replace("Storage", "Tensor")))
     ndim = len(sizes)
     return writer.write(head, PROTOCOL) + struct.pack(f"<i4x{2 * ndim}qq", ndim, *sizes, *strides, offset)
-
-

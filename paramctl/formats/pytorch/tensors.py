@@ -6,102 +6,20 @@ called; their arguments are read.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
 
-from paramctl.errors import FormatError, Unsupported
-from paramctl.files.content import read
-from paramctl.formats.pickles.nodes import Call, Dict, Global, Persistent, PyString
+from paramctl.errors import FormatError
+from paramctl.formats.pickles.nodes import Call, Dict, Global, PyString
+from paramctl.formats.pytorch.tensor_nodes import CLASSES, is_global, untagged
+from paramctl.formats.pytorch.tensor_places import Place, Remembered, Stored
 from paramctl.model import shapes
-from paramctl.model.checkpoint import Kind, Param, Quantizer, Storage, contiguous, span
+from paramctl.model.checkpoint import Kind, Param, Quantizer, contiguous, span
 from paramctl.model.dtypes import BY_NAME, DType
 from paramctl.model.shapes import MAX_DIMS, Sizes, is_count
 
 WRAPPED = 10  # parameters and subclasses around a tensor that are looked through
 MAX_NOTES = 100  # entries of a dict of a tensor's own attributes, of which torch has ten
 NESTED_TABLE = 1 << 20  # bytes of a nested tensor's size table that are read to list it
-
-
-class Stored(NamedTuple):
-    """The storage a tensor names: its key, the dtype its class says, its bytes, and its device.
-
-    A storage may be a part of the one with that key, `start` bytes into it.
-    """
-
-    key: str
-    dtype: DType | None  # None: untyped, the tensor says its dtype itself
-    nbytes: int
-    device: str
-    start: int = 0
-
-
-class Storages(Protocol):
-    """The storages of an archive: `find` takes a pickled id, `open` reads one."""
-
-    def find(self, pid: object) -> Stored: ...
-    def open(self, key: str) -> Storage: ...
-
-
-class Remembered:
-    """Storages, and the sizes that were read from them: many tensors may share one table of those."""
-
-    def __init__(self, storages: Storages) -> None:
-        self.find = storages.find
-        self._open = storages.open
-        self._ragged: dict[tuple[str | None, int, Sizes], Sizes] = {}
-
-    def ragged(self, table: Param) -> Sizes:
-        """Return the sizes of the tensors in a nested one, row by row in `table`; a size that differs is -1."""
-        key = table.storage, table.offset, table.shape
-        if key not in self._ragged:
-            self._ragged[key] = self._read(table)
-        return self._ragged[key]
-
-    def _read(self, table: Param) -> Sizes:
-        rows, columns = table.shape
-        stored = self._open(str(table.storage))
-        pattern = f"{'<' if stored.byteorder == 'little' else '>'}{rows * columns}q"
-        found = struct.unpack(pattern, read(stored.content, table.start, table.nbytes))
-        distinct = [set(found[i::columns]) for i in range(columns)]
-        return tuple(sizes.pop() if len(sizes) == 1 else -1 for sizes in distinct)
-
-
-class Place(NamedTuple):
-    """The place of a tensor in a pickle: its path and kind, its node, and the container that holds it.
-
-    `position` counts as `pickle_writer.write` counts. `module` is the step of the module whose parameter
-    it is, or None outside of modules. `depth` counts the tensors wrapped around it; `is_part` says that
-    it is a part of another, which has no parts itself: those of parts of parts would be without end.
-    """
-
-    path: str
-    kind: Kind
-    node: Call
-    step: Step | None
-    position: int
-    module: Step | None
-    depth: int = 0
-    is_part: bool = False
-
-
-class Step:
-    """A container on the way from the root to a tensor, as one path reaches it.
-
-    `position` is where it lies in the container of `parent`.
-    """
-
-    __slots__ = ("container", "parent", "position")
-
-    def __init__(self, container: Any, parent: Step | None, position: int) -> None:
-        self.container = container
-        self.parent = parent
-        self.position = position
-
-
-def is_global(node: object, full: str) -> bool:
-    """Return whether a node is the name of that class or function."""
-    return isinstance(node, Global) and node.full == full
 
 
 def is_tensor(node: object) -> bool:
@@ -132,7 +50,7 @@ def _wraps_a_tensor(node: Call) -> bool:
 def _holds_values(node: Call) -> bool:
     """Return whether an object of a tensor's own class was saved as torch did until 0.3."""
     state = node.state
-    if node.func.full in _CLASSES:
+    if node.func.full in CLASSES:
         return isinstance(state, tuple) and len(state) == 4
     return (isinstance(state, tuple) and len(state) == 5) or bool(node.args and isinstance(node.args[0], Call))
 
@@ -167,13 +85,6 @@ def view_of(size: object, stride: object, path: str) -> tuple[Sizes, Sizes]:
     if type(size) is not tuple or type(stride) is not tuple:
         size, stride = without_size(size), without_size(stride)
     return shapes.view(size, stride, path)
-
-
-def untagged(node: object) -> object:
-    """Return the value of `restore_type_tag(value, "Dict[str, bool]")`, as torch's C++ writer has lists and dicts."""
-    if isinstance(node, Call) and is_global(node.func, "torch.jit._pickle.restore_type_tag") and node.args:
-        return node.args[0]
-    return node
 
 
 def dtype_of(node: object, path: str) -> DType:
@@ -238,9 +149,7 @@ def _v2(args: tuple[object, ...], at: Place, storages: Remembered) -> Param:
 def _v3(args: tuple[object, ...], at: Place, storages: Remembered) -> Param:
     pid, offset, size, stride, requires_grad, _, dtype, *rest = args
     metadata = rest[0] if rest else None
-    return _strided(
-        at, storages.find(pid), dtype_of(dtype, at.path), offset, size, stride, requires_grad, metadata
-    )
+    return _strided(at, storages.find(pid), dtype_of(dtype, at.path), offset, size, stride, requires_grad, metadata)
 
 
 def _inner(node: object, at: Place, storages: Remembered, *, kind: Kind | None = None, part: str = "") -> Param:
@@ -302,9 +211,7 @@ def _sparse(args: tuple[object, ...], at: Place, storages: Remembered) -> Param:
         names, parts, size = ["indices", "values"], data[:2], data[2]
     else:
         names, parts, size = [*_COMPRESSED.get(word, ("compressed", "plain")), "values"], data[:3], data[3]
-    components = tuple(
-        _inner(part, at, storages, part=name) for name, part in zip(names, parts, strict=True)
-    )
+    components = tuple(_inner(part, at, storages, part=name) for name, part in zip(names, parts, strict=True))
     return _composite(at, components[-1].dtype, shape_of(size, at.path), word, components)
 
 
@@ -326,9 +233,7 @@ def _layout_name(node: object) -> str:
     return text.removeprefix("torch.") if isinstance(text, str) else "sparse"
 
 
-def _composite(
-    at: Place, dtype: DType, shape: tuple[int, ...], layout: str, components: tuple[Param, ...]
-) -> Param:
+def _composite(at: Place, dtype: DType, shape: tuple[int, ...], layout: str, components: tuple[Param, ...]) -> Param:
     device = components[0].device if components else None
     plain = contiguous(shape)
     return Param(
@@ -348,9 +253,7 @@ def _quantized(args: tuple[object, ...], at: Place, storages: Remembered) -> Par
         for name, part in zip(names, quantizer[1:3], strict=False)
         if is_tensor(part)
     )
-    return param._replace(
-        layout="quantized", components=components, quantizer=_quantizer(quantizer, param, components)
-    )
+    return param._replace(layout="quantized", components=components, quantizer=_quantizer(quantizer, param, components))
 
 
 def _quantizer(args: tuple[object, ...], param: Param, components: tuple[Param, ...]) -> Quantizer | None:
@@ -382,9 +285,7 @@ def _is_per_channel(part: Param, channels: int) -> bool:
 def _nested(args: tuple[object, ...], at: Place, storages: Remembered) -> Param:
     """Return a nested tensor; its sizes are data, so its size table is read. A ragged size is -1."""
     names = ("buffer", "sizes", "strides", "offsets")
-    parts = tuple(
-        _inner(part, at, storages, part=name) for name, part in zip(names, args, strict=False)
-    )
+    parts = tuple(_inner(part, at, storages, part=name) for name, part in zip(names, args, strict=False))
     buffer, sizes = parts[0], parts[1]
     if sizes.dtype.name != "int64" or len(sizes.shape) != 2 or not sizes.is_plain or not sizes.is_contiguous:
         raise FormatError(f"nested tensor '{at.path}' has no table of sizes")
@@ -456,12 +357,6 @@ def _from_cpu(args: tuple[object, ...], at: Place, storages: Remembered) -> Para
     return _inner(data, at, storages)._replace(device=device if isinstance(device, str) else None)
 
 
-_WORDS = ("Float", "Double", "Half", "Long", "Int", "Short", "Char", "Byte")
-_CLASSES = frozenset(f"{module}.{word}Tensor" for module in ("torch", "torch.cuda") for word in _WORDS)
-_WRAPPERS = (
-    "torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state",
-    "torch.nn.parameter.Parameter", "torch.autograd.variable.Variable",
-)  # fmt: skip
 Rebuild = Callable[[tuple[object, ...], Place, Remembered], Param]
 _REBUILDERS: Mapping[str, Rebuild] = {
     "torch._utils._rebuild_tensor": _v2,
@@ -487,64 +382,6 @@ _WRAPPING = _SUBCLASSES | {"torch._utils._rebuild_parameter", "torch._utils._reb
 _OLD: Mapping[str, Rebuild] = {
     "torch.nn.parameter.Parameter": _variable,
     "torch.autograd.variable.Variable": _variable,
-    **dict.fromkeys(_CLASSES, _own_class),
+    **dict.fromkeys(CLASSES, _own_class),
 }
 _READERS: Mapping[str, Rebuild] = {**_REBUILDERS, **_OLD}
-
-NameStorage = Callable[[str, DType, int, str], Persistent]  # of key, dtype, nbytes and device, as `storage_id`
-
-_TENSOR = Global("torch._utils", "_rebuild_tensor_v2")
-_TENSOR_V3 = Global("torch._utils", "_rebuild_tensor_v3")
-_ORDERED = Global("collections", "OrderedDict")
-
-
-def storage_id(key: str, dtype: DType, nbytes: int, device: str) -> Persistent:
-    """Return the pickled id of a storage, as torch.save writes it."""
-    if dtype.storage:
-        # Of elements smaller than a byte torch counts the bytes.
-        word, numel = Global("torch", dtype.storage), nbytes * 8 // max(dtype.bits, 8)
-    else:
-        word, numel = Global("torch.storage", "UntypedStorage"), nbytes
-    return Persistent(("storage", word, key, device, numel))
-
-
-def tensor_node(param: Param, storage: Persistent) -> Call:
-    """Return a new tensor node for `param` over `storage`, as torch.save writes a plain tensor."""
-    hooks = Call(_ORDERED, (), None, "reduce")
-    args = (storage, param.offset, param.shape, param.strides, bool(param.requires_grad), hooks)
-    if not param.dtype.storage:
-        return Call(_TENSOR_V3, (*args, Global("torch", param.dtype.name)), None, "reduce")
-    return Call(_TENSOR, args, None, "reduce")
-
-
-def retargeted(node: Call, param: Param, storage: Persistent) -> Call:
-    """`node` with its view replaced by that of `param`; class, hooks and attributes stay as they are."""
-    name, mutations = node.func.full, node.mutations
-    if name in _WRAPPERS and node.args:
-        args = (retargeted(node.args[0], param, storage), *node.args[1:])
-    elif name.startswith("torch._tensor._rebuild_from_type"):
-        inner = retargeted(Call(node.args[0], node.args[2], None, "reduce"), param, storage)
-        args = (inner.func, node.args[1], inner.args, *node.args[3:])
-    elif name.startswith("torch._utils._rebuild_tensor"):
-        held = 7 if name.endswith("_v3") else 6
-        if param.flags and len(node.args) < held:
-            raise Unsupported(f"{param.path} is saved by {name}, which cannot say that it is a conj or neg view")
-        metadata = _flagged(node.args[held:], param.flags)
-        args = (storage, param.offset, param.shape, param.strides, *node.args[4:held], *metadata)
-    elif name in _CLASSES and not param.flags:
-        args, mutations = node.args, [("build", (storage, param.offset, param.shape, param.strides))]
-    else:
-        raise Unsupported(f"{param.path} is saved by {name}, whose storage cannot be replaced")
-    copy = Call(node.func, args, node.kwargs, node.how)
-    copy.mutations = mutations
-    return copy
-
-
-def _flagged(metadata: tuple[Any, ...], flags: frozenset[str]) -> tuple[Any, ...]:
-    """Return the last argument of a tensor: whether its stored values are still to be conjugated or negated."""
-    held = untagged(metadata[0]) if metadata else None
-    kept = held.pairs if isinstance(held, Dict) else []
-    made = Dict()
-    made.pairs = [(key, value) for key, value in kept if key not in ("conj", "neg")]
-    made.pairs += [(flag, True) for flag in sorted(flags)]
-    return (made,) if made.pairs else ()

@@ -19,6 +19,7 @@ from paramctl.formats.containers.zip_layout import Piece
 from paramctl.formats.containers.zips import Archive
 from paramctl.formats.pickles import reader, unread_files, writer
 from paramctl.formats.protocol import Writes
+from paramctl.formats.pytorch import new_state_dict
 from paramctl.formats.pytorch.archives import (
     ALIGNMENT,
     Document,
@@ -32,7 +33,7 @@ from paramctl.formats.pytorch.archives import (
     record_of,
 )
 from paramctl.formats.pytorch.edits import Editor
-from paramctl.formats.pytorch.new_state_dict import no_place, saved_object
+from paramctl.formats.pytorch.new_state_dict import saved_object
 from paramctl.formats.pytorch.objects import keys_in, list_object
 from paramctl.model.checkpoint import Checkpoint, Loss, Param, Storage
 from paramctl.progress import ProgressCallback, ignore
@@ -85,7 +86,7 @@ def losses(checkpoint: Checkpoint) -> list[Loss]:
     """Return what a new state_dict would not hold; a checkpoint's own document holds everything."""
     if isinstance(checkpoint.document, Document):
         return []
-    return [Loss(entry, why) for entry in checkpoint.entries if (why := no_place(entry, checkpoint.keys))]
+    return new_state_dict.losses(checkpoint, checkpoint.keys)
 
 
 def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:

@@ -240,9 +240,6 @@ def _code_at(name: str, place: Place, source: Source) -> Iterator[tuple[str, Cal
         return  # the audit says what is wrong with it, and the others are judged all the same
 
 
-# --- the index and the files ---------------------------------------------------------------------
-
-
 def _bytes(source: Source) -> bytes:
     if source.size > MAX_METADATA:
         raise FormatError(f"is metadata of {source.size:,} bytes, over the limit of {MAX_METADATA:,}")
@@ -391,8 +388,6 @@ class _Blobs:
         return found._replace(path=blob.name) if isinstance(found, Leaf) else text
 
 
-# --- writing -------------------------------------------------------------------------------------
-
 Changes = dict[Place, tuple[Segment, ...]]
 
 
@@ -424,9 +419,7 @@ def _changed(checkpoint: Checkpoint, document: Document) -> dict[str, Changes]:
     return found
 
 
-def _chunk(
-    tensor: Tensor, chunk: Chunk, content: tuple[Content, ...], archives: Archives
-) -> tuple[Segment, ...]:
+def _chunk(tensor: Tensor, chunk: Chunk, content: tuple[Content, ...], archives: Archives) -> tuple[Segment, ...]:
     """Return the archive of a chunk with its new values; nothing if those are the old ones."""
     nested = archives.opened(tensor, chunk)
     if nested.checkpoint.format != zip_file.NAME:
@@ -491,9 +484,6 @@ def _index(document: Document, names: Mapping[str, str]) -> Segment:
         return Extent(document.source, 0, document.source.size)
     edits = dcp_metadata.renaming(document.pickle, renamed)
     return LiteralSegment(writer.write(document.pickle.root, document.pickle.protocol, edits))
-
-
-# --- a new set -----------------------------------------------------------------------------------
 
 
 def _no_place(entry: Entry, keys: Mapping[str, Keys]) -> str:

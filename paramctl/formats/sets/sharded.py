@@ -110,9 +110,6 @@ class _ByFile(Mapping[str, Storage]):
         return (number, inner) if slash and inner in storages else None
 
 
-# --- reading ---------------------------------------------------------------------------------------
-
-
 def recognises(head: bytes, source: Source) -> bool:
     """Return whether this is the index of a set."""
     return shard_index.recognises(head, source)
@@ -235,9 +232,6 @@ def _common(several: Sequence[Mapping[str, str]]) -> dict[str, str]:
     return {key: text for key, text in first.items() if all(other.get(key) == text for other in others)}
 
 
-# --- writing ---------------------------------------------------------------------------------------
-
-
 def losses(checkpoint: Checkpoint) -> list[Loss]:
     """Return what the format of the shards cannot hold; a set that was read holds everything."""
     if isinstance(checkpoint.document, Document):
@@ -331,9 +325,6 @@ def _listings(checkpoint: Checkpoint) -> Iterator[tuple[str, Checkpoint]]:
     for shard, sub in zip(document.shards, checkpoint.derived(_apart).subs, strict=True):
         if sub.params:
             yield shard.name, sub
-
-
-# --- a set that was read, and edited ---------------------------------------------------------------
 
 
 class _Apart(NamedTuple):
@@ -518,9 +509,6 @@ def _totals(subs: Iterable[Checkpoint]) -> dict[str, int]:
 def _json(document: Mapping[str, object]) -> Literal:
     """Return an index as transformers writes it."""
     return Literal((json.dumps(document, indent=2) + "\n").encode())
-
-
-# --- a new set -------------------------------------------------------------------------------------
 
 
 def _new(checkpoint: Checkpoint, names: Mapping[str, str]) -> Iterator[Part]:
