@@ -6,25 +6,31 @@ library imports numpy as soon as it opens a file.
 
 from __future__ import annotations
 
-import json
 from bisect import bisect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
-from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple
 
-from paramctl.errors import FormatError, Unsupported, UsageError
+from paramctl.errors import FormatError, UsageError
 from paramctl.files.content import Extent, Literal
-from paramctl.files.kernel_copy import PAGE
 from paramctl.files.segments import Segment
 from paramctl.files.sources import Source
-from paramctl.formats.containers import strict_json
 from paramctl.formats.protocol import Writes
-from paramctl.model import shapes
-from paramctl.model.checkpoint import Checkpoint, Entry, Leaf, Loss, Param, Storage, View, contiguous, natural_key
-from paramctl.model.dtypes import BY_SAFETENSORS, PAIRS, DType
-from paramctl.model.shapes import MAX_INT
+from paramctl.formats.safetensors_header import (
+    METADATA,
+    Form,
+    check_coverage,
+    check_encodable,
+    decoded,
+    entry_of,
+    header_bytes,
+    header_length,
+    metadata_of,
+    parse,
+    word_of,
+)
+from paramctl.model.checkpoint import Checkpoint, Entry, Leaf, Loss, Param, Storage, View, natural_key
 from paramctl.progress import ProgressCallback, ignore
 from paramctl.values.arrays import content_of
 
@@ -35,9 +41,6 @@ NAME = "safetensors"
 SUFFIXES: tuple[str, ...] = (".safetensors",)
 WRITES: Writes = "any"
 KEEPS_TIES = True
-LARGE = 1 << 20  # bytes of data from which on it counts how they are copied
-MAX_HEADER = 100_000_000  # bytes; the library's own limit
-METADATA = "__metadata__"
 FORMAT_KEY = "format"  # names the framework that wrote the file, never a tensor
 
 
@@ -48,15 +51,6 @@ class Document(NamedTuple):
     data_start: int  # bytes of the header: the eight of its length, and the JSON
     places: list[tuple[int, int, str]]  # begin, end and name of each tensor's bytes, in their order
     listed: tuple[Param, ...]  # every param as read
-
-
-class _Form(NamedTuple):
-    """A dtype and a shape; many tensors have the same."""
-
-    dtype: DType
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    nbytes: int
 
 
 class _Storages(Mapping[str, Storage]):
@@ -94,18 +88,18 @@ def recognises(head: bytes, source: Source) -> bool:
 
 def read(source: Source) -> Checkpoint:
     """List a safetensors file. Raises FormatError for anything the specification forbids."""
-    data_start = 8 + _header_length(source)
-    entries = _parse(_decoded(source.read(8, data_start - 8)))
-    metadata = _metadata(entries.pop(METADATA, {}))
+    data_start = 8 + header_length(source)
+    entries = parse(decoded(source.read(8, data_start - 8)))
+    metadata = metadata_of(entries.pop(METADATA, {}))
     params: dict[str, Param] = {}
     places: list[tuple[int, int, str]] = []
-    forms: dict[str, _Form] = {}
+    forms: dict[str, Form] = {}
     for name, entry in entries.items():
-        (dtype, shape, strides, _), begin, end = _entry(name, entry, forms)
+        (dtype, shape, strides, _), begin, end = entry_of(name, entry, forms)
         params[name] = Param(name, "tensor", dtype, shape, strides, name)
         places.append((begin, end, name))
     places.sort()
-    _check_coverage(places, source.size - data_start)
+    check_coverage(places, source.size - data_start)
     listed = _with_aliases(params, metadata)
     return Checkpoint(
         format=NAME,
@@ -114,9 +108,7 @@ def read(source: Source) -> Checkpoint:
         saved=_Storages(source, data_start, places),
         metadata={key: text for key, text in metadata.items() if not _is_alias(key, text, params)},
         sources=(source,),
-        document=Document(
-            source, data_start, places, listed
-        ),
+        document=Document(source, data_start, places, listed),
     )
 
 
@@ -138,7 +130,7 @@ def _no_place(entry: Entry) -> str:
         return f"{entry.layout} tensor"
     if entry.repeats_itself:
         return "repeats a few values over its shape: stride 0"
-    return "" if _word(entry) else f"{entry.dtype.name}, which safetensors has no word for"
+    return "" if word_of(entry) else f"{entry.dtype.name}, which safetensors has no word for"
 
 
 def layout(checkpoint: Checkpoint) -> Iterator[Segment]:
@@ -157,7 +149,7 @@ def layout(checkpoint: Checkpoint) -> Iterator[Segment]:
     order = _data_order(kept, previous)
     contents = {param.path: content_of(checkpoint, param) for param in order}
     start = document.data_start if isinstance(document, Document) else 0
-    yield Literal(_header(kept, order, aliases, checkpoint.metadata, start))
+    yield Literal(header_bytes(kept, order, aliases, checkpoint.metadata, start))
     for param in order:
         yield from contents[param.path]
 
@@ -210,117 +202,6 @@ def _same(params: list[Param], listed: tuple[Param, ...]) -> bool:
     return [(p.path, p.view) for p in params] == [(p.path, p.view) for p in listed]
 
 
-def _header_length(source: Source) -> int:
-    if source.size < 8:
-        raise FormatError(f"is truncated: {source.size} bytes, and the header's length alone takes 8")
-    length = int.from_bytes(source.read(0, 8), "little")
-    if length > MAX_HEADER:
-        raise FormatError(f"claims a header of {length:,} bytes, over the format's limit of {MAX_HEADER:,}")
-    if length > source.size - 8:
-        raise FormatError(f"is truncated: its header takes {length:,} bytes, {source.size - 8:,} are there")
-    return length
-
-
-def _decoded(text: bytes) -> str:
-    try:
-        return text.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise FormatError(f"header is not UTF-8 (byte {8 + error.start})") from None
-
-
-def _parse(text: str) -> dict[str, Any]:
-    whole = _whole_number if "-" in text and "-0" in text else None  # a hook costs time, and hardly a header needs it
-    parsed = strict_json.parse(text, "header", parse_constant=_refuse_constant, parse_int=whole)
-    if not isinstance(parsed, dict):
-        raise FormatError("header is not a JSON object")
-    return parsed
-
-
-def _whole_number(text: str) -> int:
-    """Return an integer; the library takes -0 for a fraction, and refuses it as a size."""
-    if text == "-0":
-        raise ValueError("-0 is no size")
-    return int(text)
-
-
-def _refuse_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not JSON")
-
-
-def _metadata(found: object) -> dict[str, str]:
-    if not isinstance(found, dict):
-        raise FormatError(f"{METADATA} is not an object")
-    for key, text in found.items():
-        if not isinstance(text, str):
-            raise FormatError(f"{METADATA} holds {key!r}, whose value is not a string")
-        if not _is_encodable(key + text):
-            raise FormatError(f"{METADATA} holds {key!a}, whose value is not valid Unicode")
-    return found
-
-
-def _entry(name: str, entry: object, forms: dict[str, _Form]) -> tuple[_Form, int, int]:
-    """Return a tensor's dtype and shape, and the start and end of its bytes. `forms` are those met before."""
-    if not isinstance(entry, dict):
-        raise FormatError(f"tensor {name!r} is not described by an object")
-    if not name.isascii():
-        _check_encodable(name)
-    try:
-        word, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    except KeyError as missing:
-        raise FormatError(f"tensor {name!r} has no {missing.args[0]}") from None
-    text = f"{word!r}{shape!r}"
-    form = forms.get(text)
-    if form is None:
-        form = forms[text] = _form(name, word, shape)
-    begin, end = offsets if isinstance(offsets, list) and len(offsets) == 2 else (None, None)
-    if not (type(begin) is type(end) is int and 0 <= begin <= end < MAX_INT):
-        raise FormatError(f"tensor {name!r} has data_offsets that are not a begin and an end")
-    if end - begin != form.nbytes:
-        raise FormatError(
-            f"tensor {name!r} takes {form.nbytes:,} bytes by its shape, {end - begin:,} by its offsets"
-        )
-    return form, begin, end
-
-
-def _form(name: str, word: object, shape: object) -> _Form:
-    dtype = BY_SAFETENSORS.get(word) if isinstance(word, str) else None
-    if dtype is None:
-        raise FormatError(f"tensor {name!r} has the unknown dtype {word!r}")
-    dims = shapes.shape(shape, name)
-    numel = prod(dims)
-    if numel * dtype.bits % 8:
-        raise FormatError(f"tensor {name!r} does not fill its last byte: {numel:,} elements of {dtype.bits} bits")
-    return _Form(dtype, dims, contiguous(dims), dtype.nbytes(numel))
-
-
-def _check_encodable(name: str) -> None:
-    if not _is_encodable(name):
-        raise FormatError(f"tensor name {name!a} is not valid Unicode")
-
-
-def _is_encodable(text: str) -> bool:
-    """Return whether a text holds no half of a surrogate pair, which JSON can spell and UTF-8 cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _check_coverage(places: list[tuple[int, int, str]], nbytes: int) -> None:
-    """Raise FormatError unless the tensors cover the data without hole or overlap, to the file's last byte."""
-    at = 0
-    for begin, end, name in places:
-        if begin != at:
-            problem = "overlaps the one before it" if begin < at else "leaves a hole before it"
-            raise FormatError(f"tensor {name!r} begins at byte {begin:,} of the data and {problem}")
-        at = end
-    if at > nbytes:
-        raise FormatError(f"is truncated: its tensors take {at:,} bytes, {nbytes:,} are there")
-    if at < nbytes:
-        raise FormatError(f"has {nbytes - at:,} bytes after its last tensor that nothing describes")
-
-
 def _is_alias(key: str, text: str, params: Mapping[str, Param]) -> bool:
     """Return whether a metadata entry is `dropped name → kept name`, as `save_model` records ties."""
     return key != FORMAT_KEY and text in params and key not in params
@@ -329,9 +210,7 @@ def _is_alias(key: str, text: str, params: Mapping[str, Param]) -> bool:
 def _with_aliases(params: Mapping[str, Param], metadata: Mapping[str, str]) -> tuple[Param, ...]:
     """Return the params in header order, with each alias at the place of its layer if layers are sorted."""
     listed = list(params.values())
-    aliases = [
-        params[text]._replace(path=key) for key, text in metadata.items() if _is_alias(key, text, params)
-    ]
+    aliases = [params[text]._replace(path=key) for key, text in metadata.items() if _is_alias(key, text, params)]
     if not aliases:
         return tuple(listed)
     rank = {name: i for i, name in enumerate(params)}
@@ -381,7 +260,7 @@ def _check_names(params: Iterable[Param]) -> None:
         if param.path == METADATA:
             raise UsageError(f"a tensor is called {METADATA}, which safetensors keeps for itself")
         seen.add(param.path)
-        _check_encodable(param.path)
+        check_encodable(param.path)
 
 
 def _data_order(kept: list[Param], previous: list[str]) -> list[Param]:
@@ -398,42 +277,3 @@ def _data_order(kept: list[Param], previous: list[str]) -> list[Param]:
         spot = max((i for bits, i in after_last.items() if bits >= param.dtype.bits), default=0)
         spots.setdefault(spot, []).append(param)
     return [p for i in range(len(order) + 1) for p in (*spots.get(i, ()), *order[i : i + 1])]
-
-
-def _header(
-    kept: list[Param], order: list[Param], aliases: Mapping[str, str], metadata: Mapping[str, str], before: int
-) -> bytes:
-    """Length and JSON, in the order of `kept`, padded with spaces so that the data is aligned.
-
-    Much data keeps its place on a page of memory, after the `before` bytes that came before it: then
-    the kernel copies, or shares, whole pages of it.
-    """
-    at = 0
-    offsets: dict[str, list[int]] = {}
-    for param in order:
-        offsets[param.path] = [at, at + param.nbytes]
-        at += param.nbytes
-    header: dict[str, object] = {METADATA: {**metadata, **aliases}} if metadata or aliases else {}
-    for param in kept:
-        places = {"dtype": _word(param), "shape": _dimensions(param), "data_offsets": offsets[param.path]}
-        header[param.path] = places
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    much = before % 8 == 0 and before > 0 and at >= LARGE
-    text += b" " * ((before - 8 - len(text)) % PAGE if much else -len(text) % 8)
-    if len(text) > MAX_HEADER:
-        raise Unsupported(f"its header would take {len(text):,} bytes, over the format's {MAX_HEADER:,}")
-    return len(text).to_bytes(8, "little") + text
-
-
-def _word(param: Param) -> str:
-    """Return what a header calls a param's dtype; "" if it has no word for it."""
-    return "F4" if _is_paired(param) else param.dtype.safetensors
-
-
-def _dimensions(param: Param) -> list[int]:
-    """Return a param's shape as a header has it: an F4 element is one value where torch counts pairs."""
-    return [*param.shape[:-1], param.shape[-1] * 2] if _is_paired(param) else list(param.shape)
-
-
-def _is_paired(param: Param) -> bool:
-    return param.dtype.name == PAIRS and bool(param.shape)

@@ -51,10 +51,7 @@ PROTOCOL = 2  # of the pickles in a new file
 
 @dataclass(frozen=True)
 class Document:
-    """The parts needed to write an archive back: its members, its object and its edits, and its tables.
-
-    `ends` says where what is read of a member ends.
-    """
+    """The parts needed to write an archive back; `ends` is where the content of each member ends."""
 
     members: tuple[Member, ...]
     object: Pickle

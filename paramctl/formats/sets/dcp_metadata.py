@@ -21,6 +21,9 @@ from paramctl.model.shapes import Sizes, count, is_count, sizes
 DEEPEST = 16  # keys that a name is joined from in any optimizer's state
 MODULE = "torch.distributed."  # what all versions begin the names of these classes with
 
+NAME = "dcp"  # of the format
+INDEX = ".metadata"  # the file that names all others
+
 
 class Place(NamedTuple):
     """A place in a file: `nbytes` bytes from `offset` on, changed by `transforms`, as compression does."""

@@ -16,6 +16,17 @@ from paramctl.model.dtypes import DType
 if TYPE_CHECKING:
     import torch
     from torch.distributed.checkpoint.api import CheckpointException
+from collections.abc import Sequence
+from functools import partial
+
+from paramctl.errors import UsageError
+from paramctl.files.content import Extent, chunks
+from paramctl.files.set_names import Part
+from paramctl.formats.sets.dcp_metadata import INDEX, NAME
+from paramctl.model.checkpoint import Checkpoint, Entry, Leaf
+from paramctl.model.dtypes import PAIRS
+from paramctl.model.keys import InTuple, Keys, nested, path_of
+from paramctl.values.arrays import content_of
 from paramctl.values.torch_import import import_torch
 
 
@@ -106,3 +117,38 @@ def _tensor_of_its_own(saved: Saved) -> torch.Tensor:
         view[at : at + len(chunk)] = chunk
         at += len(chunk)
     return made  # type: ignore[no-any-return]
+
+
+def no_place(entry: Entry, keys: Mapping[str, Keys]) -> str:
+    """Why an entry cannot be written anew; empty if it can."""
+    if isinstance(entry, Leaf):
+        return "object" if entry.is_object else "empty dict" if entry.value == {} else ""
+    if not entry.is_plain:
+        return f"{entry.layout} tensor"
+    if any(isinstance(key, InTuple) for key in keys.get(entry.path, ())):
+        return "tensor in a tuple, which torch saves as one object"
+    if entry.dtype.name.startswith(("float6_", "float4_")) and entry.dtype.name != PAIRS:
+        return f"{entry.dtype.name}, which torch has no dtype for"
+    return f"{entry.dtype.name} tensor" if entry.dtype.bits % 8 else ""
+
+
+def new_set(checkpoint: Checkpoint, names: Mapping[str, str]) -> Sequence[Part]:
+    """Return the files that torch's own writer makes, with one tensor in memory at a time."""
+    from paramctl.formats.sets.dcp_writer import Saved, save_distributed
+
+    items: dict[str, Saved | object] = {}
+    keys: list[Keys] = []
+    for entry in checkpoint.entries:
+        if entry.path in items:
+            raise UsageError(f"two entries print as '{entry.path}', and {NAME} has one name for each")
+        if isinstance(entry, Leaf):
+            items[entry.path] = entry.value
+        else:
+            content = content_of(checkpoint, entry)
+            items[entry.path] = Saved(entry.dtype, entry.shape, partial(chunks, content))
+        found = checkpoint.keys.get(entry.path, ())
+        keys.append(found if path_of(found) == entry.path else (entry.path,))
+    whole = nested(zip(keys, items.values(), strict=True))
+    sources = save_distributed(items, whole if isinstance(whole, dict) else items)
+    ordered = sorted(sources, key=lambda name: name == INDEX)
+    return [Part(names.get(name, name), (Extent(sources[name], 0, sources[name].size),), name) for name in ordered]

@@ -187,7 +187,7 @@ def test_dtypes_that_torch_cannot_read_back_are_listed_and_not_written_anew(tmp_
     assert values(checkpoint) == {"w": struct.pack("<4H", 0, 1, 2, 3)}
     safetensors.torch.save_file({"w": torch.arange(4).to(torch.uint16)}, tmp_path / "x.safetensors")
     assert refused(UsageError, convert, listing(tmp_path / "x.safetensors"), legacy_file) == (
-        "torch-legacy cannot hold w (uint16, which torch does not load from its old format); "
+        "torch-legacy cannot hold w (uint16, unknown to torch's old format); "
         "accept the loss with --lossy, or take one part with --layer"
     )
 
