@@ -11,7 +11,7 @@ from paramctl.errors import NoMatch
 from paramctl.files import targets
 from paramctl.formats import opening, registry, saving
 from paramctl.model.checkpoint import Checkpoint, Leaf, Param
-from paramctl.model.selection import find
+from paramctl.model.selections.selection import find
 from paramctl.model.tree import Node, Scalar, Tensor, build
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ class Model(Layer):
 
         Raises FormatError if the file is corrupt.
         """
-        from paramctl.model.selection import select
+        from paramctl.model.selections.selection import select
         from paramctl.stats.stats import stats
 
         chosen = select(self._checkpoint, _texts(layer), alike=True).indices if layer else None

@@ -55,7 +55,7 @@ def selected_positions(checkpoint: Checkpoint, selections: list[str] | None) -> 
     """Return the positions of the params that `--layer` names, or None if it was not given."""
     if not selections:
         return None
-    from paramctl.model.selection import select
+    from paramctl.model.selections.selection import select
 
     selection = select(checkpoint, selections, alike=True)
     if selection.under:

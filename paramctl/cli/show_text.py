@@ -15,8 +15,8 @@ from paramctl.model.checkpoint import dims
 
 if TYPE_CHECKING:
     from paramctl.model.checkpoint import Checkpoint, Leaf, Param, Quantizer
-    from paramctl.model.indexing import Index
     from paramctl.model.optimizer_state import Observed
+    from paramctl.model.selections.indexing import Index
     from paramctl.values.preview import Preview
 
     Named = tuple[int | Leaf, Index]
@@ -68,7 +68,7 @@ class Page:
 
     def param(self, at: int, index: Index) -> Iterator[Line]:
         """Yield the lines of a tensor: its facts, its values, and those of its components."""
-        from paramctl.model.indexing import index_text
+        from paramctl.model.selections.indexing import index_text
 
         param = self.checkpoint.params[at]
         title = cli_text.escape(param.path) or "."

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from paramctl.compare.duplicates import EqualParams
 from paramctl.errors import NoMatch, UsageError
 from paramctl.model.checkpoint import Checkpoint
-from paramctl.model.positions import positions
-from paramctl.model.selection import layer_members
+from paramctl.model.selections.positions import positions
+from paramctl.model.selections.selection import layer_members
 from paramctl.model.sharing import group_of
 
 Layer = tuple[str, Mapping[str, int]]  # its path, and its params by their names in it

@@ -11,8 +11,8 @@ from paramctl.errors import NoMatch, ParamctlError, UsageError
 from paramctl.files.sources import STDIN, open_source
 from paramctl.model.checkpoint import Checkpoint, Leaf, Param, dims
 from paramctl.model.dtypes import PAIRS
-from paramctl.model.indexing import check_index, index_text
-from paramctl.model.selection import find_part
+from paramctl.model.selections.indexing import check_index, index_text
+from paramctl.model.selections.selection import find_part
 from paramctl.values import npy
 from paramctl.values.arrays import Index, narrow, storage_of
 

@@ -12,7 +12,7 @@ from paramctl.formats.sets import shard_division, sharded
 from paramctl.formats.sets.shard_division import Division
 from paramctl.model.checkpoint import Checkpoint, Loss, Param, Storage
 from paramctl.model.keys import below
-from paramctl.model.selection import layer_members
+from paramctl.model.selections.selection import layer_members
 from paramctl.model.sharing import overlaps
 
 

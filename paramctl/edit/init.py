@@ -14,7 +14,7 @@ from paramctl.errors import UsageError
 from paramctl.files.content import Buffer, read
 from paramctl.files.sources import Spool
 from paramctl.model.checkpoint import Checkpoint, Param, Storage
-from paramctl.model.selection import Selection, model_params, select
+from paramctl.model.selections.selection import Selection, model_params, select
 from paramctl.model.sharing import overlaps, with_tied
 from paramctl.schemes import defaults, drawing
 from paramctl.schemes.drawn_param import DrawnParam, Role

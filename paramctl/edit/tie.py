@@ -11,7 +11,7 @@ from paramctl.errors import NoMatch, UsageError, some
 from paramctl.formats.registry import BY_NAME
 from paramctl.model import shapes
 from paramctl.model.checkpoint import Checkpoint, Param, Storage, dims
-from paramctl.model.selection import layer_members, select
+from paramctl.model.selections.selection import layer_members, select
 from paramctl.model.sharing import overlaps
 from paramctl.values.arrays import contiguous_copy
 

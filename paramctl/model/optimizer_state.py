@@ -47,9 +47,6 @@ def model_inside(checkpoint: Checkpoint) -> str:
     return ""
 
 
-# --- gradients ---------------------------------------------------------------------------------
-
-
 def gradient_owners(checkpoint: Checkpoint) -> dict[int, int]:
     """Position in `params` of each stored gradient → that of the param it belongs to.
 
@@ -130,9 +127,6 @@ def _ungraded(path: str) -> Iterator[str]:
         yield ".".join(others[1:])
     if others and others[-1] in GRADIENTS:
         yield path.rpartition(".")[0]
-
-
-# --- optimizers --------------------------------------------------------------------------------
 
 
 class Moment(NamedTuple):
@@ -253,9 +247,7 @@ def _key_of(path: str, known: Collection[str]) -> str:
     return ""
 
 
-def _owner_of(
-    checkpoint: Checkpoint, optimizer: _Optimizer, learnt: Sequence[int], lookup: _Lookup
-) -> dict[str, int]:
+def _owner_of(checkpoint: Checkpoint, optimizer: _Optimizer, learnt: Sequence[int], lookup: _Lookup) -> dict[str, int]:
     """Position in `params` for each key of an optimizer's state whose param is certain."""
     shapes_of = {
         key: signature((one.name, checkpoint.params[one.at].shape) for one in all_of)

@@ -9,7 +9,7 @@ from functools import cached_property
 from paramctl.errors import NoMatch
 from paramctl.model.checkpoint import Checkpoint
 from paramctl.model.optimizer_state import model_inside
-from paramctl.model.selection import model_params, select
+from paramctl.model.selections.selection import model_params, select
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from math import prod
 
-from paramctl.model.indexing import Index
+from paramctl.model.selections.indexing import Index
 
 
 def block_indices(shape: Sequence[int], most: int) -> Iterator[Index]:

@@ -16,7 +16,7 @@ from paramctl.files.content import Buffer, Computed, Content, Literal
 from paramctl.files.file_writer import Target
 from paramctl.files.sources import Source, open_source
 from paramctl.model.checkpoint import Checkpoint, Param
-from paramctl.model.indexing import Index
+from paramctl.model.selections.indexing import Index
 from paramctl.values.arrays import content_of, narrow, read_index, storage_of
 
 if TYPE_CHECKING:

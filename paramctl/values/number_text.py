@@ -91,9 +91,6 @@ def _formatted(values: Array, pattern: str) -> list[str]:
     return (f"{pattern}|" * values.size % tuple(values.tolist())).split("|")[:-1]
 
 
-# --- floats ------------------------------------------------------------------------------------
-
-
 class _Range(NamedTuple):
     """The range of some floats after one look at them; `smallest` is the least except zero, or infinite."""
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from paramctl.errors import Unsupported
 from paramctl.model.checkpoint import Checkpoint, Param
-from paramctl.model.indexing import Index
+from paramctl.model.selections.indexing import Index
 from paramctl.values.arrays import read_index, storage_of
 from paramctl.values.blocks import block_indices, positions
 from paramctl.values.number_text import plain, words
@@ -83,9 +83,6 @@ def preview(checkpoint: Checkpoint, param: Param, index: Index = (), *, full: bo
     return Preview(picked.shape, lambda: (picked,), gaps, checked)
 
 
-# --- reading -----------------------------------------------------------------------------------
-
-
 def _edge(param: Param, shape: Sequence[int]) -> int:
     """Return how many values to keep at each end of an axis."""
     for edge in EDGES:
@@ -138,9 +135,7 @@ def _one_by_one(ends: Sequence[int]) -> list[Part]:
 def _runs(ends: Sequence[int]) -> list[Part]:
     """Return the kept positions as slices, one for each run of neighbours."""
     cuts = [0, *(i for i in range(1, len(ends)) if ends[i] != ends[i - 1] + 1), len(ends)]
-    return [
-        (slice(a, b), slice(ends[a], ends[a] + b - a)) for a, b in pairwise(cuts) if a < b
-    ]
+    return [(slice(a, b), slice(ends[a], ends[a] + b - a)) for a, b in pairwise(cuts) if a < b]
 
 
 def _blocks(checkpoint: Checkpoint, view: Param) -> Iterator[Array]:
@@ -172,9 +167,6 @@ def _packed_one(checkpoint: Checkpoint, one: Param) -> Array:
     return read_index(checkpoint, bytes_around, (one.offset - offset,)).reshape(one.shape)
 
 
-# --- numbers -----------------------------------------------------------------------------------
-
-
 def nested(shown: Preview) -> object:
     """Return the values as nested lists; a complex one is [re, im], and "..." stands for what is left out."""
     import numpy as np
@@ -190,9 +182,6 @@ def _with_gaps(items: object, gaps: tuple[int, ...]) -> object:
         return items
     out: list[object] = [_with_gaps(item, gaps[1:]) for item in items]
     return [*out[: gaps[0]], GAP, *out[gaps[0] :]] if gaps[0] else out
-
-
-# --- text --------------------------------------------------------------------------------------
 
 
 def text_lines(shown: Preview, precision: int, width: int) -> Iterator[str]:

@@ -12,7 +12,7 @@ from paramctl.errors import UsageError
 from paramctl.files.content import Buffer, Computed
 from paramctl.model.checkpoint import Checkpoint, Param, Storage, contiguous
 from paramctl.model.dtypes import BY_NAME
-from paramctl.model.indexing import Index
+from paramctl.model.selections.indexing import Index
 from paramctl.values.arrays import narrow, read_index
 from paramctl.values.blocks import block_indices
 

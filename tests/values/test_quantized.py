@@ -19,7 +19,7 @@ from paramctl.errors import FormatError, UsageError
 from paramctl.files.file_writer import NewFile
 from paramctl.formats import opening, saving
 from paramctl.model.checkpoint import Checkpoint, Param, Quantizer
-from paramctl.model.indexing import Index
+from paramctl.model.selections.indexing import Index
 from paramctl.values import arrays
 from paramctl.values.preview import preview
 from paramctl.values.quantized import as_float32, dequantized, narrowed

@@ -164,7 +164,7 @@ def _chosen(a: Checkpoint, b: Checkpoint, layers: list[str] | None, quiet: bool)
 
 def _missing(checkpoint: Checkpoint, layer: str) -> NoMatch | None:
     """Return the error if a selection names nothing in a checkpoint, else None."""
-    from paramctl.model.selection import select
+    from paramctl.model.selections.selection import select
 
     try:
         select(checkpoint, ["**", layer] if layer.startswith("!") else [layer], alike=True)

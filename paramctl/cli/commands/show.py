@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from paramctl.cli.show_text import Named
     from paramctl.files.file_writer import Target
     from paramctl.model.checkpoint import Checkpoint, Leaf, Param
-    from paramctl.model.indexing import Index
     from paramctl.model.optimizer_state import Observed
+    from paramctl.model.selections.indexing import Index
 
 
 def show(
@@ -79,8 +79,8 @@ def show(
 
 def _named(checkpoint: Checkpoint, text: str) -> list[Named]:
     """Return what PATH[INDEX] names: params, or scalars if there are no params."""
-    from paramctl.model.selection import readings, select
-    from paramctl.model.suggestions import no_match
+    from paramctl.model.selections.selection import readings, select
+    from paramctl.model.selections.suggestions import no_match
 
     if exact := _exactly_named(checkpoint, text):
         return [exact]
@@ -100,7 +100,7 @@ def _named(checkpoint: Checkpoint, text: str) -> list[Named]:
 
 def _exactly_named(checkpoint: Checkpoint, text: str) -> Named | None:
     """Return the entry whose name looks like a pattern, such as `@names[0]`, or is empty, as a bare tensor's is."""
-    from paramctl.model.selection import find, find_part
+    from paramctl.model.selections.selection import find, find_part
 
     if not text:
         try:
@@ -118,7 +118,7 @@ def _exactly_named(checkpoint: Checkpoint, text: str) -> Named | None:
 def _scalars(checkpoint: Checkpoint, path: str) -> list[Leaf]:
     """Return the scalar of that path or position, or those in that layer."""
     from paramctl.model.checkpoint import Leaf
-    from paramctl.model.selection import find
+    from paramctl.model.selections.selection import find
 
     try:
         found = find(checkpoint, path)
@@ -130,7 +130,7 @@ def _scalars(checkpoint: Checkpoint, path: str) -> list[Leaf]:
 
 def _check(checkpoint: Checkpoint, named: list[Named]) -> None:
     """Raise UsageError, before anything is printed, for an index that does not fit."""
-    from paramctl.model.indexing import check_index
+    from paramctl.model.selections.indexing import check_index
 
     for entry, index in named:
         if isinstance(entry, int):
@@ -197,7 +197,7 @@ def _object(
     checkpoint: Checkpoint, at: int, index: Index, full: bool, about: Mapping[int, tuple[Observed, ...]]
 ) -> dict[str, object]:
     """Return the JSON object of a tensor."""
-    from paramctl.model.indexing import index_text
+    from paramctl.model.selections.indexing import index_text
 
     param = checkpoint.params[at]
     leader = checkpoint.tied_to.get(at)

@@ -72,7 +72,7 @@ def _equal(checkpoint: Checkpoint) -> tuple[Candidate, ...]:
     """Return layers and params of the model with equal values: those that save most first, constants last."""
     from paramctl.compare.duplicates import equal_params
     from paramctl.compare.tie_candidates import candidates
-    from paramctl.model.selection import model_params
+    from paramctl.model.selections.selection import model_params
 
     with progress.bar() as on_progress:
         found = candidates(checkpoint, equal_params(checkpoint, model_params(checkpoint), on_progress))

@@ -18,9 +18,9 @@ from paramctl.errors import FileError, NoMatch, UsageError
 from paramctl.formats import opening
 from paramctl.model.checkpoint import Checkpoint, Entry, Kind, Leaf, Module, Param
 from paramctl.model.dtypes import BY_NAME
-from paramctl.model.positions import positions
-from paramctl.model.selection import Selection, find, find_part, layer_members, model_params, select
-from paramctl.model.suggestions import nearest
+from paramctl.model.selections.positions import positions
+from paramctl.model.selections.selection import Selection, find, find_part, layer_members, model_params, select
+from paramctl.model.selections.suggestions import nearest
 
 
 def param(path: str, kind: Kind = "tensor") -> Param:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from paramctl.errors import UsageError
-from paramctl.model.indexing import Index, check_index, index_text, parse_index, split_index
+from paramctl.model.selections.indexing import Index, check_index, index_text, parse_index, split_index
 
 
 @pytest.mark.parametrize(

@@ -7,24 +7,19 @@ A selection is an exact path or a layer, else `re:PATTERN`, `!` and another, `@F
 from __future__ import annotations
 
 import re
-import unicodedata
 import warnings
-from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import NamedTuple
 
-from paramctl.errors import FileError, NoMatch, ParamctlError, UsageError
-from paramctl.files.sources import STDIN, open_source
+from paramctl.errors import NoMatch, UsageError
 from paramctl.model.checkpoint import Checkpoint, Leaf
-from paramctl.model.indexing import Index, split_index
-from paramctl.model.optimizer_state import gradient_owners, model_inside, wrapped_models
-from paramctl.model.positions import POSITION, Walk, positions
-from paramctl.model.suggestions import no_match
-from paramctl.model.tree import Child, Node, Tensor, build
-
-MAX_LIST = 256 << 20  # bytes of a list of paths
+from paramctl.model.optimizer_state import gradient_owners
+from paramctl.model.selections.indexing import Index, split_index
+from paramctl.model.selections.path_list import called, lines_of
+from paramctl.model.selections.positions import positions
+from paramctl.model.selections.scopes import Names, from_root, scopes
+from paramctl.model.selections.suggestions import no_match
 
 
 class Selection(NamedTuple):
@@ -37,9 +32,6 @@ class Selection(NamedTuple):
     indices: tuple[int, ...]
     exact: frozenset[int]
     under: str = ""
-
-
-# --- what verbs ask ----------------------------------------------------------------------------
 
 
 def select(
@@ -88,7 +80,7 @@ def find(checkpoint: Checkpoint, text: str) -> int | Leaf:
 
 def _found(checkpoint: Checkpoint, text: str) -> int | Leaf | None:
     """Return what `find` returns, or None if it finds nothing."""
-    for names in _scopes(checkpoint, text):
+    for names in scopes(checkpoint, text):
         hits: list[int | Leaf] = [*names.exactly(text), *names.leaves(text)]
         layers = [] if hits else names.members(text)
         if not hits and not layers:
@@ -137,7 +129,7 @@ def layer_members(checkpoint: Checkpoint, text: str) -> list[tuple[str, int]]:
 
     Raises NoMatch where there is nothing of that name or position, UsageError where names are not unique.
     """
-    for names in _scopes(checkpoint, text):
+    for names in scopes(checkpoint, text):
         single, layers = names.exactly(text), [text]
         if not single and not names.members(text):
             ends = names.positioned(checkpoint, text)
@@ -161,9 +153,6 @@ def model_params(checkpoint: Checkpoint) -> tuple[int, ...]:
     return tuple(i for i, p in enumerate(checkpoint.params) if p.kind != "optimizer" and i not in gradients)
 
 
-# --- how a selection is read -------------------------------------------------------------------
-
-
 class _Match(NamedTuple):
     """The params that one pattern names; `exact` are those it named one by one."""
 
@@ -172,142 +161,14 @@ class _Match(NamedTuple):
     under: str = ""
 
 
-def _scopes(checkpoint: Checkpoint, text: str) -> Iterator[_Names]:
-    """Yield the scopes to look for `text` in, one after the other until something is found."""
-    yield checkpoint.derived(_from_root)
-    if inside := checkpoint.derived(_from_inside):
-        yield inside
-    yield from checkpoint.derived(_from_wrapped)
-    if not text.isascii():
-        yield checkpoint.derived(_folded_from_root)
-        if folded := checkpoint.derived(_folded_from_inside):
-            yield folded
-        yield from checkpoint.derived(_folded_from_wrapped)
-
-
-def _from_root(checkpoint: Checkpoint) -> _Names:
-    return _Names(checkpoint)
-
-
-def _from_inside(checkpoint: Checkpoint) -> _Names | None:
-    under = model_inside(checkpoint)
-    return _Names(checkpoint, under) if under else None
-
-
-def _from_wrapped(checkpoint: Checkpoint) -> tuple[_Names, ...]:
-    return tuple(_Names(checkpoint, under) for under in wrapped_models(checkpoint))
-
-
-def _folded_from_root(checkpoint: Checkpoint) -> _Names:
-    return _Names(checkpoint, folded=True)
-
-
-def _folded_from_inside(checkpoint: Checkpoint) -> _Names | None:
-    inside = checkpoint.derived(_from_inside)
-    return _Names(checkpoint, inside.under, folded=True) if inside else None
-
-
-def _folded_from_wrapped(checkpoint: Checkpoint) -> tuple[_Names, ...]:
-    return tuple(_Names(checkpoint, names.under, folded=True) for names in checkpoint.derived(_from_wrapped))
-
-
-class _Names:
-    """The params under the names that a selection may call them by: from the root, or from a layer.
-
-    With `folded`, names are compared in Unicode's composed form, however they were typed.
-    """
-
-    def __init__(self, checkpoint: Checkpoint, under: str = "", folded: bool = False) -> None:
-        self.entries = checkpoint.entries
-        self.params = checkpoint.params
-        self.under = under
-        self.fold = _composed if folded else str
-        self._walk: Walk | None = None
-
-    def name(self, index: int) -> str:
-        """Return the name of a param here."""
-        path = self.params[index].path
-        return self.fold(path[len(self.under) + 1 :] if self.under else path)
-
-    def exactly(self, text: str) -> list[int]:
-        """Return the params of exactly that name; a bare tensor's is `.`."""
-        text = self.fold(text)
-        return self._by_name.get(text) or (self._by_name.get("", []) if text == "." else [])
-
-    def leaves(self, text: str) -> list[Leaf]:
-        """Return the scalars of exactly that name."""
-        return self._leaves.get(self.fold(f"{self.under}.{text}" if self.under else text), [])
-
-    def members(self, layer: str) -> list[int]:
-        """Return the params under a layer, in the file's order."""
-        start = f"{self.fold(layer)}."
-        first = bisect_left(self._sorted, (start, -1))
-        last = bisect_left(self._sorted, (f"{start[:-1]}/", -1))  # '/' is what comes next to '.'
-        return sorted(i for _, i in self._sorted[first:last])
-
-    def positioned(self, checkpoint: Checkpoint, text: str) -> list[int | str | Leaf]:
-        """Return the params, layers (by their names here) and scalars that `[0].a[1]` leads to from here."""
-        if not POSITION.search(text):
-            return []
-        if self._walk is None:
-            self._walk = Walk(_layer(checkpoint.derived(build), self.under), "", self.fold)
-        return [self._end(node, path) for node, path in self._walk.ends(self.fold(text))]
-
-    def matching(self, pattern: re.Pattern[str]) -> list[int]:
-        """Return the params whose whole name a pattern matches."""
-        return [i for name, i in self._pairs if pattern.fullmatch(name)]
-
-    @cached_property
-    def _pairs(self) -> list[tuple[str, int]]:
-        paths = enumerate(param.path for param in self.params)
-        if self.under:
-            prefix = f"{self.under}."
-            paths_here = ((path[len(prefix) :], i) for i, path in paths if path.startswith(prefix))
-        else:
-            paths_here = ((path, i) for i, path in paths)
-        return [(self.fold(path), i) for path, i in paths_here]
-
-    @cached_property
-    def _by_name(self) -> dict[str, list[int]]:
-        found: dict[str, list[int]] = {}
-        for name, i in self._pairs:
-            found.setdefault(name, []).append(i)
-        return found
-
-    @cached_property
-    def _sorted(self) -> list[tuple[str, int]]:
-        return sorted(self._pairs)
-
-    @cached_property
-    def _leaves(self) -> dict[str, list[Leaf]]:
-        found: dict[str, list[Leaf]] = {}
-        for entry in self.entries:
-            if isinstance(entry, Leaf):
-                found.setdefault(self.fold(entry.path), []).append(entry)
-        return found
-
-    @cached_property
-    def _index_of(self) -> dict[int, int]:
-        return {id(param): i for i, param in enumerate(self.params)}
-
-    def _end(self, child: Child, path: str) -> int | str | Leaf:
-        if isinstance(child, Node):
-            return path
-        if isinstance(child, Tensor):
-            return self._index_of[id(child.param)]
-        return Leaf(f"{self.under}.{path}" if self.under else path, child.value, child.is_object)
-
-
 class _Search:
     """One checkpoint and how to look for things in it."""
 
-    def __init__(
-        self, checkpoint: Checkpoint, alike: bool = False, among: Collection[int] | None = None
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, alike: bool = False, among: Collection[int] | None = None) -> None:
         self.checkpoint = checkpoint
         self.alike = alike
         self._among = among
-        self._root = checkpoint.derived(_from_root)
+        self._root = checkpoint.derived(from_root)
 
     @cached_property
     def among(self) -> frozenset[int]:
@@ -324,13 +185,13 @@ class _Search:
         """Return what a pattern names in the first scope where it names anything. Raises NoMatch."""
         if text.startswith("@") and not self._named(self._root, text):
             return self._listed(text[1:])
-        for names in _scopes(self.checkpoint, text):
+        for names in scopes(self.checkpoint, text):
             found = self._named(names, text) or self._patterned(names, text)
             if found:
                 return found
         raise no_match(self.checkpoint, text)
 
-    def _named(self, names: _Names, text: str) -> _Match | None:
+    def _named(self, names: Names, text: str) -> _Match | None:
         """Return the match of an exact path or a layer."""
         found = names.exactly(text)
         if found:
@@ -338,12 +199,12 @@ class _Search:
         members = names.members(text)
         return _Match(members, (), names.under) if members else None
 
-    def _single(self, names: _Names, text: str, found: list[int]) -> _Match:
+    def _single(self, names: Names, text: str, found: list[int]) -> _Match:
         if len(found) > 1 and not self.alike:
             raise _alike(self.checkpoint, text, found)
         return _Match(found, found, names.under)
 
-    def _patterned(self, names: _Names, text: str) -> _Match | None:
+    def _patterned(self, names: Names, text: str) -> _Match | None:
         if text.startswith("re:"):
             return self._all(names, names.matching(_compiled(text[3:])))
         ends = names.positioned(self.checkpoint, text)
@@ -353,7 +214,7 @@ class _Search:
             return _Match([*single, *members], single, names.under)
         return self._single(names, text, single) if single else self._globbed(names, text)
 
-    def _globbed(self, names: _Names, text: str) -> _Match | None:
+    def _globbed(self, names: Names, text: str) -> _Match | None:
         """Return the params a glob matches or, if it matches none, those under the layers it does."""
         if "*" not in text:
             return None
@@ -361,14 +222,14 @@ class _Search:
         found = names.matching(re.compile(glob, re.DOTALL))
         return self._all(names, found or names.matching(re.compile(rf"{glob}\..*", re.DOTALL)))
 
-    def _all(self, names: _Names, found: list[int]) -> _Match | None:
+    def _all(self, names: Names, found: list[int]) -> _Match | None:
         meant = [i for i in found if i in self.among]
         return _Match(meant or found, (), names.under) if found else None
 
     def _listed(self, name: str) -> _Match:
         """Return the params and layers that a file lists, one a line."""
-        lines = _lines_of(self.checkpoint, name)
-        for names in _scopes(self.checkpoint, "".join(lines)):
+        lines = lines_of(self.checkpoint, name)
+        for names in scopes(self.checkpoint, "".join(lines)):
             found = {line: self._named(names, line) for line in dict.fromkeys(lines)}
             if any(found.values()):
                 break
@@ -377,22 +238,10 @@ class _Search:
         for line, match in found.items():
             if match is None:
                 number = lines.index(line) + 1
-                raise NoMatch(f"{_called(name)}: line {number}: {no_match(self.checkpoint, line)}")
+                raise NoMatch(f"{called(name)}: line {number}: {no_match(self.checkpoint, line)}")
             indices.update(match.indices)
             exact.update(match.exact)
         return _Match(indices, exact, names.under)
-
-
-def _layer(tree: Node, path: str) -> Node:
-    """Return the layer of a tree at a path of plain names, which is there; the tree itself at none."""
-    for name in path.split(".") if path else ():
-        tree = next(child for child in tree.children if isinstance(child, Node) and child.name == name)
-    return tree
-
-
-def _composed(text: str) -> str:
-    """Unicode's composed form: an accent may also be typed after its letter."""
-    return unicodedata.normalize("NFC", text)
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:
@@ -427,37 +276,3 @@ def _twice(names: Iterable[str]) -> Iterator[str]:
         if name in seen:
             yield name
         seen.add(name)
-
-
-def _lines_of(checkpoint: Checkpoint, name: str) -> list[str]:
-    """Return the lines of a list of paths that are not empty. Raises FileError, or NoMatch if there are none."""
-    if not name:
-        raise UsageError("'@' names no list of paths", hint="say @FILE, or @- for standard input")
-    if name == STDIN and checkpoint.file == STDIN:
-        raise UsageError("standard input cannot be both the checkpoint and '@-'", hint="name a FILE for one")
-    lines = [line for line in _text_of(name).replace("\r\n", "\n").split("\n") if line]
-    if not lines:
-        raise NoMatch("lists no paths", file=_called(name))
-    return lines
-
-
-def _text_of(name: str) -> str:
-    try:
-        if name == STDIN:
-            source = open_source(STDIN)
-            data = source.read(0, min(source.size, MAX_LIST + 1))
-        else:
-            with Path(name).open("rb") as file:  # a list may come through a named pipe: @<(grep …)
-                data = file.read(MAX_LIST + 1)
-    except ParamctlError as error:
-        raise FileError(error.what, hint="pipe a list of paths in", file=_called(name)) from None
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise FileError(f"cannot read: {reason}", hint="'@' names a list of paths", file=name) from None
-    if len(data) > MAX_LIST:
-        raise FileError(f"is larger than {MAX_LIST >> 20} MiB, so it is no list of paths", file=_called(name))
-    return data.decode("utf-8", "surrogateescape")
-
-
-def _called(name: str) -> str:
-    return "standard input" if name == STDIN else name
