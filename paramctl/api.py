@@ -271,7 +271,7 @@ class Model(Layer):
         size = None if max_shard_size is None else str(max_shard_size)
         division = division_for(str(path), None, size)
         if division and (size is not None or not registry.as_set(registry.named(self.format))):
-            form = registry.named("sharded")
+            form = division.set_format
             checkpoint = convert(checkpoint, form, lossy=lossy, division=division).checkpoint
         elif checkpoint.format != form.NAME:
             checkpoint = convert(checkpoint, form, lossy=lossy).checkpoint

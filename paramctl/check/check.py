@@ -15,7 +15,7 @@ from paramctl.findings import GROUPS, NOT_READ, Finding, Group
 from paramctl.formats import opening, registry
 from paramctl.formats.pickles.verdict import Safety
 from paramctl.formats.protocol import AnyFormat
-from paramctl.formats.sets import shard_index, sharded
+from paramctl.formats.set_index import SetIndex, why_unsafe
 from paramctl.model.checkpoint import Checkpoint
 from paramctl.progress import ProgressCallback, ignore
 
@@ -55,9 +55,12 @@ def check(name: str, only: Collection[Group] = GROUPS, on_progress: ProgressCall
 
 def check_source(source: Source, only: Collection[Group] = GROUPS, on_progress: ProgressCallback = ignore) -> Report:
     """Check an open file, or the index of a set. Raises the same errors as `check`."""
-    form = registry.of(source)
-    if form and form.NAME == sharded.NAME:
-        report = _check_set(source, only, on_progress)
+    try:
+        index = _index_of(source)
+    except FormatError as error:
+        return Report(source.name, (Finding("error", "integrity", "unreadable", None, error.what),), (), 0, 1)
+    if index:
+        report = _check_set(source, index, only, on_progress)
     else:
         found = _check_one(source, only, on_progress)
         tensors = len(found.checkpoint.params) if found.checkpoint else 0
@@ -65,6 +68,12 @@ def check_source(source: Source, only: Collection[Group] = GROUPS, on_progress: 
         report = Report(source.name, tuple(found.findings), tuple(found.safety), tensors, files)
     _unchanged(source)
     return report
+
+
+def _index_of(source: Source) -> SetIndex | None:
+    """Return the index of a set whose files can be read alone; None for any other file. Raises FormatError."""
+    whole = registry.as_set(registry.of(source))
+    return whole.index(source) if whole else None
 
 
 def _check_one(
@@ -127,17 +136,15 @@ def _storages(checkpoint: Checkpoint, path: str | None) -> Iterator[str]:
             yield from (str(part.storage) for part in (param, *param.components))
 
 
-def _check_set(source: Source, only: Collection[Group], on_progress: ProgressCallback) -> Report:
+def _check_set(
+    source: Source, index: SetIndex, only: Collection[Group], on_progress: ProgressCallback
+) -> Report:
     """Return the report on an index and all its shards."""
-    try:
-        index = shard_index.read(source)
-    except FormatError as error:
-        return Report(source.name, (Finding("error", "integrity", "unreadable", None, error.what),), (), 0, 1)
     findings: list[Finding] = []
     safety: list[tuple[str, Safety]] = []
     shards: list[ShardSummary] = []
     for name in index.shards:
-        if why := shard_index.why_unsafe(name):
+        if why := why_unsafe(name):
             findings.append(Finding("error", "integrity", "shard-name", None, f"shard {name!r} {why}"))
             continue
         try:

@@ -15,7 +15,7 @@ from paramctl.files.set_names import EDITION
 from paramctl.files.sources import open_source
 from paramctl.findings import Finding
 from paramctl.formats import registry
-from paramctl.formats.sets.shard_index import ShardIndex
+from paramctl.formats.set_index import SetIndex
 from paramctl.model.checkpoint import Checkpoint
 
 
@@ -53,7 +53,7 @@ class ShardSummary(NamedTuple):
         )
 
 
-def index_mismatches(index: ShardIndex, shards: Sequence[ShardSummary]) -> Iterator[Finding]:
+def index_mismatches(index: SetIndex, shards: Sequence[ShardSummary]) -> Iterator[Finding]:
     """Report where the index and the readable shards disagree."""
     if not index.weight_map:
         yield Finding("error", "integrity", "shard-index", None, "the index names no tensors")
@@ -79,7 +79,7 @@ def index_mismatches(index: ShardIndex, shards: Sequence[ShardSummary]) -> Itera
         yield Finding("warning", "integrity", "total-size", None, what)
 
 
-def unlisted_shards(index: ShardIndex) -> Iterator[Finding]:
+def unlisted_shards(index: SetIndex) -> Iterator[Finding]:
     """Report files beside an index that are named like its shards, but for the numbers, and not listed."""
     named = set(index.shards)
     calls = set(map(_without_numbers, named))

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from paramctl.edit.report import Edit
 from paramctl.errors import UsageError, some
+from paramctl.formats import registry
 from paramctl.formats.protocol import AnyFormat
-from paramctl.formats.sets import shard_division, sharded
+from paramctl.formats.sets import shard_division
 from paramctl.formats.sets.shard_division import Division
 from paramctl.model.checkpoint import Checkpoint, Loss, Param, Storage
 from paramctl.model.keys import below
@@ -44,7 +45,7 @@ def convert(
     count = f"{len(kept.params):,} tensor{'s' * (len(kept.params) != 1)}"
     count += f" ({unique:,} unique)" if kept.tied_to else ""
     texts = [f"{name} (metadata)" for name in checkpoint.metadata if name != "format"]
-    dropped = [[loss.text for loss in lost], [] if _keeps_metadata(checkpoint, form, division) else texts]
+    dropped = [[loss.text for loss in lost], [] if _keeps_metadata(form, division) else texts]
     left = tuple(f"left out {some(what)}" for what in dropped if what)
     told = (
         f"{count} {_written_as(kept, form, division)}",
@@ -71,10 +72,9 @@ def _written_as(kept: Checkpoint, form: AnyFormat, division: Division | None) ->
     return f"in {n:,} {division.form} file{'s' * (n != 1)} and an index"
 
 
-def _keeps_metadata(checkpoint: Checkpoint, form: AnyFormat, division: Division | None) -> bool:
-    """Return whether the output keeps the file's metadata: only safetensors files have a place for it."""
-    made = division.form if division else form.NAME
-    return checkpoint.format == made or (checkpoint.format, made) == (sharded.NAME, shard_division.SAFETENSORS)
+def _keeps_metadata(form: AnyFormat, division: Division | None) -> bool:
+    """Return whether the output has a place for the file's metadata."""
+    return (registry.named(division.form) if division else form).KEEPS_METADATA
 
 
 def _untied(checkpoint: Checkpoint) -> tuple[Checkpoint, tuple[str, ...]]:

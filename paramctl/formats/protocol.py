@@ -14,6 +14,7 @@ from paramctl.progress import ProgressCallback, ignore
 if TYPE_CHECKING:
     from paramctl.files.set_names import Part
     from paramctl.findings import Finding
+    from paramctl.formats.set_index import SetIndex
 
 
 # What a format can write: any checkpoint, only what was read from its own files (a program needs its code), or nothing.
@@ -37,7 +38,8 @@ class AnyFormat(Readable, Protocol):
     """The functions that every format provides, its module alone or with the help of `read_only`.
 
     `WRITES` says which checkpoints it can write. `KEEPS_TIES` says whether two params can be one tensor in it; else
-    each is saved in full. `losses` are the entries of a checkpoint that this format has no place for, in their order;
+    each is saved in full. `KEEPS_METADATA` says whether it has a place for `Checkpoint.metadata`.
+    `losses` are the entries of a checkpoint that this format has no place for, in their order;
     it raises UsageError where the format cannot write the checkpoint at all. `unlisted_tensors` says
     where the file would hold tensors beside its params that an edit took away from all of them. `verify`
     opens a file that was just written with the format's own library, where that is cheap and could open
@@ -47,6 +49,7 @@ class AnyFormat(Readable, Protocol):
 
     WRITES: Writes
     KEEPS_TIES: bool
+    KEEPS_METADATA: bool
 
     def losses(self, checkpoint: Checkpoint) -> list[Loss]: ...
     def unlisted_tensors(self, checkpoint: Checkpoint) -> list[str]: ...
@@ -67,7 +70,8 @@ class SetFormat(AnyFormat, Protocol):
     `recognises`, `read`, `verify` and `code` are given the index, by whatever name: it is verified under a
     temporary one. `read` finds the others beside `source.name`, by plain names only, opens each as
     `open_source(str(folder / name))`, and puts the index and then all of these into `Checkpoint.sources`.
-    `members` are their names, found without opening any: one may be half changed, and is put right first. `apart`
+    `members` are their names, found without opening any: one may be half changed, and is put right first. `index` is
+    given if each file of the set is a checkpoint that can be read alone, and `check` checks each by itself. `apart`
     says what is wrong with each file of a set that `read` refuses as a whole.
 
     `layout_set` gives every file of the set in an order in which it may be written, the index last. A part
@@ -78,6 +82,7 @@ class SetFormat(AnyFormat, Protocol):
     """
 
     def members(self, source: Source) -> Iterable[str]: ...
+    def index(self, source: Source) -> SetIndex | None: ...
     def apart(self, source: Source, on_progress: ProgressCallback = ignore) -> Iterator[Finding]: ...
     def layout_set(self, checkpoint: Checkpoint, names: Mapping[str, str]) -> Sequence[Part]: ...
     def verify_part(self, path: Path, was: str, meant: Checkpoint) -> None: ...

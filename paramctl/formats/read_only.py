@@ -23,6 +23,7 @@ class ReadOnly:
 
     WRITES: Writes = "nothing"
     KEEPS_TIES = False  # no command may advise to tie what cannot be saved
+    KEEPS_METADATA = False
 
     def __init__(self, name: str) -> None:
         self._name = name

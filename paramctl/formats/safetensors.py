@@ -41,6 +41,7 @@ NAME = "safetensors"
 SUFFIXES: tuple[str, ...] = (".safetensors",)
 WRITES: Writes = "any"
 KEEPS_TIES = True
+KEEPS_METADATA = True
 FORMAT_KEY = "format"  # names the framework that wrote the file, never a tensor
 
 

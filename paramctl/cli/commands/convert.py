@@ -75,13 +75,12 @@ def convert(
       paramctl convert shards/ -o net.safetensors
     """
     from paramctl.edit.convert import convert as verb
-    from paramctl.formats.sets import sharded
     from paramctl.formats.sets.shard_division import division_for
 
     if len(layer or ()) > 1:
         raise UsageError("one --layer becomes the whole file, and several were given", hint="name the layer above them")
     division = division_for(options.output or "", to, max_shard_size)
-    form = _form(options.output, sharded.NAME if division else to)
+    form = division.set_format if division else _form(options.output, to)
     edit(
         file,
         options,

@@ -46,6 +46,7 @@ NAME = "torch-export"
 SUFFIXES: tuple[str, ...] = (".pt2",)
 WRITES: Writes = "own"
 KEEPS_TIES = True
+KEEPS_METADATA = False
 
 
 def recognises(head: bytes, source: Source) -> bool:

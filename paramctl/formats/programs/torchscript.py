@@ -53,6 +53,7 @@ NAME = "torchscript"
 SUFFIXES: tuple[str, ...] = (".jit", ".ptl", ".torchscript", ".pts", ".pt", ".pth")
 WRITES: Writes = "own"
 KEEPS_TIES = True
+KEEPS_METADATA = False
 CONSTANTS = "CONSTANTS.c"  # what the code calls a constant, before its number
 Child = tuple[str, object, Step, int, Kind]
 

@@ -50,6 +50,7 @@ NAME = "torchscript-json"
 SUFFIXES: tuple[str, ...] = torchscript.SUFFIXES
 WRITES: Writes = "own"
 KEEPS_TIES = True
+KEEPS_METADATA = False
 MODEL = "model.json"
 FOLDER = "tensors/"  # of the records that tensors lie in
 MAX_LEVELS = 100  # of modules in one another

@@ -53,6 +53,7 @@ NAME = "torch-legacy"
 SUFFIXES: tuple[str, ...] = (".pt", ".pth", ".bin", ".ckpt")
 WRITES: Writes = "any"
 KEEPS_TIES = True
+KEEPS_METADATA = False
 MAGIC = 0x1950A86A20F9469CFC6C
 VERSION = 1001
 PICKLES = 5

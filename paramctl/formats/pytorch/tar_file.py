@@ -45,6 +45,7 @@ NAME = "torch-tar"
 SUFFIXES: tuple[str, ...] = (".pt", ".pth", ".bin", ".ckpt")
 WRITES: Writes = "any"
 KEEPS_TIES = True
+KEEPS_METADATA = False
 SYSTEM, OBJECT, TENSORS, STORAGES = MEMBERS = ("sys_info", "pickle", "tensors", "storages")
 PROTOCOL = 2  # of the pickles in a new file
 

@@ -45,6 +45,7 @@ NAME = "torch-zip"
 SUFFIXES: tuple[str, ...] = (".pt", ".pth", ".bin", ".ckpt")
 WRITES: Writes = "any"
 KEEPS_TIES = True
+KEEPS_METADATA = False
 KNOWN = ("data.pkl", "version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id")
 
 

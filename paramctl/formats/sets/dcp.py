@@ -21,6 +21,7 @@ from paramctl.formats.containers.sections import Section
 from paramctl.formats.pickles import reader, unread_files
 from paramctl.formats.protocol import Writes
 from paramctl.formats.pytorch import zip_file
+from paramctl.formats.set_index import why_unsafe
 from paramctl.formats.sets import dcp_metadata
 from paramctl.formats.sets.chunk_grid import Box, tile
 from paramctl.formats.sets.dcp_changes import (
@@ -36,7 +37,6 @@ from paramctl.formats.sets.dcp_changes import (
 from paramctl.formats.sets.dcp_chunks import Archives, Storages, is_archive
 from paramctl.formats.sets.dcp_metadata import Blob, Metadata, Place, Tensor
 from paramctl.formats.sets.dcp_writer import new_set, no_place
-from paramctl.formats.sets.shard_index import why_unsafe
 from paramctl.model import shapes
 from paramctl.model.checkpoint import Checkpoint, Kind, Leaf, Loss, Param, contiguous
 from paramctl.model.keys import Keys, Position
@@ -49,6 +49,7 @@ NAME = dcp_metadata.NAME
 SUFFIXES: tuple[str, ...] = (".metadata",)
 WRITES: Writes = "any"
 KEEPS_TIES = False
+KEEPS_METADATA = False
 MAX_METADATA = 256 << 20  # bytes
 MARK = b"torch.distributed"  # in the name of the class that a `.metadata` begins with
 READ = 512  # objects whose values are read to list them, and …
@@ -90,6 +91,10 @@ def read(source: Source) -> Checkpoint:
 def members(source: Source) -> Iterable[str]:
     """Return the files beside a `.metadata` that it names."""
     return _names(dcp_metadata.read(reader.read(_bytes(source))))
+
+
+def index(source: Source) -> None:
+    """Return None: no file of the set can be read alone."""
 
 
 def losses(checkpoint: Checkpoint) -> list[Loss]:

@@ -29,6 +29,7 @@ NAME = "dcp-safetensors"
 SUFFIXES: tuple[str, ...] = ()  # their names end as those of other safetensors files do
 WRITES: Writes = "own"
 KEEPS_TIES = False
+KEEPS_METADATA = False
 INFO = "DCP_SHARDING_INFO"
 
 
@@ -77,6 +78,10 @@ def read(source: Source) -> Checkpoint:
 def members(source: Source) -> Iterable[str]:
     """Return the files that lie beside the one that is named."""
     return _beside(source)
+
+
+def index(source: Source) -> None:
+    """Return None: the files hold parts of tensors, which are checked as one."""
 
 
 def losses(checkpoint: Checkpoint) -> list[Loss]:

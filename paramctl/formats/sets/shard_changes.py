@@ -13,8 +13,8 @@ from paramctl.files.content import Extent, Literal
 from paramctl.files.segments import Segment
 from paramctl.files.set_names import Part
 from paramctl.files.sources import Source
+from paramctl.formats.set_index import SetIndex
 from paramctl.formats.sets.shard_division import SAFETENSORS, divided
-from paramctl.formats.sets.shard_index import ShardIndex
 from paramctl.model import shapes
 from paramctl.model.checkpoint import Checkpoint, Param, Storage, View
 
@@ -230,7 +230,7 @@ class Document:
     """The parts needed to write a set back: its index, and its shards as checkpoints of their own."""
 
     source: Source
-    index: ShardIndex
+    index: SetIndex
     shards: tuple[Shard, ...]
     saved: ByName | ByFile
 
@@ -257,7 +257,7 @@ def shards_of(checkpoint: Checkpoint) -> Iterator[tuple[str, Checkpoint]]:
 class ByName(Mapping[str, Storage]):
     """The storages of safetensors shards under their own keys, the names of tensors: a set has each in one shard."""
 
-    def __init__(self, index: ShardIndex, shards: Sequence[Shard]) -> None:
+    def __init__(self, index: SetIndex, shards: Sequence[Shard]) -> None:
         self._shards = shards
         self._weight_map = index.weight_map
         self._numbers = {shard.name: i for i, shard in enumerate(shards)}

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from paramctl.errors import UsageError
+from paramctl.formats import set_index
+from paramctl.formats.protocol import AnyFormat
 from paramctl.formats.registry import FORMATS, as_set, named
 from paramctl.formats.sets import shard_index
 from paramctl.model.checkpoint import Checkpoint
@@ -28,6 +30,11 @@ class Division(NamedTuple):
     form: str = SAFETENSORS
     limit: int = LIMIT
 
+    @property
+    def set_format(self) -> AnyFormat:
+        """The format of the whole set."""
+        return named(shard_index.NAME)
+
 
 def shard_size(text: str) -> int:
     """Return the bytes that a size such as `5GB`, `500MB` or `1GiB` stands for. Raises UsageError for other texts."""
@@ -44,7 +51,7 @@ def division_for(output: str, to: str | None, size: str | None) -> Division | No
 
     Raises UsageError where the name of the output, the format and the size contradict one another.
     """
-    index = next((ending for ending in shard_index.ENDINGS if output.endswith(ending)), None)
+    index = next((ending for ending in set_index.ENDINGS if output.endswith(ending)), None)
     suffix = Path(output).suffix.lower()
     whole = as_set(named(to)) if to is not None else None
     if index is None and not output.endswith("/") and size is None and whole is None:

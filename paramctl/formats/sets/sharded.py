@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 from paramctl.errors import FormatError, ParamctlError, UsageError, some
 from paramctl.files.set_names import Part
 from paramctl.files.sources import Source, open_source
+from paramctl.formats import set_index
+from paramctl.formats.set_index import SetIndex
 from paramctl.formats.sets import shard_index
 from paramctl.formats.sets.shard_changes import (
     At,
@@ -32,7 +34,6 @@ from paramctl.formats.sets.shard_changes import (
     totals_of,
 )
 from paramctl.formats.sets.shard_division import SAFETENSORS, STEMS, division_of
-from paramctl.formats.sets.shard_index import ShardIndex
 from paramctl.model.checkpoint import Checkpoint, Entry, Loss, Param
 from paramctl.progress import ProgressCallback, ignore
 
@@ -41,9 +42,10 @@ if TYPE_CHECKING:
     from paramctl.formats.protocol import Writes
 
 NAME = shard_index.NAME
-SUFFIXES: tuple[str, ...] = shard_index.ENDINGS
+SUFFIXES: tuple[str, ...] = set_index.ENDINGS
 WRITES: Writes = "any"
 KEEPS_TIES = True
+KEEPS_METADATA = True
 SPARE = 64  # files that are open beside the shards, before and after a write
 
 
@@ -54,7 +56,7 @@ def recognises(head: bytes, source: Source) -> bool:
 
 def members(source: Source) -> Iterable[str]:
     """Return the names of the shards."""
-    return [name for name in shard_index.read(source).shards if not shard_index.why_unsafe(name)]
+    return [name for name in shard_index.read(source).shards if not set_index.why_unsafe(name)]
 
 
 def read(source: Source) -> Checkpoint:
@@ -63,7 +65,7 @@ def read(source: Source) -> Checkpoint:
     if not index.weight_map:
         raise FormatError("index names no tensors")
     for name in index.shards:
-        if why := shard_index.why_unsafe(name):
+        if why := set_index.why_unsafe(name):
             raise FormatError(f"shard {name!r} {why}")
     _allow_open(2 * len(index.shards) + SPARE)
     folder = Path(source.name).parent
@@ -103,7 +105,7 @@ def _read_shard(path: Path) -> Checkpoint:
         raise
 
 
-def _check_places(index: ShardIndex, shards: Iterable[Shard]) -> None:
+def _check_places(index: SetIndex, shards: Iterable[Shard]) -> None:
     """Raise FormatError unless every tensor is where the index says, and nowhere else."""
     held_in = {param.path: name for name, checkpoint in shards for param in checkpoint.params}
     if held_in == index.weight_map and len(held_in) == sum(len(shard.checkpoint.params) for shard in shards):
@@ -148,7 +150,7 @@ def _moved(param: Param, name: str, at: At | None) -> Param:
     return Param(*param[:5], storage, *param[6:10], parts, param.flags, at, param.quantizer)
 
 
-def _aliases(index: ShardIndex, entries: Iterable[Entry]) -> Iterator[Param]:
+def _aliases(index: SetIndex, entries: Iterable[Entry]) -> Iterator[Param]:
     """Params that only the index names, each the same as another."""
     if not index.aliases:
         return
@@ -167,6 +169,11 @@ def _common(several: Sequence[Mapping[str, str]]) -> dict[str, str]:
     """Return the metadata that all shards have in common."""
     first, *others = several
     return {key: text for key, text in first.items() if all(other.get(key) == text for other in others)}
+
+
+def index(source: Source) -> SetIndex:
+    """Return the index: each shard is a checkpoint that can be read alone."""
+    return shard_index.read(source)
 
 
 def losses(checkpoint: Checkpoint) -> list[Loss]:

@@ -10,14 +10,14 @@ from helpers import file_of, refused, source_in_memory
 
 from paramctl.errors import FormatError, UsageError
 from paramctl.files.sources import open_source
-from paramctl.formats import opening
+from paramctl.formats import opening, set_index
+from paramctl.formats.set_index import SetIndex
 from paramctl.formats.sets import shard_index
-from paramctl.formats.sets.shard_index import ShardIndex
 
 NAME = "model.safetensors.index.json"
 
 
-def read(folder: Path, document: object, name: str = NAME) -> ShardIndex:
+def read(folder: Path, document: object, name: str = NAME) -> SetIndex:
     return shard_index.read(open_source(str(file_of(folder, json.dumps(document).encode(), name))))
 
 
@@ -25,7 +25,7 @@ def test_an_index_as_transformers_writes_it(tmp_path: Path) -> None:
     weight_map = {"a": "model-2.safetensors", "b": "model-10.safetensors", "c": "model-2.safetensors"}
     index = read(tmp_path, {"metadata": {"total_size": 12, "total_parameters": 3}, "weight_map": weight_map})
     document = {"metadata": {"total_size": 12, "total_parameters": 3}, "weight_map": weight_map}
-    assert index == ShardIndex(tmp_path, weight_map, 12, {}, document)
+    assert index == SetIndex(tmp_path, weight_map, 12, {}, document)
     assert index.shards == ("model-2.safetensors", "model-10.safetensors")
 
 
@@ -82,4 +82,4 @@ def test_what_is_no_index(tmp_path: Path, data: bytes) -> None:
     [("model-1.safetensors", ""), ("a b.bin", ""), ("...", ""), (".", "is no file name"), ("C:\\x", "leads out of the folder of the index")],
 )
 def test_names_of_shards(name: str, why: str) -> None:
-    assert shard_index.why_unsafe(name) == why
+    assert set_index.why_unsafe(name) == why
