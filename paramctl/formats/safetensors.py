@@ -19,7 +19,7 @@ from paramctl.files.sources import Source
 from paramctl.formats.protocol import Writes
 from paramctl.formats.safetensors_header import (
     METADATA,
-    Form,
+    DTypeAndShape,
     check_coverage,
     check_encodable,
     decoded,
@@ -45,7 +45,7 @@ KEEPS_METADATA = True
 FORMAT_KEY = "format"  # names the framework that wrote the file, never a tensor
 
 
-class Document(NamedTuple):
+class SafetensorsDocument(NamedTuple):
     """The parts needed to write the file back as it was."""
 
     source: Source
@@ -94,7 +94,7 @@ def read(source: Source) -> Checkpoint:
     metadata = metadata_of(entries.pop(METADATA, {}))
     params: dict[str, Param] = {}
     places: list[tuple[int, int, str]] = []
-    forms: dict[str, Form] = {}
+    forms: dict[str, DTypeAndShape] = {}
     for name, entry in entries.items():
         (dtype, shape, strides, _), begin, end = entry_of(name, entry, forms)
         params[name] = Param(name, "tensor", dtype, shape, strides, name)
@@ -109,7 +109,7 @@ def read(source: Source) -> Checkpoint:
         saved=_Storages(source, data_start, places),
         metadata={key: text for key, text in metadata.items() if not _is_alias(key, text, params)},
         sources=(source,),
-        document=Document(source, data_start, places, listed),
+        document=SafetensorsDocument(source, data_start, places, listed),
     )
 
 
@@ -138,18 +138,18 @@ def layout(checkpoint: Checkpoint) -> Iterator[Segment]:
     """Yield the file's segments: its own header if nothing but values changed, else a new one."""
     document = checkpoint.document
     params = list(checkpoint.params)
-    if isinstance(document, Document) and _same(params, document.listed):
+    if isinstance(document, SafetensorsDocument) and _same(params, document.listed):
         yield Extent(document.source, 0, document.data_start)
         for _, _, name in document.places:
             yield from checkpoint.storages[name].content
         return
-    previous = [name for _, _, name in document.places] if isinstance(document, Document) else []
+    previous = [name for _, _, name in document.places] if isinstance(document, SafetensorsDocument) else []
     kept, aliases = _leaders(params)
     _check_aliases(aliases, checkpoint.metadata)
     _check_names(params)
     order = _data_order(kept, previous)
     contents = {param.path: content_of(checkpoint, param) for param in order}
-    start = document.data_start if isinstance(document, Document) else 0
+    start = document.data_start if isinstance(document, SafetensorsDocument) else 0
     yield Literal(header_bytes(kept, order, aliases, checkpoint.metadata, start))
     for param in order:
         yield from contents[param.path]
@@ -164,7 +164,7 @@ def verify(path: Path, meant: Checkpoint) -> None:
             file.keys()
     except SafetensorError as error:
         document = meant.document
-        if not isinstance(document, Document) or _opens(document.source):
+        if not isinstance(document, SafetensorsDocument) or _opens(document.source):
             raise FormatError(f"was written, but safetensors refuses it: {error}") from None
 
 

@@ -22,7 +22,7 @@ MAX_HEADER = 100_000_000  # bytes; the library's own limit
 METADATA = "__metadata__"
 
 
-class Form(NamedTuple):
+class DTypeAndShape(NamedTuple):
     """A dtype and a shape; many tensors have the same."""
 
     dtype: DType
@@ -79,7 +79,7 @@ def metadata_of(found: object) -> dict[str, str]:
     return found
 
 
-def entry_of(name: str, entry: object, forms: dict[str, Form]) -> tuple[Form, int, int]:
+def entry_of(name: str, entry: object, forms: dict[str, DTypeAndShape]) -> tuple[DTypeAndShape, int, int]:
     """Return a tensor's dtype and shape, and the start and end of its bytes. `forms` are those met before."""
     if not isinstance(entry, dict):
         raise FormatError(f"tensor {name!r} is not described by an object")
@@ -101,7 +101,7 @@ def entry_of(name: str, entry: object, forms: dict[str, Form]) -> tuple[Form, in
     return form, begin, end
 
 
-def _form(name: str, word: object, shape: object) -> Form:
+def _form(name: str, word: object, shape: object) -> DTypeAndShape:
     dtype = BY_SAFETENSORS.get(word) if isinstance(word, str) else None
     if dtype is None:
         raise FormatError(f"tensor {name!r} has the unknown dtype {word!r}")
@@ -109,7 +109,7 @@ def _form(name: str, word: object, shape: object) -> Form:
     numel = prod(dims)
     if numel * dtype.bits % 8:
         raise FormatError(f"tensor {name!r} does not fill its last byte: {numel:,} elements of {dtype.bits} bits")
-    return Form(dtype, dims, contiguous(dims), dtype.nbytes(numel))
+    return DTypeAndShape(dtype, dims, contiguous(dims), dtype.nbytes(numel))
 
 
 def check_encodable(name: str) -> None:

@@ -125,14 +125,14 @@ def _shortened(view: Param, kept: Sequence[Sequence[int]]) -> Param:
     return view._replace(shape=tuple(map(len, kept)))
 
 
-Part = tuple[int | slice, int | slice]  # a place among what is kept, and in the tensor
+KeptPart = tuple[int | slice, int | slice]  # a place among what is kept, and in the tensor
 
 
-def _one_by_one(ends: Sequence[int]) -> list[Part]:
+def _one_by_one(ends: Sequence[int]) -> list[KeptPart]:
     return [*enumerate(ends)]
 
 
-def _runs(ends: Sequence[int]) -> list[Part]:
+def _runs(ends: Sequence[int]) -> list[KeptPart]:
     """Return the kept positions as slices, one for each run of neighbours."""
     cuts = [0, *(i for i in range(1, len(ends)) if ends[i] != ends[i - 1] + 1), len(ends)]
     return [(slice(a, b), slice(ends[a], ends[a] + b - a)) for a, b in pairwise(cuts) if a < b]

@@ -28,7 +28,7 @@ LARGE = 1 << 20  # bytes from which on it counts how a payload is copied
 _PADDING_FIELD = b"FB"  # torch's extra field that moves a payload to its alignment
 
 
-class Piece(NamedTuple):
+class ZipPiece(NamedTuple):
     """One record of an archive to be written: an old one as it is, or a name with new content."""
 
     name: str
@@ -44,7 +44,7 @@ class Piece(NamedTuple):
         return self.old.nbytes
 
 
-def layout(archive: Archive | None, pieces: list[Piece], alignment: int) -> Iterator[Segment]:
+def layout(archive: Archive | None, pieces: list[ZipPiece], alignment: int) -> Iterator[Segment]:
     """Yield the segments of an archive of `pieces`.
 
     A record that stays in its place is copied whole, header and all, so that changing values changes
@@ -55,7 +55,7 @@ def layout(archive: Archive | None, pieces: list[Piece], alignment: int) -> Iter
         yield Extent(archive.source, 0, archive.source.size)
         return
     at = 0
-    entries: list[tuple[Piece, Record]] = []
+    entries: list[tuple[ZipPiece, Record]] = []
     for piece in pieces:
         stays = archive is not None and piece.old is not None and piece.old.header == at
         if archive is not None and piece.old is not None and piece.content is None and stays:
@@ -77,7 +77,7 @@ def _by_place(archive: Archive) -> Iterator[str]:
     return (record.name for record in sorted(archive.records.values(), key=lambda record: record.header))
 
 
-def _in_order(archive: Archive | None, entries: list[tuple[Piece, Record]]) -> list[tuple[Piece, Record]]:
+def _in_order(archive: Archive | None, entries: list[tuple[ZipPiece, Record]]) -> list[tuple[ZipPiece, Record]]:
     """Entries as the directory had them, whose first names torch's folder; each new one behind its neighbour."""
     rank = {name: i for i, name in enumerate(archive.records)} if archive else {}
     places: list[int] = []
@@ -87,7 +87,7 @@ def _in_order(archive: Archive | None, entries: list[tuple[Piece, Record]]) -> l
 
 
 def _rewritten(
-    archive: Archive | None, piece: Piece, at: int, alignment: int, stays: bool
+    archive: Archive | None, piece: ZipPiece, at: int, alignment: int, stays: bool
 ) -> tuple[Record, list[Segment]]:
     """Return a record with a local header of its own: zeros there, CRC and size in a descriptor behind it."""
     nbytes, raw = piece.nbytes, piece.name.encode("utf-8", "surrogateescape")
@@ -174,7 +174,7 @@ def _local_header(name: bytes, record: Record, at: int, remainder: int, alignmen
     return LOCAL.pack(*fields) + name + extra
 
 
-def _directory(archive: Archive | None, entries: list[tuple[Piece, Record]], at: int) -> Iterator[Segment]:
+def _directory(archive: Archive | None, entries: list[tuple[ZipPiece, Record]], at: int) -> Iterator[Segment]:
     """Yield the central directory and its end records. Only CRCs depend on what was written before."""
     originals = _central_entries(archive) if archive else {}
     parts = [_central(originals, piece, record) for piece, record in entries]
@@ -205,7 +205,7 @@ def _central_entries(archive: Archive) -> dict[str, bytes]:
     return found
 
 
-def _central(originals: Mapping[str, bytes], piece: Piece, record: Record) -> bytearray:
+def _central(originals: Mapping[str, bytes], piece: ZipPiece, record: Record) -> bytearray:
     """Return a directory entry: the old one's bytes if its sizes and place still hold, else a new one."""
     old = piece.old
     if old is not None and old._replace(crc32=0) == record._replace(crc32=0):

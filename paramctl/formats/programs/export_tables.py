@@ -46,7 +46,7 @@ class Table(NamedTuple):
         return self.stem == "weight_"
 
 
-class Spot(NamedTuple):
+class ExportPlace(NamedTuple):
     """The place where a tensor is described: the table, its name there, and the view of it that the file has."""
 
     table: Table
@@ -62,7 +62,7 @@ class InnerSpot(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Document:
+class ExportDocument:
     """The parts needed to write an archive back: records, contents of each config, and inner archives by record."""
 
     archive: Archive
@@ -160,7 +160,7 @@ class Reader:
         elif (reach := span(shape, strides)) and (offset + reach) * dtype.bits > record.nbytes * 8:
             what = f"reaches element {offset + reach:,} of a record of {record.nbytes:,} bytes"
             raise FormatError(f"tensor '{name}' {what}")
-        return param._replace(place=Spot(table, name, param.view))
+        return param._replace(place=ExportPlace(table, name, param.view))
 
     def saved(self, name: str, path: str, kinds: _Kinds, is_weights: bool) -> Iterator[Entry]:
         """Yield the entries of a file of torch.save in the archive."""

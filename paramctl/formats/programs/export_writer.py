@@ -14,8 +14,8 @@ from paramctl.files.content import Literal as LiteralSegment
 from paramctl.files.segments import Segment, pieces
 from paramctl.formats.containers import zip_layout
 from paramctl.formats.containers.sections import spliced
-from paramctl.formats.containers.zip_layout import Piece
-from paramctl.formats.programs.export_tables import INSIDE, Document, InnerSpot, Spot, Table
+from paramctl.formats.containers.zip_layout import ZipPiece
+from paramctl.formats.programs.export_tables import INSIDE, ExportDocument, ExportPlace, InnerSpot, Table
 from paramctl.formats.pytorch import zip_file
 from paramctl.formats.pytorch.archives import changed_piece
 from paramctl.model import shapes
@@ -25,7 +25,7 @@ from paramctl.model.checkpoint import Checkpoint, Param
 class Writer:
     """Lays an archive out again: changed records, configs where tensors lie elsewhere now, archives inside."""
 
-    def __init__(self, checkpoint: Checkpoint, document: Document) -> None:
+    def __init__(self, checkpoint: Checkpoint, document: ExportDocument) -> None:
         self.checkpoint = checkpoint
         self.document = document
         self.names = {key: key for key in checkpoint.saved}
@@ -33,7 +33,7 @@ class Writer:
         self.moved = [
             (param, param.place)
             for param in checkpoint.params
-            if isinstance(param.place, Spot) and param.view != param.place.saved
+            if isinstance(param.place, ExportPlace) and param.view != param.place.saved
         ]
 
     def run(self) -> Iterator[Segment]:
@@ -42,17 +42,17 @@ class Writer:
         made: dict[str, Content] = {**dict(self.inner()), **dict(self.configs())}
         gone = self.gone()
         prefix = self.document.prefix
-        pieces: list[Piece] = []
+        pieces: list[ZipPiece] = []
         for record in sorted(self.document.archive.records.values(), key=lambda record: record.header):
             key = record.name.removeprefix(prefix)
             if key in gone:
                 continue
             if key in made:
-                pieces.append(Piece(record.name, record, (made[key],)))
+                pieces.append(ZipPiece(record.name, record, (made[key],)))
             elif key in self.checkpoint.edited:
                 pieces.append(changed_piece(record.name, record, self.checkpoint.edited[key]))
             else:
-                pieces.append(Piece(record.name, record))
+                pieces.append(ZipPiece(record.name, record))
         for folder, keys in self.new.items():
             last = max(i for i, piece in enumerate(pieces) if piece.name.startswith(prefix + folder))
             added = (changed_piece(prefix + self.names[key], None, self.checkpoint.edited[key]) for key in keys)

@@ -24,7 +24,7 @@ from paramctl.formats.containers.sections import Held, in_whole
 from paramctl.formats.containers.zips import Archive, Record
 from paramctl.formats.pickles import unread_files
 from paramctl.formats.pickles.unread_files import PICKLE
-from paramctl.formats.programs.export_tables import INSIDE, Document, Reader, section_of
+from paramctl.formats.programs.export_tables import INSIDE, ExportDocument, Reader, section_of
 from paramctl.formats.programs.export_writer import Writer
 from paramctl.formats.protocol import Writes
 from paramctl.formats.pytorch import zip_file
@@ -65,13 +65,15 @@ def read(source: Source) -> Checkpoint:
         entries=entries,
         saved=_Records(archive, reader.prefix, reader.inner, {e.storage for e in entries if isinstance(e, Param)}),
         sources=(source,),
-        document=Document(archive, reader.prefix, reader.configs, reader.inner, alignment_of(archive, reader.prefix)),
+        document=ExportDocument(
+            archive, reader.prefix, reader.configs, reader.inner, alignment_of(archive, reader.prefix)
+        ),
     )
 
 
 def losses(checkpoint: Checkpoint) -> list[Loss]:
     """None of what it holds itself; nothing else becomes an exported program, whose graph must come from somewhere."""
-    if not isinstance(checkpoint.document, Document):
+    if not isinstance(checkpoint.document, ExportDocument):
         what = "an exported program holds a graph too, and cannot be made of tensors alone"
         raise UsageError(what, hint="convert to .pt, load_state_dict() that into the module, and export it")
     return []
@@ -84,7 +86,7 @@ def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:
 
 def layout(checkpoint: Checkpoint) -> Iterator[Segment]:
     """Yield the archive's own records around those that changed. Raises Unsupported for a tie the file cannot say."""
-    assert isinstance(checkpoint.document, Document), "losses() refused it"
+    assert isinstance(checkpoint.document, ExportDocument), "losses() refused it"
     return Writer(checkpoint, checkpoint.document).run()
 
 
@@ -97,7 +99,7 @@ def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Ite
     from paramctl.formats.containers import zip_audit
 
     document = checkpoint.document
-    assert isinstance(document, Document)
+    assert isinstance(document, ExportDocument)
     yield from zip_audit.audit_for(checkpoint, document.archive, document.prefix, on_progress)
     for name, checkpoint_inside in document.inner.items():
         for finding in zip_file.audit(checkpoint_inside, on_progress):

@@ -24,8 +24,9 @@ from paramctl.formats.pickles.nodes import Call, Dict, Global, Persistent, is_ke
 from paramctl.formats.pickles.reader import Pickle
 from paramctl.formats.programs.script_source import Code, ScriptClass, is_script
 from paramctl.formats.protocol import Writes
+from paramctl.formats.pytorch import edits
 from paramctl.formats.pytorch.archives import (
-    Document,
+    ArchiveDocument,
     Storages,
     alignment_of,
     byteorder_of,
@@ -40,7 +41,7 @@ from paramctl.formats.pytorch.layers import describe_layer
 from paramctl.formats.pytorch.objects import Walk as Objects
 from paramctl.formats.pytorch.plain_values import key_text
 from paramctl.formats.pytorch.tensor_nodes import storage_id, untagged
-from paramctl.formats.pytorch.tensor_places import Place, Step
+from paramctl.formats.pytorch.tensor_places import Step, TensorPlace
 from paramctl.formats.pytorch.tensors import is_tensor
 from paramctl.model.checkpoint import Checkpoint, Kind, Loss, Module, Param
 from paramctl.model.dtypes import BY_NAME, BY_STORAGE, DType
@@ -87,7 +88,7 @@ def read(source: Source) -> Checkpoint:
         saved=storages,
         modules=listing.modules,
         sources=(source,),
-        document=Document(
+        document=ArchiveDocument(
             storages,
             record_of(archive, f"{prefix}{part}.pkl"),
             pickle,
@@ -100,7 +101,7 @@ def read(source: Source) -> Checkpoint:
 
 def losses(checkpoint: Checkpoint) -> list[Loss]:
     """None of what it holds itself; nothing else becomes TorchScript, which has code that must come from somewhere."""
-    if not isinstance(checkpoint.document, Document):
+    if not isinstance(checkpoint.document, ArchiveDocument):
         what = "a TorchScript archive holds code too, and cannot be made of tensors alone"
         raise UsageError(what, hint="convert to .pt, load_state_dict() that into a scripted module, and save it")
     return []
@@ -108,12 +109,12 @@ def losses(checkpoint: Checkpoint) -> list[Loss]:
 
 def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:
     """Return the places in other modules and objects that still hold tensors which no path names any more."""
-    return checkpoint.document.editor.unlisted_tensors(checkpoint) if isinstance(checkpoint.document, Document) else []
+    return edits.unlisted_tensors(checkpoint, ArchiveDocument)
 
 
 def layout(checkpoint: Checkpoint) -> Iterator[Segment]:
     """Yield the archive's own records around those that changed."""
-    assert isinstance(checkpoint.document, Document), "losses() refused it"
+    assert isinstance(checkpoint.document, ArchiveDocument), "losses() refused it"
     return checkpoint.document.layout(checkpoint)
 
 
@@ -123,15 +124,13 @@ def verify(path: Path, meant: Checkpoint) -> None:
 
 def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
     """Yield the findings about the archive, every byte of it read: records, end of its pickle, unused storages."""
-    assert isinstance(checkpoint.document, Document)
+    assert isinstance(checkpoint.document, ArchiveDocument)
     return checkpoint.document.audit(checkpoint, on_progress)
 
 
 def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """Yield the pickles in the archive, each with the name of its record, except those that only help debugging."""
     return zip_pickles.code(source)
-
-
 
 
 def _part(archive: Archive, prefix: str, name: str) -> tuple[Pickle, _ScriptStorages]:
@@ -146,7 +145,7 @@ def _constants(pickle: Pickle, storages: Storages) -> Iterator[Param]:
     for entry in Objects(pickle, storages).run().entries:
         if isinstance(entry, Param):
             place = entry.place
-            assert isinstance(place, Place)
+            assert isinstance(place, TensorPlace)
             yield entry._replace(path=f"{CONSTANTS}{entry.path}", place=place._replace(module=place.step))
 
 
@@ -155,7 +154,7 @@ def _as_one_object(param: Param) -> Param:
 
     torch's C++ reader reads a storage once for each object that names it.
     """
-    assert isinstance(param.place, Place)
+    assert isinstance(param.place, TensorPlace)
     return param._replace(place=param.place._replace(kind="tensor"))
 
 
@@ -254,8 +253,6 @@ def _described(node: Call, state: Dict, known: ScriptClass | None) -> Module:
     parameters.pairs = [pair for pair in state.pairs if known and key_text(pair[0]) in known.parameters]
     told.pairs.append(("_parameters", parameters))
     return describe_layer(node, told)
-
-
 
 
 class _ScriptEditor(Editor):

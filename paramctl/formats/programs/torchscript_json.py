@@ -24,7 +24,7 @@ from paramctl.files.content import Literal
 from paramctl.files.segments import Segment
 from paramctl.files.sources import Source
 from paramctl.formats.containers import strict_json, zip_layout, zip_pickles, zips
-from paramctl.formats.containers.zip_layout import Piece
+from paramctl.formats.containers.zip_layout import ZipPiece
 from paramctl.formats.containers.zips import Archive, Record
 from paramctl.formats.programs import torchscript
 from paramctl.formats.protocol import Writes
@@ -63,7 +63,7 @@ _QUANTIZED = {"int8": "qint8", "uint8": "quint8", "int32": "qint32"}
 _INTEGER = re.compile("-?[0-9]{1,19}")
 
 
-class Place(NamedTuple):
+class TableLine(NamedTuple):
     """The place where a param is described: its object in the JSON, its row in the table, and its view as read."""
 
     definition: dict[str, Any]
@@ -72,7 +72,7 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Document:
+class JsonScriptDocument:
     """The parts that are needed to write an archive back: its records, and the content of its model.json."""
 
     archive: Archive
@@ -101,19 +101,19 @@ def read(source: Source) -> Checkpoint:
         entries=entries,
         saved=Storages(archive, prefix, "little"),
         sources=(source,),
-        document=Document(archive, prefix, model),
+        document=JsonScriptDocument(archive, prefix, model),
     )
 
 
 def losses(checkpoint: Checkpoint) -> list[Loss]:
     """None of what it holds itself; nothing else becomes TorchScript, which has code that must come from somewhere."""
-    return [] if isinstance(checkpoint.document, Document) else torchscript.losses(checkpoint)
+    return [] if isinstance(checkpoint.document, JsonScriptDocument) else torchscript.losses(checkpoint)
 
 
 def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:
     """Return the lines of the table of tensors that were those of params, and that the code may know."""
     document = checkpoint.document
-    if not isinstance(document, Document):
+    if not isinstance(document, JsonScriptDocument):
         return []
     held = {str(param.storage) for param in checkpoint.params}
     lost = [(param, place) for param, place in _moved(checkpoint) if str(place.saved[0]) not in held]
@@ -123,19 +123,19 @@ def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:
 def layout(checkpoint: Checkpoint) -> Iterator[Segment]:
     """Yield the archive's own records around those that changed."""
     document = checkpoint.document
-    assert isinstance(document, Document), "losses() refused it"
+    assert isinstance(document, JsonScriptDocument), "losses() refused it"
     archive, prefix = document.archive, document.prefix
     edited, new = dict(checkpoint.edited), _new_names(checkpoint, document)
-    changed: dict[str, Piece] = {}
+    changed: dict[str, ZipPiece] = {}
     for key in edited.keys() - new.keys():
         record = record_of(archive, prefix + key)
         changed[record.name] = changed_piece(record.name, record, edited[key])
     if moved := _moved(checkpoint):
         text = json.dumps(_with_moved(document.model, moved, new)).encode()
         record = record_of(archive, prefix + MODEL)
-        changed[record.name] = Piece(record.name, record, (Literal(text),))
+        changed[record.name] = ZipPiece(record.name, record, (Literal(text),))
     records = sorted(archive.records.values(), key=lambda record: record.header)
-    pieces = [changed.get(record.name) or Piece(record.name, record) for record in records]
+    pieces = [changed.get(record.name) or ZipPiece(record.name, record) for record in records]
     last = max((i for i, piece in enumerate(pieces, 1) if piece.name.startswith(prefix + FOLDER)), default=0)
     pieces[last:last] = [changed_piece(prefix + name, None, edited[key]) for key, name in new.items()]
     return zip_layout.layout(archive, pieces, alignment_of(archive, prefix))
@@ -151,11 +151,11 @@ def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Ite
     from paramctl.formats.containers import zip_audit
 
     document = checkpoint.document
-    assert isinstance(document, Document)
+    assert isinstance(document, JsonScriptDocument)
     yield from zip_audit.audit_for(checkpoint, document.archive, document.prefix, on_progress)
     lines = document.model.get("tensors", [])
     table = _Table(document.archive, document.prefix, lines)
-    listed = {param.place.number for param in checkpoint.params if isinstance(param.place, Place)}
+    listed = {param.place.number for param in checkpoint.params if isinstance(param.place, TableLine)}
     for number in sorted(set(range(len(lines))) - listed):  # constants of the code, and what attributes hold
         try:
             table.tensor(number, f"{number} of {MODEL}")
@@ -166,8 +166,6 @@ def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Ite
 def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """Yield the pickles in the archive, which hold the values of attributes, each with the name of its record."""
     return zip_pickles.code(source)
-
-
 
 
 def _params(module: dict[str, Any], table: _Table) -> Iterator[Param]:
@@ -208,7 +206,7 @@ class _Table:
         if number >= len(self._lines):
             raise FormatError(f"{where} has the number {number}, and there are {len(self._lines):,} tensors")
         param = self.tensor(number, path)._replace(kind="buffer" if word == "buffers" else "parameter")
-        return param._replace(place=Place(definition, number, param.view))
+        return param._replace(place=TableLine(definition, number, param.view))
 
     def tensor(self, number: int, path: str) -> Param:
         """Return the tensor that a line of the table describes."""
@@ -275,15 +273,13 @@ def _number(found: object) -> object:
     return int(found) if isinstance(found, str) and _INTEGER.fullmatch(found) else found
 
 
-
-
-def _moved(checkpoint: Checkpoint) -> list[tuple[Param, Place]]:
+def _moved(checkpoint: Checkpoint) -> list[tuple[Param, TableLine]]:
     """Return the params whose tensor is another view than the file has."""
-    placed = [(param, param.place) for param in checkpoint.params if isinstance(param.place, Place)]
+    placed = [(param, param.place) for param in checkpoint.params if isinstance(param.place, TableLine)]
     return [(param, place) for param, place in placed if param.view != place.saved]
 
 
-def _new_names(checkpoint: Checkpoint, document: Document) -> dict[str, str]:
+def _new_names(checkpoint: Checkpoint, document: JsonScriptDocument) -> dict[str, str]:
     """Return a record's name for each new storage that a param is in."""
     taken = {name.removeprefix(document.prefix) for name in document.archive.records}
     free = (name for n in count() if (name := f"{FOLDER}{n}") not in taken)
@@ -291,7 +287,7 @@ def _new_names(checkpoint: Checkpoint, document: Document) -> dict[str, str]:
     return {key: next(free) for key in checkpoint.edited if key not in checkpoint.saved and key in used}
 
 
-def _with_moved(model: dict[str, Any], moved: list[tuple[Param, Place]], new: Mapping[str, str]) -> dict[str, Any]:
+def _with_moved(model: dict[str, Any], moved: list[tuple[Param, TableLine]], new: Mapping[str, str]) -> dict[str, Any]:
     """Return the content of model.json with those params as lines of their own at the end of the table."""
     lines = [*model["tensors"]]
     numbers: dict[int, int] = {}

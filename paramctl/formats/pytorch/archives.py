@@ -15,7 +15,7 @@ from paramctl.files.content import Literal as LiteralSegment
 from paramctl.files.segments import Segment
 from paramctl.files.sources import Source
 from paramctl.formats.containers import zip_layout, zips
-from paramctl.formats.containers.zip_layout import Piece
+from paramctl.formats.containers.zip_layout import ZipPiece
 from paramctl.formats.containers.zips import Archive, Record
 from paramctl.formats.pickles import reader, writer
 from paramctl.formats.pickles.nodes import Global, Persistent, PyString
@@ -204,7 +204,7 @@ def text_of(node: object) -> str | None:
 
 
 @dataclass(frozen=True)
-class Document:
+class ArchiveDocument:
     """The parts needed to write an archive back: storages, the pickle in `record` and its edits, and the alignment.
 
     `pickled` writes a pickle for those who read it.
@@ -229,18 +229,18 @@ class Document:
             before, after = self.keys_of(self.pickle), self.keys_of(reader.read(pickle))
             gone = before - after
             edited = {key: storage for key, storage in edited.items() if key in after}
-        pieces: list[Piece] = []
+        pieces: list[ZipPiece] = []
         last_storage = 0
         for record in sorted(archive.records.values(), key=lambda record: record.header):
             key = self.storages.key_of(record.name)
             if key in gone:
                 continue
             if pickle is not None and record.name == self.record.name:
-                pieces.append(Piece(record.name, record, (LiteralSegment(pickle),)))
+                pieces.append(ZipPiece(record.name, record, (LiteralSegment(pickle),)))
             elif key is not None and key in edited:
                 pieces.append(changed_piece(record.name, record, edited.pop(key)))
             else:
-                pieces.append(Piece(record.name, record))
+                pieces.append(ZipPiece(record.name, record))
             if key is not None:
                 last_storage = len(pieces)
         new = [changed_piece(f"{folder}{key}", None, storage) for key, storage in edited.items()]
@@ -270,10 +270,10 @@ class Document:
         return {self.storages.own_key(key) for key in keys_of(pickle)}
 
 
-def changed_piece(name: str, record: Record | None, storage: Storage) -> Piece:
+def changed_piece(name: str, record: Record | None, storage: Storage) -> ZipPiece:
     """Return a changed storage as a record; an archive written without checksums keeps none."""
     without = record is not None and not record.has_crc and record.nbytes > 0
-    return Piece(name, record, storage.content, without)
+    return ZipPiece(name, record, storage.content, without)
 
 
 def keys_of(pickle: Pickle) -> set[str]:

@@ -18,11 +18,17 @@ from paramctl.formats.pickles.nodes import Call, Dict, FrozenSet, Set, is_key, s
 from paramctl.formats.pickles.reader import Pickle
 from paramctl.formats.pytorch.ownership import Graph, Modules, attributes, find
 from paramctl.formats.pytorch.tensor_nodes import NameStorage, retargeted, storage_id
-from paramctl.formats.pytorch.tensor_places import Place, Step
+from paramctl.formats.pytorch.tensor_places import Step, TensorPlace
 from paramctl.model.checkpoint import Checkpoint, Kind, Param, View
 
 COPIED = 4_000_000  # things in copies of what is shared, beside one for each opcode of the file
 Edits = Mapping[tuple[int, int], Any]
+
+
+def unlisted_tensors(checkpoint: Checkpoint, own: type) -> list[str]:
+    """Return the places of `Editor.unlisted_tensors`, if the checkpoint's document is of the format's `own` class."""
+    document: Any = checkpoint.document
+    return document.editor.unlisted_tensors(checkpoint) if isinstance(document, own) else []
 
 
 class Editor:
@@ -62,8 +68,8 @@ class Rewriter:
         self.owned: dict[Step, Any] = {}
         self.made: dict[int, Any] = {}  # all copies, by their own ids
         self.keys: dict[int, set[int]] = {}
-        self.placed = [(param, param.place) for param in checkpoint.params if isinstance(param.place, Place)]
-        self.changed: list[tuple[Param, Place]] = []
+        self.placed = [(param, param.place) for param in checkpoint.params if isinstance(param.place, TensorPlace)]
+        self.changed: list[tuple[Param, TensorPlace]] = []
         self.nodes: dict[tuple[View, Kind], tuple[Call, bool]] = {}
         staying: set[int] = set()
         for param, place in self.placed:
@@ -115,7 +121,7 @@ class Rewriter:
 
     # --- places --------------------------------------------------------------------------------
 
-    def node_for(self, param: Param, place: Place) -> Call:
+    def node_for(self, param: Param, place: TensorPlace) -> Call:
         """Return the node of `param` as it is now: in modules, tied parameters are one object, as tied buffers are."""
         shared, in_module = self.nodes.get((param.view, place.kind), (None, False))
         if shared is not None and in_module and place.module is not None:

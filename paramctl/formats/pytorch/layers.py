@@ -165,7 +165,7 @@ def marks_of(node: Dict) -> frozenset[str]:
     return frozenset(name for name, value in found.items() if value is not None)
 
 
-class State(NamedTuple):
+class ModuleState(NamedTuple):
     """The attributes of a module: the dict, its position in the object, and the tuple there that it is the first of."""
 
     attributes: Dict
@@ -179,7 +179,7 @@ class State(NamedTuple):
         return Step(self.attributes, Step(self.within, here, self.position), 0)
 
 
-def find_state(node: Call, is_state: Callable[[object], bool] = is_module_state) -> State | None:
+def find_state(node: Call, is_state: Callable[[object], bool] = is_module_state) -> ModuleState | None:
     """Return the attributes of an object, if it is a `torch.nn.Module` of any class."""
     for i, (verb, state) in enumerate(node.mutations or ()):
         if verb != "build":
@@ -187,8 +187,8 @@ def find_state(node: Call, is_state: Callable[[object], bool] = is_module_state)
         within = state if isinstance(state, tuple) and state else None
         found = within[0] if within else state
         if is_state(found):
-            return State(found, i, within)
+            return ModuleState(found, i, within)
     given = node.args if isinstance(node.args, tuple) and node.args else None
     if given and is_state(given[0]):  # torch.fx.GraphModule is rebuilt from its attributes
-        return State(given[0], ARGS, given)
+        return ModuleState(given[0], ARGS, given)
     return None

@@ -21,16 +21,16 @@ from paramctl.formats.pickles import embedded, reader, writer
 from paramctl.formats.pickles.nodes import Dict, Persistent, class_of
 from paramctl.formats.pickles.reader import Pickle
 from paramctl.formats.protocol import Writes
-from paramctl.formats.pytorch import new_state_dict
+from paramctl.formats.pytorch import edits, new_state_dict
 from paramctl.formats.pytorch.edits import Editor
 from paramctl.formats.pytorch.new_state_dict import saved_object
 from paramctl.formats.pytorch.objects import keys_in, list_object
 from paramctl.formats.pytorch.old_storages import (
     PREFIX,
     Named,
-    Part,
-    Spot,
+    StoragePart,
     Storages,
+    StorageSpan,
     contradiction,
     extent_at,
     key_text,
@@ -62,7 +62,7 @@ SIZES = {"short": 2, "int": 4, "long": 4}  # bytes of C types, as torch writes t
 
 
 @dataclass(frozen=True)
-class Document:
+class LegacyDocument:
     """The parts needed to write a file back: its object and its edits, the pickle of its keys, and the places of both.
 
     `before` is everything in front of the object, `after` what follows the last storage.
@@ -106,27 +106,25 @@ def read(source: Source) -> Checkpoint:
         modules=listing.modules,
         sources=(source,),
         keys=keys_in(saved, storages),
-        document=Document(before, saved, keys, Editor(saved, params, _storage_id), after),
+        document=LegacyDocument(before, saved, keys, Editor(saved, params, _storage_id), after),
     )
 
 
 def losses(checkpoint: Checkpoint) -> list[Loss]:
     """Return what a new state_dict would not hold; a checkpoint's own document holds everything."""
-    if isinstance(checkpoint.document, Document):
+    if isinstance(checkpoint.document, LegacyDocument):
         return []
-    return new_state_dict.losses(
-        checkpoint, checkpoint.keys, without_class="unknown to torch's old format"
-    )
+    return new_state_dict.losses(checkpoint, checkpoint.keys, without_class="unknown to torch's old format")
 
 
 def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:
     """Return the places where the pickle holds tensors that no path names any more, such as in an optimizer object."""
-    return checkpoint.document.editor.unlisted_tensors(checkpoint) if isinstance(checkpoint.document, Document) else []
+    return edits.unlisted_tensors(checkpoint, LegacyDocument)
 
 
 def layout(checkpoint: Checkpoint) -> Iterator[Segment]:
     """Yield the file's segments: its own around what changed, or a new state_dict."""
-    if isinstance(checkpoint.document, Document):
+    if isinstance(checkpoint.document, LegacyDocument):
         return _edited(checkpoint, checkpoint.document)
     return _state_dict(checkpoint)
 
@@ -140,7 +138,7 @@ def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Ite
     from paramctl.findings import Finding
 
     document = checkpoint.document
-    assert isinstance(document, Document)
+    assert isinstance(document, LegacyDocument)
     if document.after.nbytes:
         what = f"{document.after.nbytes:,} bytes follow the last storage (byte {document.after.offset:,})"
         yield Finding("warning", "integrity", "trailing", None, what)
@@ -172,7 +170,7 @@ def _short(node: object) -> str:
 def _storages(source: Source, saved: Pickle, keys: Pickle, start: int) -> tuple[Storages, int]:
     """Return the storages behind the pickles, and their end. Raises FormatError unless keys, ids and sizes agree."""
     named, parts = _named(saved.persistent)
-    spots: dict[str, Spot] = {}
+    spots: dict[str, StorageSpan] = {}
     window = Window(source)
     for key in _keys(keys):
         storage = named.get(key)
@@ -184,7 +182,7 @@ def _storages(source: Source, saved: Pickle, keys: Pickle, start: int) -> tuple[
         if numel != storage.numel:
             raise FormatError(contradiction(storage, size(storage.dtype, max(numel, 0))))
         values = extent_at(source, start + PREFIX, storage.nbytes, source.size, key)
-        spots[key] = Spot(start, values, storage.dtype, storage.device)
+        spots[key] = StorageSpan(start, values, storage.dtype, storage.device)
         start = values.offset + values.nbytes
     for key in named:
         if key not in spots:
@@ -198,10 +196,10 @@ def _within(source: Source, start: int, key: str) -> tuple[int, int]:
     return start, PREFIX
 
 
-def _named(nodes: Iterable[Persistent]) -> tuple[dict[str, Named], dict[str, tuple[str, Part]]]:
+def _named(nodes: Iterable[Persistent]) -> tuple[dict[str, Named], dict[str, tuple[str, StoragePart]]]:
     """Return what the object's ids say of each storage, and of each part of one. All ids of one key must agree."""
     named: dict[str, Named] = {}
-    parts: dict[str, tuple[str, Part]] = {}
+    parts: dict[str, tuple[str, StoragePart]] = {}
     for node in nodes:
         if class_of(node) is not None:
             continue
@@ -236,7 +234,7 @@ def _storage_id(key: str, dtype: DType, nbytes: int, device: str) -> Persistent:
     return Persistent((*storage_id(key, dtype, nbytes, device).pid, None))
 
 
-def _edited(checkpoint: Checkpoint, document: Document) -> Iterator[Segment]:
+def _edited(checkpoint: Checkpoint, document: LegacyDocument) -> Iterator[Segment]:
     """Yield the file with the storages that changed, and new pickles of object and keys if its structure changed."""
     saved, edited = checkpoint.saved, checkpoint.edited
     assert isinstance(saved, Storages)

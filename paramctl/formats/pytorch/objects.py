@@ -13,9 +13,16 @@ from typing import Any, NamedTuple
 from paramctl.errors import FormatError
 from paramctl.formats.pickles.nodes import ARGS, Call, Dict, Global, Persistent, PyString
 from paramctl.formats.pickles.reader import Pickle
-from paramctl.formats.pytorch.layers import MODULE_KEYS, OPTIMIZER_KEYS, State, describe_layer, find_state, marks_of
+from paramctl.formats.pytorch.layers import (
+    MODULE_KEYS,
+    OPTIMIZER_KEYS,
+    ModuleState,
+    describe_layer,
+    find_state,
+    marks_of,
+)
 from paramctl.formats.pytorch.plain_values import key_text, numpy_scalar, object_text, plain_value
-from paramctl.formats.pytorch.tensor_places import Place, Remembered, Step, Storages
+from paramctl.formats.pytorch.tensor_places import Remembered, Step, Storages, TensorPlace
 from paramctl.formats.pytorch.tensors import is_tensor, read_tensor
 from paramctl.model.budget import Budget
 from paramctl.model.checkpoint import Entry, Kind, Leaf, Module
@@ -78,7 +85,7 @@ class Walk:
         self.frames: list[_Frame] = []
         self.plain: dict[int, tuple[object, int]] = {}
         self.marks: dict[int, frozenset[str]] = {}
-        self.states: dict[int, State | None] = {}
+        self.states: dict[int, ModuleState | None] = {}
         self.objects: dict[int, Leaf] = {}  # what is listed of each object that holds nothing
         self.layers: dict[int, Module] = {}
 
@@ -110,7 +117,7 @@ class Walk:
         if self.budget.left < 0:
             self.budget.spend(0)
         if type(node) is Call and is_tensor(node):
-            self.entries.append(read_tensor(Place(path, kind, node, step, position, module), self.storages))
+            self.entries.append(read_tensor(TensorPlace(path, kind, node, step, position, module), self.storages))
             return False
         if id(node) in self.open:
             self.entries.append(Leaf(path, "(contains itself)", True))

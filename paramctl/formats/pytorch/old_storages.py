@@ -18,7 +18,7 @@ from paramctl.model.shapes import count
 PREFIX = 8  # bytes before a storage's values: its number of elements
 
 
-class Part(NamedTuple):
+class StoragePart(NamedTuple):
     """A part of a storage that has a key of its own; offset and numel count elements."""
 
     key: str
@@ -33,14 +33,14 @@ class Named(NamedTuple):
     dtype: DType | None  # None: untyped, its elements are bytes
     numel: int
     device: str
-    part: Part | None
+    part: StoragePart | None
 
     @property
     def nbytes(self) -> int:
         return size(self.dtype, self.numel)
 
 
-class Spot(NamedTuple):
+class StorageSpan(NamedTuple):
     """The place of a storage: its values, and all that belongs to it from `start` on."""
 
     start: int
@@ -52,7 +52,7 @@ class Spot(NamedTuple):
 class Storages(Mapping[str, Storage]):
     """The storages of a file by their keys, each made when it is asked for; `parts` are views of others."""
 
-    def __init__(self, spots: Mapping[str, Spot], parts: Mapping[str, tuple[str, Part]]) -> None:
+    def __init__(self, spots: Mapping[str, StorageSpan], parts: Mapping[str, tuple[str, StoragePart]]) -> None:
         self.spots = spots
         self.parts = parts
 
@@ -83,7 +83,7 @@ class Storages(Mapping[str, Storage]):
         return part_of(named.part, Stored(named.key, named.dtype, named.nbytes, named.device))
 
 
-def part_of(part: Part, whole: Stored) -> Stored:
+def part_of(part: StoragePart, whole: Stored) -> Stored:
     """Return a part of a storage as tensors name it. Raises FormatError if it does not lie in the storage."""
     start, nbytes = size(whole.dtype, part.offset), size(whole.dtype, part.numel)
     if start + nbytes > whole.nbytes:
@@ -104,11 +104,11 @@ def storage_named(node: object) -> Named:
     return Named(key, dtype, numel, text(pid[3]) or "cpu", None if view is None else _part(view, key))
 
 
-def _part(view: object, key: str) -> Part:
+def _part(view: object, key: str) -> StoragePart:
     what = f"storage {key!r} has a view that is not key, offset and size"
     if not isinstance(view, tuple) or len(view) != 3:
         raise FormatError(what)
-    return Part(key_text(view[0]), count(view[1], what), count(view[2], what))
+    return StoragePart(key_text(view[0]), count(view[1], what), count(view[2], what))
 
 
 def storage_dtype(word: object, key: str) -> DType | None:

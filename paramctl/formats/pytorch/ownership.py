@@ -9,9 +9,9 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import Any
 
 from paramctl.formats.pickles.nodes import Call, Dict, FrozenSet, PyString, Set, is_key, slots
-from paramctl.formats.pytorch.layers import State, find_state, is_module_state
+from paramctl.formats.pytorch.layers import ModuleState, find_state, is_module_state
 from paramctl.formats.pytorch.plain_values import key_text
-from paramctl.formats.pytorch.tensor_places import Place, Step
+from paramctl.formats.pytorch.tensor_places import Step, TensorPlace
 from paramctl.formats.pytorch.tensors import is_tensor
 
 OWN = ("_parameters", "_buffers", "_modules")  # attributes of a module that are listed as what they hold
@@ -63,15 +63,15 @@ class Modules:
     those around the outermost modules.
     """
 
-    def __init__(self, places: Iterable[Place]) -> None:
+    def __init__(self, places: Iterable[TensorPlace]) -> None:
         self.bodies: set[int] = set()
         self.above: set[int] = set()
         self._is_state: dict[int, bool] = {}
-        self._found: dict[int, State | None] = {}
+        self._found: dict[int, ModuleState | None] = {}
         self._add_on_the_way(places)
         self._add_without_tensors()
 
-    def _add_on_the_way(self, places: Iterable[Place]) -> None:
+    def _add_on_the_way(self, places: Iterable[TensorPlace]) -> None:
         self._states: dict[int, Dict] = {}
         inside: dict[Step, bool] = {}
         for place in places:
@@ -101,13 +101,13 @@ class Modules:
                     self._states[id(module)] = state.attributes
                     todo.append(state.attributes)
 
-    def _state(self, node: Call) -> State | None:
+    def _state(self, node: Call) -> ModuleState | None:
         """Return the attributes of an object that is a module, searched for once."""
         if id(node) not in self._found:
             self._found[id(node)] = find_state(node)
         return self._found[id(node)]
 
-    def around(self, place: Place) -> Iterator[Step]:
+    def around(self, place: TensorPlace) -> Iterator[Step]:
         """Yield the attributes of the module a tensor belongs to, and of the modules around it, outwards."""
         step = place.step if place.module is not None else None
         while step is not None:

@@ -25,7 +25,7 @@ from paramctl.formats.pickles.nodes import Call, Persistent, class_of, slots
 from paramctl.formats.pickles.opcodes import HANDLERS
 from paramctl.formats.pickles.reader import Pickle, carried_out
 from paramctl.formats.protocol import Writes
-from paramctl.formats.pytorch import legacy_file, new_state_dict
+from paramctl.formats.pytorch import edits, legacy_file, new_state_dict
 from paramctl.formats.pytorch import tar_tables as tables
 from paramctl.formats.pytorch.edits import Editor, Edits
 from paramctl.formats.pytorch.legacy_file import system
@@ -51,7 +51,7 @@ PROTOCOL = 2  # of the pickles in a new file
 
 
 @dataclass(frozen=True)
-class Document:
+class TarDocument:
     """The parts needed to write an archive back; `ends` is where the content of each member ends."""
 
     members: tuple[Member, ...]
@@ -93,25 +93,25 @@ def read(source: Source) -> Checkpoint:
         modules=listing.modules,
         sources=(source,),
         keys=keys_in(pickle, storages),
-        document=Document(members, pickle, editor, table, tuple(rows), ends),
+        document=TarDocument(members, pickle, editor, table, tuple(rows), ends),
     )
 
 
 def losses(checkpoint: Checkpoint) -> list[Loss]:
     """Return what a new state_dict would not hold; a checkpoint's own document holds everything."""
-    if isinstance(checkpoint.document, Document):
+    if isinstance(checkpoint.document, TarDocument):
         return []
     return new_state_dict.losses(checkpoint, (), without_class="which has no storage class")
 
 
 def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:
     """Return the places where the pickle holds tensors that no path names any more, such as in an optimizer object."""
-    return checkpoint.document.editor.unlisted_tensors(checkpoint) if isinstance(checkpoint.document, Document) else []
+    return edits.unlisted_tensors(checkpoint, TarDocument)
 
 
 def layout(checkpoint: Checkpoint) -> Iterator[Segment]:
     """Yield the archive's segments: its own around what changed, or a new state_dict."""
-    if isinstance(checkpoint.document, Document):
+    if isinstance(checkpoint.document, TarDocument):
         return _edited(checkpoint, checkpoint.document)
     return _state_dict(checkpoint)
 
@@ -125,7 +125,7 @@ def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Ite
     from paramctl.findings import Finding
 
     document = checkpoint.document
-    assert isinstance(document, Document)
+    assert isinstance(document, TarDocument)
     for name, content in _contents(document.members).items():
         end = content.offset + content.nbytes
         if nbytes := end - document.ends.get(name, end):
@@ -138,7 +138,7 @@ def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Ite
         yield Finding("note", "integrity", "unused-storage", None, what)
 
 
-def _used(checkpoint: Checkpoint, document: Document) -> set[str | None]:
+def _used(checkpoint: Checkpoint, document: TarDocument) -> set[str | None]:
     """Return the storages that tensors lie in, wholly or in parts, and those that the object names itself."""
     storages = Numbered(document.storages.spots, document.storages.parts)
     numbers = {str(row.number) for row in document.rows}
@@ -225,7 +225,7 @@ def _object(content: Extent, table: Table, rows: Iterable[Row]) -> Pickle:
     return carried_out(machine, _HANDLERS)
 
 
-def _edited(checkpoint: Checkpoint, document: Document) -> Iterator[Segment]:
+def _edited(checkpoint: Checkpoint, document: TarDocument) -> Iterator[Segment]:
     """Yield the archive with the storages that changed, and with new tables if its structure changed."""
     edited, spots = checkpoint.edited, document.storages.spots
     source = checkpoint.sources[0]
@@ -237,7 +237,7 @@ def _edited(checkpoint: Checkpoint, document: Document) -> Iterator[Segment]:
     yield from with_changes(Extent(source, 0, source.size), changes)
 
 
-def _restructured(checkpoint: Checkpoint, document: Document, edits: Edits) -> Iterator[Segment]:
+def _restructured(checkpoint: Checkpoint, document: TarDocument, edits: Edits) -> Iterator[Segment]:
     """Yield the archive with a new object and new tables; members that torch does not read stay as they are."""
     new = _Renumbered(checkpoint, document, edits)
     made: dict[str, list[Segment]] = {OBJECT: [Literal(new.pickle)], STORAGES: list(new.storages())}
@@ -271,7 +271,7 @@ def _ending(written: int) -> Segment:
 class _Renumbered:
     """An edited object with numbers in place of its tensors, and the tables that say what they mean."""
 
-    def __init__(self, checkpoint: Checkpoint, document: Document, edits: Edits) -> None:
+    def __init__(self, checkpoint: Checkpoint, document: TarDocument, edits: Edits) -> None:
         self.checkpoint = checkpoint
         self.document = document
         self.edits = edits

@@ -16,9 +16,9 @@ from paramctl.formats.pickles import embedded, writer
 from paramctl.formats.pickles.nodes import Call, Global, Persistent
 from paramctl.formats.pickles.reader import Pickle
 from paramctl.formats.pytorch.old_storages import (
-    Part,
-    Spot,
+    StoragePart,
     Storages,
+    StorageSpan,
     element,
     extent_at,
     key_text,
@@ -51,8 +51,8 @@ class Row(NamedTuple):
 class Table(NamedTuple):
     """The storages, the parts of some that have keys of their own, where the list of those lies, and where all end."""
 
-    spots: Mapping[str, Spot]
-    parts: Mapping[str, tuple[str, Part]]
+    spots: Mapping[str, StorageSpan]
+    parts: Mapping[str, tuple[str, StoragePart]]
     list: Extent
     end: int
 
@@ -114,7 +114,7 @@ def storages(content: Extent) -> Table:
     """Return the table of storages. Raises FormatError if it is damaged, or claims more than it has."""
     reader = _Reader(content)
     number = count(reader.pickle().root, "has no number of storages (member storages)")
-    spots: dict[str, Spot] = {}
+    spots: dict[str, StorageSpan] = {}
     for _ in range(number):
         key, spot = _spot(reader)
         if key in spots:
@@ -128,7 +128,7 @@ def storages(content: Extent) -> Table:
     return Table(spots, parts, Extent(reader.source, start, reader.at - start), reader.at)
 
 
-def _spot(reader: _Reader) -> tuple[str, Spot]:
+def _spot(reader: _Reader) -> tuple[str, StorageSpan]:
     start = reader.at
     head = reader.pickle().root
     if not isinstance(head, tuple) or len(head) != 3:
@@ -139,10 +139,10 @@ def _spot(reader: _Reader) -> tuple[str, Spot]:
     nbytes = size(dtype, count(numel, f"storage {key!r} claims {numel:,} elements"))
     values = extent_at(reader.source, reader.at, nbytes, reader.end, key)
     reader.at += nbytes
-    return key, Spot(start, values, dtype, text(head[1]) or "cpu")
+    return key, StorageSpan(start, values, dtype, text(head[1]) or "cpu")
 
 
-def _parts(root: object) -> Iterator[tuple[str, tuple[str, Part]]]:
+def _parts(root: object) -> Iterator[tuple[str, tuple[str, StoragePart]]]:
     """Yield each storage that is a part of another, by its key: the other's key, and which part."""
     what = "list of storages that are parts of others is none (member storages)"
     if not isinstance(root, list):
@@ -151,7 +151,7 @@ def _parts(root: object) -> Iterator[tuple[str, tuple[str, Part]]]:
         if not isinstance(view, tuple) or len(view) != 4:
             raise FormatError(what)
         key = key_text(view[0])
-        yield key, (key_text(view[1]), Part(key, count(view[2], what), count(view[3], what)))
+        yield key, (key_text(view[1]), StoragePart(key, count(view[2], what), count(view[3], what)))
 
 
 def rows(content: Extent) -> tuple[list[Row], int]:

@@ -56,7 +56,7 @@ class Remembered:
         return tuple(sizes.pop() if len(sizes) == 1 else -1 for sizes in distinct)
 
 
-class Place(NamedTuple):
+class TensorPlace(NamedTuple):
     """The place of a tensor in a pickle: its path and kind, its node, and the container that holds it.
 
     `position` counts as `pickle_writer.write` counts. `module` is the step of the module whose parameter

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from paramctl.errors import FormatError
 from paramctl.formats.pickles.nodes import Call, Dict, Global, PyString
 from paramctl.formats.pytorch.tensor_nodes import CLASSES, is_global, untagged
-from paramctl.formats.pytorch.tensor_places import Place, Remembered, Stored
+from paramctl.formats.pytorch.tensor_places import Remembered, Stored, TensorPlace
 from paramctl.model import shapes
 from paramctl.model.checkpoint import Kind, Param, Quantizer, contiguous, span
 from paramctl.model.dtypes import BY_NAME, DType
@@ -55,7 +55,7 @@ def _holds_values(node: Call) -> bool:
     return (isinstance(state, tuple) and len(state) == 5) or bool(node.args and isinstance(node.args[0], Call))
 
 
-def read_tensor(place: Place, storages: Remembered) -> Param:
+def read_tensor(place: TensorPlace, storages: Remembered) -> Param:
     """Return the param that the node at a place describes. Raises FormatError if it contradicts itself."""
     name, args = place.node.func.full, place.node.args
     if not isinstance(args, tuple):
@@ -96,7 +96,7 @@ def dtype_of(node: object, path: str) -> DType:
 
 
 def _strided(
-    at: Place,
+    at: TensorPlace,
     stored: Stored,
     dtype: DType,
     offset: object,
@@ -136,7 +136,7 @@ def _elements(nbytes: int, dtype: DType, path: str) -> int:
     return count
 
 
-def _v2(args: tuple[object, ...], at: Place, storages: Remembered) -> Param:
+def _v2(args: tuple[object, ...], at: TensorPlace, storages: Remembered) -> Param:
     pid, offset, size, stride = args[:4]
     stored = storages.find(pid)
     if stored.dtype is None:
@@ -146,13 +146,13 @@ def _v2(args: tuple[object, ...], at: Place, storages: Remembered) -> Param:
     return _strided(at, stored, stored.dtype, offset, size, stride, requires_grad, metadata)
 
 
-def _v3(args: tuple[object, ...], at: Place, storages: Remembered) -> Param:
+def _v3(args: tuple[object, ...], at: TensorPlace, storages: Remembered) -> Param:
     pid, offset, size, stride, requires_grad, _, dtype, *rest = args
     metadata = rest[0] if rest else None
     return _strided(at, storages.find(pid), dtype_of(dtype, at.path), offset, size, stride, requires_grad, metadata)
 
 
-def _inner(node: object, at: Place, storages: Remembered, *, kind: Kind | None = None, part: str = "") -> Param:
+def _inner(node: object, at: TensorPlace, storages: Remembered, *, kind: Kind | None = None, part: str = "") -> Param:
     """Return the tensor that another wraps; or one of its parts, which has a path of its own and no place."""
     if not is_tensor(node) or not isinstance(node, Call) or not isinstance(node.args, tuple):
         raise FormatError(f"parameter '{at.path}' wraps something that is not a tensor")
@@ -167,14 +167,14 @@ def _inner(node: object, at: Place, storages: Remembered, *, kind: Kind | None =
     return read_tensor(inner, storages)._replace(place=None if part else at)
 
 
-def _parameter(args: tuple[object, ...], at: Place, storages: Remembered) -> Param:
+def _parameter(args: tuple[object, ...], at: TensorPlace, storages: Remembered) -> Param:
     data, requires_grad, *_ = args
     own: Kind = at.kind if at.kind in ("optimizer", "buffer") else "parameter"
     param = _inner(data, at, storages, kind=own)
     return param._replace(requires_grad=requires_grad) if isinstance(requires_grad, bool) else param
 
 
-def _variable(args: tuple[object, ...], at: Place, storages: Remembered) -> Param:
+def _variable(args: tuple[object, ...], at: TensorPlace, storages: Remembered) -> Param:
     """Return a parameter of torch until 0.3: the class called with its tensor, then given its state.
 
     Older still, the tensor was the first of the five things in that state.
@@ -187,12 +187,12 @@ def _variable(args: tuple[object, ...], at: Place, storages: Remembered) -> Para
     return param._replace(requires_grad=requires_grad) if isinstance(requires_grad, bool) else param
 
 
-def _own_class(args: tuple[object, ...], at: Place, storages: Remembered) -> Param:
+def _own_class(args: tuple[object, ...], at: TensorPlace, storages: Remembered) -> Param:
     """Return a tensor of torch's oldest files: its class, called with nothing, then given storage and view."""
     return _v2(at.node.state, at, storages)
 
 
-def _subclass(args: tuple[object, ...], at: Place, storages: Remembered) -> Param:
+def _subclass(args: tuple[object, ...], at: TensorPlace, storages: Remembered) -> Param:
     """`_rebuild_from_type_v2(func, type, args, state)`: any of the others, in a subclass or with attributes."""
     func, cls, inner, *_ = args
     name = cls.name if isinstance(cls, Global) else ""
@@ -200,7 +200,7 @@ def _subclass(args: tuple[object, ...], at: Place, storages: Remembered) -> Para
     return _inner(Call(func, inner), at, storages, kind=own)
 
 
-def _sparse(args: tuple[object, ...], at: Place, storages: Remembered) -> Param:
+def _sparse(args: tuple[object, ...], at: TensorPlace, storages: Remembered) -> Param:
     layout, data, *rest = args
     word = _layout_name(layout)
     if isinstance(layout, int):  # torch's C++ writer has layout, size, requires_grad, the parts, and hooks
@@ -233,7 +233,9 @@ def _layout_name(node: object) -> str:
     return text.removeprefix("torch.") if isinstance(text, str) else "sparse"
 
 
-def _composite(at: Place, dtype: DType, shape: tuple[int, ...], layout: str, components: tuple[Param, ...]) -> Param:
+def _composite(
+    at: TensorPlace, dtype: DType, shape: tuple[int, ...], layout: str, components: tuple[Param, ...]
+) -> Param:
     device = components[0].device if components else None
     plain = contiguous(shape)
     return Param(
@@ -241,7 +243,7 @@ def _composite(at: Place, dtype: DType, shape: tuple[int, ...], layout: str, com
     )
 
 
-def _quantized(args: tuple[object, ...], at: Place, storages: Remembered) -> Param:
+def _quantized(args: tuple[object, ...], at: TensorPlace, storages: Remembered) -> Param:
     pid, offset, size, stride, quantizer, requires_grad, *_ = args
     stored = storages.find(pid)
     if stored.dtype is None or not isinstance(quantizer, tuple):
@@ -282,7 +284,7 @@ def _is_per_channel(part: Param, channels: int) -> bool:
     return fits and part.is_plain and part.shape == (channels,)
 
 
-def _nested(args: tuple[object, ...], at: Place, storages: Remembered) -> Param:
+def _nested(args: tuple[object, ...], at: TensorPlace, storages: Remembered) -> Param:
     """Return a nested tensor; its sizes are data, so its size table is read. A ragged size is -1."""
     names = ("buffer", "sizes", "strides", "offsets")
     parts = tuple(_inner(part, at, storages, part=name) for name, part in zip(names, args, strict=False))
@@ -303,7 +305,7 @@ def _ragged_shape(shape: Sizes, path: str) -> Sizes:
     return shape
 
 
-def _jagged(args: tuple[object, ...], at: Place, storages: Remembered) -> Param:
+def _jagged(args: tuple[object, ...], at: TensorPlace, storages: Remembered) -> Param:
     """Return a nested tensor of the jagged layout: its rows one after the other, and the start of each."""
     state = args[0]
     if not isinstance(state, Dict) or len(state.pairs) > MAX_NOTES:
@@ -320,14 +322,14 @@ def _jagged(args: tuple[object, ...], at: Place, storages: Remembered) -> Param:
     return made._replace(strides=(), requires_grad=requires_grad if isinstance(requires_grad, bool) else None)
 
 
-def _meta(args: tuple[object, ...], at: Place, _: Remembered) -> Param:
+def _meta(args: tuple[object, ...], at: TensorPlace, _: Remembered) -> Param:
     dtype, size, stride, requires_grad, *_rest = args
     shape, strides = view_of(size, stride, at.path)
     rg = requires_grad if isinstance(requires_grad, bool) else None
     return Param(at.path, at.kind, dtype_of(dtype, at.path), shape, strides, None, 0, rg, "meta", "meta", place=at)
 
 
-def _wrapper(args: tuple[object, ...], at: Place, _: Remembered) -> Param:
+def _wrapper(args: tuple[object, ...], at: TensorPlace, _: Remembered) -> Param:
     cls, dtype, size, stride, _offset, _layout, _device, requires_grad, *_rest = args
     shape, strides = view_of(size, stride, at.path)
     rg = requires_grad if isinstance(requires_grad, bool) else None
@@ -335,7 +337,7 @@ def _wrapper(args: tuple[object, ...], at: Place, _: Remembered) -> Param:
     return Param(at.path, at.kind, dtype_of(dtype, at.path), shape, strides, None, 0, rg, None, word, place=at)
 
 
-def _from_numpy(args: tuple[object, ...], at: Place, _: Remembered) -> Param:
+def _from_numpy(args: tuple[object, ...], at: TensorPlace, _: Remembered) -> Param:
     """Return a tensor of a device that torch copies through numpy: its bytes lie inside the pickle."""
     array, dtype, device, requires_grad, *_rest = args
     shape = _numpy_shape(array, at.path)
@@ -352,12 +354,12 @@ def _numpy_shape(node: object, path: str) -> tuple[int, ...]:
     return shape_of(state[1], path)
 
 
-def _from_cpu(args: tuple[object, ...], at: Place, storages: Remembered) -> Param:
+def _from_cpu(args: tuple[object, ...], at: TensorPlace, storages: Remembered) -> Param:
     data, _, device, *_rest = args
     return _inner(data, at, storages)._replace(device=device if isinstance(device, str) else None)
 
 
-Rebuild = Callable[[tuple[object, ...], Place, Remembered], Param]
+Rebuild = Callable[[tuple[object, ...], TensorPlace, Remembered], Param]
 _REBUILDERS: Mapping[str, Rebuild] = {
     "torch._utils._rebuild_tensor": _v2,
     "torch._utils._rebuild_tensor_v2": _v2,

@@ -15,14 +15,14 @@ from paramctl.files.content import Literal as LiteralSegment
 from paramctl.files.segments import Segment
 from paramctl.files.sources import Source
 from paramctl.formats.containers import zip_layout, zip_pickles, zips
-from paramctl.formats.containers.zip_layout import Piece
+from paramctl.formats.containers.zip_layout import ZipPiece
 from paramctl.formats.containers.zips import Archive
 from paramctl.formats.pickles import reader, unread_files, writer
 from paramctl.formats.protocol import Writes
-from paramctl.formats.pytorch import new_state_dict
+from paramctl.formats.pytorch import edits, new_state_dict
 from paramctl.formats.pytorch.archives import (
     ALIGNMENT,
-    Document,
+    ArchiveDocument,
     Storages,
     alignment_of,
     byteorder_of,
@@ -73,7 +73,7 @@ def read(source: Source) -> Checkpoint:
         modules=listing.modules,
         sources=(source,),
         keys=keys_in(pickle, storages),
-        document=Document(storages, record, pickle, Editor(pickle, saved), alignment_of(archive, prefix)),
+        document=ArchiveDocument(storages, record, pickle, Editor(pickle, saved), alignment_of(archive, prefix)),
     )
 
 
@@ -85,19 +85,19 @@ def pickled_nbytes(source: Source) -> int:
 
 def losses(checkpoint: Checkpoint) -> list[Loss]:
     """Return what a new state_dict would not hold; a checkpoint's own document holds everything."""
-    if isinstance(checkpoint.document, Document):
+    if isinstance(checkpoint.document, ArchiveDocument):
         return []
     return new_state_dict.losses(checkpoint, checkpoint.keys)
 
 
 def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:
     """Return the places where the pickle holds tensors that no path names any more, such as in an optimizer object."""
-    return checkpoint.document.editor.unlisted_tensors(checkpoint) if isinstance(checkpoint.document, Document) else []
+    return edits.unlisted_tensors(checkpoint, ArchiveDocument)
 
 
 def layout(checkpoint: Checkpoint) -> Iterator[Segment]:
     """Yield the archive's segments: its own records around those that changed, or a new state_dict."""
-    if isinstance(checkpoint.document, Document):
+    if isinstance(checkpoint.document, ArchiveDocument):
         return checkpoint.document.layout(checkpoint)
     return _state_dict(checkpoint)
 
@@ -108,12 +108,12 @@ def verify(path: Path, meant: Checkpoint) -> None:
 
 def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
     """Yield the findings about the archive, every byte of it read: records, end of its pickle, unused storages."""
-    assert isinstance(checkpoint.document, Document)
+    assert isinstance(checkpoint.document, ArchiveDocument)
     yield from checkpoint.document.audit(checkpoint, on_progress)
     yield from _strays(checkpoint.document)
 
 
-def _strays(document: Document) -> Iterator[Finding]:
+def _strays(document: ArchiveDocument) -> Iterator[Finding]:
     """Yield the records that torch refuses for where they lie, and those it never reads."""
     from paramctl.findings import Finding
 
@@ -170,15 +170,15 @@ def _state_dict(checkpoint: Checkpoint) -> Iterator[Segment]:
     return zip_layout.layout(None, _archive_pieces(root, storages), ALIGNMENT)
 
 
-def _archive_pieces(root: object, storages: list[Storage]) -> list[Piece]:
-    def helper(name: str, data: bytes) -> Piece:
-        return Piece(f"archive/{name}", None, (LiteralSegment(data),))
+def _archive_pieces(root: object, storages: list[Storage]) -> list[ZipPiece]:
+    def helper(name: str, data: bytes) -> ZipPiece:
+        return ZipPiece(f"archive/{name}", None, (LiteralSegment(data),))
 
     return [
         helper("data.pkl", writer.write(root, 2)),
         helper(".format_version", b"1"),
         helper(".storage_alignment", b"%d" % ALIGNMENT),
         helper("byteorder", b"little"),
-        *(Piece(f"archive/data/{i}", None, storage.content) for i, storage in enumerate(storages)),
+        *(ZipPiece(f"archive/data/{i}", None, storage.content) for i, storage in enumerate(storages)),
         helper("version", b"3\n"),
     ]

@@ -84,7 +84,7 @@ class Block(Computed):
     __slots__ = ()
 
 
-class Held(NamedTuple):
+class BoxContent(NamedTuple):
     """The values of a box: what their bytes are, and what those sum up to, where that is known."""
 
     box: Box
@@ -99,7 +99,7 @@ def is_concatenation(shape: Sizes, boxes: Sequence[Box]) -> bool:
     return all(box.sizes[axis + 1 :] == shape[axis + 1 :] for box in boxes)
 
 
-def concatenated(held: Sequence[Held], itemsize: int) -> tuple[tuple[Content, ...], int | None]:
+def concatenated(held: Sequence[BoxContent], itemsize: int) -> tuple[tuple[Content, ...], int | None]:
     """Return the bytes of boxes one behind the other, and the CRC-32 of them all, if it is known."""
     content: list[Content] = []
     value: int | None = 0
@@ -110,7 +110,7 @@ def concatenated(held: Sequence[Held], itemsize: int) -> tuple[tuple[Content, ..
     return tuple(content), value
 
 
-def woven(shape: Sizes, held: Sequence[Held], itemsize: int) -> tuple[Content, ...]:
+def woven(shape: Sizes, held: Sequence[BoxContent], itemsize: int) -> tuple[Content, ...]:
     """Return the bytes of a tensor whose rows lie in several boxes, BLOCK by BLOCK.
 
     Whoever reads all of it from front to back learns whether the bytes of the boxes are those that were written.
@@ -122,7 +122,7 @@ def woven(shape: Sizes, held: Sequence[Held], itemsize: int) -> tuple[Content, .
 class _Checked:
     """Reads the bytes of a box, and compares their checksum once they were read from the first to the last."""
 
-    def __init__(self, held: Held) -> None:
+    def __init__(self, held: BoxContent) -> None:
         self._held = held
         self._nbytes = sum(part.nbytes for part in held.content)
         self._at = self._value = 0

@@ -25,7 +25,7 @@ from paramctl.formats.set_index import why_unsafe
 from paramctl.formats.sets import dcp_metadata
 from paramctl.formats.sets.chunk_grid import Box, tile
 from paramctl.formats.sets.dcp_changes import (
-    Document,
+    DcpDocument,
     by_file,
     changed_chunks,
     check_structure,
@@ -35,7 +35,7 @@ from paramctl.formats.sets.dcp_changes import (
     places_of,
 )
 from paramctl.formats.sets.dcp_chunks import Archives, Storages, is_archive
-from paramctl.formats.sets.dcp_metadata import Blob, Metadata, Place, Tensor
+from paramctl.formats.sets.dcp_metadata import Blob, DcpTensor, FileRange, Metadata
 from paramctl.formats.sets.dcp_writer import new_set, no_place
 from paramctl.model import shapes
 from paramctl.model.checkpoint import Checkpoint, Kind, Leaf, Loss, Param, contiguous
@@ -73,7 +73,7 @@ def read(source: Source) -> Checkpoint:
     storages = Storages(metadata, archives)
     blobs = _Blobs(archives)
     entries = tuple(
-        _param(item, kinds(item.name)) if isinstance(item, Tensor) else blobs.leaf(item) for item in metadata.items
+        _param(item, kinds(item.name)) if isinstance(item, DcpTensor) else blobs.leaf(item) for item in metadata.items
     )
     listed = tuple((entry.path, entry.view) for entry in entries if isinstance(entry, Param))
     keys = {name: _as_saved(found, kinds(name)) for name, found in metadata.keys.items()}
@@ -84,7 +84,7 @@ def read(source: Source) -> Checkpoint:
         saved=storages,
         sources=(source, *files.values()),
         keys=keys,
-        document=Document(source, pickle, metadata, archives, listed),
+        document=DcpDocument(source, pickle, metadata, archives, listed),
     )
 
 
@@ -99,7 +99,7 @@ def index(source: Source) -> None:
 
 def losses(checkpoint: Checkpoint) -> list[Loss]:
     """Return what a new set would not hold; a checkpoint's own document holds everything."""
-    if isinstance(checkpoint.document, Document):
+    if isinstance(checkpoint.document, DcpDocument):
         return []
     return [Loss(entry, why) for entry in checkpoint.entries if (why := no_place(entry, checkpoint.keys))]
 
@@ -116,13 +116,13 @@ def verify(path: Path, meant: Checkpoint) -> None:
 def verify_part(path: Path, was: str, meant: Checkpoint) -> None:
     """Read the archives that changed in a file that was written. Raises FormatError where they are not as meant."""
     document = meant.document
-    if not isinstance(document, Document):
+    if not isinstance(document, DcpDocument):
         return
     source = open_source(str(path))
     if source.size != document.files[was].size:
         raise FormatError(f"was written with {source.size:,} bytes, and {document.files[was].size:,} were meant")
     for tensor in document.metadata.items:
-        if isinstance(tensor, Tensor) and tensor.name in meant.edited:
+        if isinstance(tensor, DcpTensor) and tensor.name in meant.edited:
             for chunk in tensor.chunks:
                 if chunk.place.file == was:
                     Archives({was: source}).opened(tensor, chunk)
@@ -131,7 +131,7 @@ def verify_part(path: Path, was: str, meant: Checkpoint) -> None:
 def layout_set(checkpoint: Checkpoint, names: Mapping[str, str]) -> Sequence[Part]:
     """Return the files of a set: unchanged except for chunks whose values changed, or all of them new."""
     document = checkpoint.document
-    if not isinstance(document, Document):
+    if not isinstance(document, DcpDocument):
         return new_set(checkpoint, names)
     check_structure(checkpoint, document)
     changed = changed_chunks(checkpoint, document)
@@ -146,7 +146,7 @@ def layout_set(checkpoint: Checkpoint, names: Mapping[str, str]) -> Sequence[Par
 def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
     """Yield the findings about any archive of the set, every byte of them read, and bytes that belong to none."""
     document = checkpoint.document
-    assert isinstance(document, Document)
+    assert isinstance(document, DcpDocument)
     yield from _audited(document.metadata, document.archives, on_progress)
 
 
@@ -186,9 +186,9 @@ def _audited(metadata: Metadata, archives: Archives, on_progress: ProgressCallba
             yield Finding("note", "integrity", "gap", None, f"{gaps:,} bytes belong to no tensor and no object", file)
 
 
-def _once(places: Iterable[tuple[str, Place]]) -> Iterator[tuple[str, Place]]:
+def _once(places: Iterable[tuple[str, FileRange]]) -> Iterator[tuple[str, FileRange]]:
     """Yield each place with the first name of what lies there."""
-    seen: set[Place] = set()
+    seen: set[FileRange] = set()
     for name, place in places:
         if place not in seen:
             seen.add(place)
@@ -199,7 +199,7 @@ def _mismatches(metadata: Metadata, archives: Archives) -> Iterator[Finding]:
     """Chunks whose archive can be read, and is not that of the tensor the metadata says."""
     from paramctl.findings import Finding
 
-    tensors = [item for item in metadata.items if isinstance(item, Tensor)]
+    tensors = [item for item in metadata.items if isinstance(item, DcpTensor)]
     for tensor in tensors:
         for chunk in tensor.chunks:
             if chunk.place.file not in archives.files:
@@ -222,7 +222,7 @@ def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
             yield from _code_at(name, place, files[place.file])
 
 
-def _code_at(name: str, place: Place, source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
+def _code_at(name: str, place: FileRange, source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """Yield the pickles in one archive: torch.load gets it as a stream, and takes what is no zip for its old format."""
     section = Section(source, place.offset, min(place.nbytes, source.size - place.offset))
     try:
@@ -274,7 +274,7 @@ def _some_files(source: Source, metadata: Metadata) -> tuple[dict[str, Source], 
     return files, lost
 
 
-def _shared(metadata: Metadata) -> set[Place]:
+def _shared(metadata: Metadata) -> set[FileRange]:
     """Return the places that several names or chunks share, whose bytes are kept once they are read."""
     times = Counter(place for _, place in places_of(metadata))
     return {place for place, n in times.items() if n > 1}
@@ -296,11 +296,11 @@ def _check(metadata: Metadata, files: Mapping[str, Source]) -> None:
                 f" which has {files[place.file].size:,}"
             )
     for item in metadata.items:
-        if isinstance(item, Tensor):
+        if isinstance(item, DcpTensor):
             _check_chunks(item)
 
 
-def _check_chunks(tensor: Tensor) -> None:
+def _check_chunks(tensor: DcpTensor) -> None:
     for chunk in tensor.chunks:
         nbytes = tensor.dtype.nbytes(prod(chunk.sizes))
         if nbytes > chunk.place.nbytes and not chunk.place.transforms:
@@ -341,7 +341,7 @@ def _as_saved(keys: Iterable[object], kind: Kind) -> Keys:
     return tuple(found)
 
 
-def _param(tensor: Tensor, kind: Kind) -> Param:
+def _param(tensor: DcpTensor, kind: Kind) -> Param:
     strided = tensor.layout == "strided"
     storage = tensor.name if strided else None
     return Param(

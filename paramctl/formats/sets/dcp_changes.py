@@ -21,14 +21,14 @@ from paramctl.formats.pytorch import zip_file
 from paramctl.formats.sets import dcp_metadata
 from paramctl.formats.sets.chunk_grid import Box, made_once, taken
 from paramctl.formats.sets.dcp_chunks import Archives
-from paramctl.formats.sets.dcp_metadata import NAME, Blob, Chunk, Metadata, Place, Tensor
+from paramctl.formats.sets.dcp_metadata import NAME, Blob, Chunk, DcpTensor, FileRange, Metadata
 from paramctl.model.checkpoint import Checkpoint, View
 from paramctl.values.arrays import NewValues, with_values
 
-Changes = dict[Place, tuple[Segment, ...]]
+Changes = dict[FileRange, tuple[Segment, ...]]
 
 
-def check_structure(checkpoint: Checkpoint, document: Document) -> None:
+def check_structure(checkpoint: Checkpoint, document: DcpDocument) -> None:
     """Raise Unsupported unless only values changed: a set has no place for anything else."""
     now = tuple((param.path, param.view) for param in checkpoint.params)
     if now == document.listed and len(checkpoint.entries) == len(document.metadata.items):
@@ -41,11 +41,11 @@ def check_structure(checkpoint: Checkpoint, document: Document) -> None:
     raise Unsupported(what, hint="make it one file with 'paramctl convert' first")
 
 
-def changed_chunks(checkpoint: Checkpoint, document: Document) -> dict[str, Changes]:
+def changed_chunks(checkpoint: Checkpoint, document: DcpDocument) -> dict[str, Changes]:
     """Return, for each file, the new chunks of the tensors that changed."""
     found: dict[str, Changes] = {}
     for tensor in document.metadata.items:
-        if not isinstance(tensor, Tensor) or tensor.name not in checkpoint.edited or not prod(tensor.shape):
+        if not isinstance(tensor, DcpTensor) or tensor.name not in checkpoint.edited or not prod(tensor.shape):
             continue
         content = checkpoint.edited[tensor.name].content
         content = made_once(content) if len(tensor.chunks) > 1 else content
@@ -56,7 +56,7 @@ def changed_chunks(checkpoint: Checkpoint, document: Document) -> dict[str, Chan
     return found
 
 
-def _chunk(tensor: Tensor, chunk: Chunk, content: tuple[Content, ...], archives: Archives) -> tuple[Segment, ...]:
+def _chunk(tensor: DcpTensor, chunk: Chunk, content: tuple[Content, ...], archives: Archives) -> tuple[Segment, ...]:
     """Return the archive of a chunk with its new values; nothing if those are the old ones."""
     nested = archives.opened(tensor, chunk)
     if nested.checkpoint.format != zip_file.NAME:
@@ -78,7 +78,7 @@ def _chunk(tensor: Tensor, chunk: Chunk, content: tuple[Content, ...], archives:
     return segments
 
 
-def file_segments(source: Source, changes: Changes, document: Document, name: str) -> Iterator[Segment]:
+def file_segments(source: Source, changes: Changes, document: DcpDocument, name: str) -> Iterator[Segment]:
     """Yield a file with the archives that changed; all else of it stays."""
     at = 0
     if changes:
@@ -98,14 +98,14 @@ def _check_apart(changes: Changes, metadata: Metadata, file: str) -> None:
             raise Unsupported(f"'{name}' and '{following}' lie over the same bytes of {file}")
 
 
-def by_file(metadata: Metadata) -> dict[str, list[Place]]:
-    found: dict[str, list[Place]] = {}
+def by_file(metadata: Metadata) -> dict[str, list[FileRange]]:
+    found: dict[str, list[FileRange]] = {}
     for _, place in places_of(metadata):
         found.setdefault(place.file, []).append(place)
     return found
 
 
-def gaps_in(places: Iterable[Place], size: int) -> int:
+def gaps_in(places: Iterable[FileRange], size: int) -> int:
     """Bytes of a file that no archive takes."""
     at = gaps = 0
     for place in sorted(places):
@@ -114,7 +114,7 @@ def gaps_in(places: Iterable[Place], size: int) -> int:
     return gaps + size - at
 
 
-def new_index(document: Document, names: Mapping[str, str]) -> Segment:
+def new_index(document: DcpDocument, names: Mapping[str, str]) -> Segment:
     """`.metadata` as it is, or with other names for the files."""
     renamed = {name: new for name, new in names.items() if name in document.files and name != new}
     if not renamed:
@@ -123,7 +123,7 @@ def new_index(document: Document, names: Mapping[str, str]) -> Segment:
     return LiteralSegment(writer.write(document.pickle.root, document.pickle.protocol, edits))
 
 
-class Document(NamedTuple):
+class DcpDocument(NamedTuple):
     """The parts needed to write the set back: its index as it was read, the files beside it, and what was listed."""
 
     source: Source
@@ -137,7 +137,7 @@ class Document(NamedTuple):
         return self.archives.files
 
 
-def places_of(metadata: Metadata) -> Iterator[tuple[str, Place]]:
+def places_of(metadata: Metadata) -> Iterator[tuple[str, FileRange]]:
     """Yield every archive of a set, with the name of the entry in it."""
     for item in metadata.items:
         if isinstance(item, Blob):

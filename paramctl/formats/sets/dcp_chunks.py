@@ -15,8 +15,8 @@ from paramctl.formats import safetensors
 from paramctl.formats.containers import zips
 from paramctl.formats.containers.sections import Section, in_whole
 from paramctl.formats.pytorch import zip_file
-from paramctl.formats.sets.chunk_grid import Box, Held, concatenated, is_concatenation, woven
-from paramctl.formats.sets.dcp_metadata import Chunk, Metadata, Place, Tensor
+from paramctl.formats.sets.chunk_grid import Box, BoxContent, concatenated, is_concatenation, woven
+from paramctl.formats.sets.dcp_metadata import Chunk, DcpTensor, FileRange, Metadata
 from paramctl.model.checkpoint import Checkpoint, Param, Storage
 from paramctl.values.arrays import content_of
 
@@ -25,7 +25,7 @@ class Storages(Mapping[str, Storage]):
     """One storage for each tensor, made of its chunks when it is asked for: a listing asks for none."""
 
     def __init__(self, metadata: Metadata, archives: Archives) -> None:
-        self._tensors = {item.name: item for item in metadata.items if isinstance(item, Tensor)}
+        self._tensors = {item.name: item for item in metadata.items if isinstance(item, DcpTensor)}
         self._archives = archives
         self._last: tuple[str, Storage] | None = None
 
@@ -44,7 +44,7 @@ class Storages(Mapping[str, Storage]):
         return len(self._tensors)
 
 
-def _storage(tensor: Tensor, archives: Archives) -> Storage:
+def _storage(tensor: DcpTensor, archives: Archives) -> Storage:
     """Return the values of a tensor. Raises FormatError if a chunk contradicts the metadata."""
     nbytes = tensor.dtype.nbytes(prod(tensor.shape))
     if not nbytes:
@@ -78,16 +78,16 @@ class Nested(NamedTuple):
         return self.param.nbytes == self.storage.nbytes
 
 
-def _held(tensor: Tensor, chunk: Chunk, archives: Archives) -> Held:
+def _held(tensor: DcpTensor, chunk: Chunk, archives: Archives) -> BoxContent:
     nested = archives.opened(tensor, chunk)
     box, name = Box(chunk.offsets, chunk.sizes), f"chunk of '{tensor.name}' in {chunk.place.file}"
     if not nested.is_plain:
-        return Held(box, content_of(nested.checkpoint, nested.param), None, name)
+        return BoxContent(box, content_of(nested.checkpoint, nested.param), None, name)
     content = clip(nested.storage.content, nested.param.start, nested.param.nbytes)
-    return Held(box, in_whole(content), nested.storage.crc32 if nested.is_whole else None, name)
+    return BoxContent(box, in_whole(content), nested.storage.crc32 if nested.is_whole else None, name)
 
 
-def section_of(name: str, place: Place, files: Mapping[str, Source]) -> Section:
+def section_of(name: str, place: FileRange, files: Mapping[str, Source]) -> Section:
     """Return the section of an archive. Raises Unsupported if it was changed after torch.save."""
     if place.transforms:
         what = f"'{name}' went through {', '.join(place.transforms)} when it was saved, which paramctl cannot undo"
@@ -103,21 +103,23 @@ def is_archive(section: Section) -> bool:
 class Archives:
     """The archives in the files of a set. What lies at a place of `shared` is read once, or its error raised again."""
 
-    def __init__(self, files: Mapping[str, Source], shared: Collection[Place] = ()) -> None:
+    def __init__(self, files: Mapping[str, Source], shared: Collection[FileRange] = ()) -> None:
         self.files = files
         self._shared = shared
-        self._kept: dict[Place, Checkpoint | FileError] = {}
-        self._plain: tuple[Place, Mapping[str, Param], Checkpoint] | None = None  # the safetensors archive read last
+        self._kept: dict[FileRange, Checkpoint | FileError] = {}
+        self._plain: tuple[FileRange, Mapping[str, Param], Checkpoint] | None = (
+            None  # the safetensors archive read last
+        )
 
-    def section(self, name: str, place: Place) -> Section:
+    def section(self, name: str, place: FileRange) -> Section:
         """Return the part of a file at a place. Raises Unsupported where it was changed after torch.save."""
         return section_of(name, place, self.files)
 
-    def is_archive(self, name: str, place: Place) -> bool:
+    def is_archive(self, name: str, place: FileRange) -> bool:
         """Return whether torch.save's zip archive lies at a place. Raises Unsupported where nobody can tell."""
         return is_archive(self.section(name, place))
 
-    def read(self, name: str, place: Place) -> Checkpoint:
+    def read(self, name: str, place: FileRange) -> Checkpoint:
         """Return what torch.save wrote at a place. Raises FormatError or Unsupported as `torch_zip.read` does."""
         found = self._kept.get(place)
         if found is None:
@@ -131,7 +133,7 @@ class Archives:
             raise type(found)(found.what, hint=found.hint)
         return found
 
-    def opened(self, tensor: Tensor, chunk: Chunk) -> Nested:
+    def opened(self, tensor: DcpTensor, chunk: Chunk) -> Nested:
         """Return the archive of a chunk, and the tensor in it. Raises FormatError where it is another."""
         where = f"chunk of '{tensor.name}' in {chunk.place.file}"
         if not self.is_archive(tensor.name, chunk.place):
@@ -144,7 +146,7 @@ class Archives:
         param = entry if isinstance(entry, Param) and not entry.path else None
         return _matching(checkpoint, param, tensor, chunk, where)
 
-    def _opened_plain(self, tensor: Tensor, chunk: Chunk, where: str) -> Nested:
+    def _opened_plain(self, tensor: DcpTensor, chunk: Chunk, where: str) -> Nested:
         """Open a chunk in a file that is written as one safetensors archive, behind the objects in it."""
         source = self.files[chunk.place.file]
         start = chunk.place._replace(nbytes=source.size - chunk.place.offset)
@@ -164,7 +166,7 @@ def _plain(section: Section, where: str) -> Checkpoint:
         raise FormatError(f"{where}: {error.what}") from None
 
 
-def _matching(checkpoint: Checkpoint, param: Param | None, tensor: Tensor, chunk: Chunk, where: str) -> Nested:
+def _matching(checkpoint: Checkpoint, param: Param | None, tensor: DcpTensor, chunk: Chunk, where: str) -> Nested:
     if param is None or not param.is_plain or (param.dtype, param.shape) != (tensor.dtype, chunk.sizes):
         raise FormatError(f"{where} is not the {tensor.dtype.name} tensor of {chunk.sizes} that the metadata says")
     return Nested(checkpoint, param)

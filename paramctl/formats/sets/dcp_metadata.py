@@ -25,7 +25,7 @@ NAME = "dcp"  # of the format
 INDEX = ".metadata"  # the file that names all others
 
 
-class Place(NamedTuple):
+class FileRange(NamedTuple):
     """A place in a file: `nbytes` bytes from `offset` on, changed by `transforms`, as compression does."""
 
     file: str
@@ -39,10 +39,10 @@ class Chunk(NamedTuple):
 
     offsets: Sizes
     sizes: Sizes
-    place: Place
+    place: FileRange
 
 
-class Tensor(NamedTuple):
+class DcpTensor(NamedTuple):
     """A tensor, the chunks that make it up, and the places of chunks without values, of ranks that got none of it."""
 
     name: str
@@ -51,20 +51,20 @@ class Tensor(NamedTuple):
     layout: str
     requires_grad: bool | None
     chunks: tuple[Chunk, ...]
-    empty: tuple[Place, ...] = ()
+    empty: tuple[FileRange, ...] = ()
 
 
 class Blob(NamedTuple):
     """An object of its own, as torch.save wrote it."""
 
     name: str
-    place: Place
+    place: FileRange
 
 
 class Metadata(NamedTuple):
     """Everything saved, in order, and for each name the keys that it was made of, where those are known."""
 
-    items: tuple[Tensor | Blob, ...]
+    items: tuple[DcpTensor | Blob, ...]
     keys: Mapping[str, tuple[object, ...]]
 
 
@@ -108,14 +108,14 @@ def _fields_of(node: object) -> int:
     return 1 + sum(len(state.pairs) for state in held if type(state) is Dict)
 
 
-Places = Mapping[tuple[str, Sizes | None], Place]
+Places = Mapping[tuple[str, Sizes | None], FileRange]
 
 
 def _places(node: object, budget: Budget) -> Places:
     """Return the place of each chunk, by the name of its tensor and its offsets; an object has no offsets."""
     if not isinstance(node, Dict):
         raise FormatError("does not say which files hold the values: it has no storage_data")
-    found: dict[tuple[str, Sizes | None], Place] = {}
+    found: dict[tuple[str, Sizes | None], FileRange] = {}
     for index, info in node.pairs:
         budget.spend(_fields_of(index) + _fields_of(info))
         fields = _fields(index, "MetadataIndex")
@@ -130,7 +130,7 @@ def _places(node: object, budget: Budget) -> Places:
     return found
 
 
-def _place(name: str, info: object) -> Place:
+def _place(name: str, info: object) -> FileRange:
     fields = _fields(info, "_StorageInfo")
     if fields is None:
         raise FormatError(f"does not say where '{name}' lies: it has {describe(info)} for it")
@@ -140,7 +140,7 @@ def _place(name: str, info: object) -> Place:
     offset, nbytes = (
         count(fields.get(word), f"{word} of '{name}' is no count of bytes") for word in ("offset", "length")
     )
-    return Place(file, offset, nbytes, tuple(_transforms(name, fields.get("transform_descriptors"))))
+    return FileRange(file, offset, nbytes, tuple(_transforms(name, fields.get("transform_descriptors"))))
 
 
 def _transforms(name: str, found: object) -> Iterator[str]:
@@ -151,7 +151,7 @@ def _transforms(name: str, found: object) -> Iterator[str]:
         yield text if isinstance(text, str) else describe(text)
 
 
-def _item(name: str, node: object, places: Places, budget: Budget) -> Tensor | Blob:
+def _item(name: str, node: object, places: Places, budget: Budget) -> DcpTensor | Blob:
     budget.spend(_fields_of(node))
     tensor = _fields(node, "TensorStorageMetadata")
     if tensor is not None:
@@ -164,14 +164,14 @@ def _item(name: str, node: object, places: Places, budget: Budget) -> Tensor | B
     return Blob(name, place)
 
 
-def _tensor(name: str, fields: dict[str, Any], places: Places, budget: Budget) -> Tensor:
+def _tensor(name: str, fields: dict[str, Any], places: Places, budget: Budget) -> DcpTensor:
     dtype, layout, requires_grad = _properties(name, fields.get("properties"))
     shape = shape_of(fields.get("size"), name)
     found = fields.get("chunks")
     if not isinstance(found, list):
         raise FormatError(f"tensor '{name}' has no list of chunks")
     chunks: list[Chunk] = []
-    empty: list[Place] = []
+    empty: list[FileRange] = []
     for node in found:
         budget.spend(_fields_of(node))
         offsets, extent = _box(name, node)
@@ -184,7 +184,7 @@ def _tensor(name: str, fields: dict[str, Any], places: Places, budget: Budget) -
             empty.append(place)
         else:
             chunks.append(Chunk(offsets, extent, place))
-    return Tensor(name, dtype, shape, layout, requires_grad, tuple(chunks), tuple(empty))
+    return DcpTensor(name, dtype, shape, layout, requires_grad, tuple(chunks), tuple(empty))
 
 
 def _box(name: str, node: object) -> tuple[Sizes, Sizes]:

@@ -17,7 +17,16 @@ from paramctl.files.sources import Source, open_source
 from paramctl.formats import safetensors
 from paramctl.formats.containers import strict_json
 from paramctl.formats.protocol import Writes
-from paramctl.formats.sets.chunk_grid import Box, Held, concatenated, is_concatenation, made_once, taken, tile, woven
+from paramctl.formats.sets.chunk_grid import (
+    Box,
+    BoxContent,
+    concatenated,
+    is_concatenation,
+    made_once,
+    taken,
+    tile,
+    woven,
+)
 from paramctl.model import shapes
 from paramctl.model.checkpoint import Checkpoint, Loss, Param, Storage, View, contiguous
 from paramctl.progress import ProgressCallback, ignore
@@ -33,18 +42,18 @@ KEEPS_METADATA = False
 INFO = "DCP_SHARDING_INFO"
 
 
-class Piece(NamedTuple):
+class TensorPiece(NamedTuple):
     """The piece of a tensor that one file has."""
 
     file: str
     box: Box
 
 
-class Document(NamedTuple):
+class DcpShardsDocument(NamedTuple):
     """The parts needed to write the files back: each as it was read, the pieces of each tensor, and what was listed."""
 
     files: Mapping[str, Checkpoint]
-    pieces: Mapping[str, tuple[Piece, ...]]
+    pieces: Mapping[str, tuple[TensorPiece, ...]]
     listed: tuple[tuple[str, View], ...]
 
 
@@ -58,11 +67,11 @@ def read(source: Source) -> Checkpoint:
     """List all files beside the one that is named. Raises FormatError where they contradict one another."""
     this, others = _own_name(source), _beside(source)
     files = {name: _listed(source, None if name == this else name) for name in sorted({this, *others})}
-    found: dict[str, list[tuple[Param, Piece]]] = {}
+    found: dict[str, list[tuple[Param, TensorPiece]]] = {}
     for file, checkpoint in files.items():
         offsets = _offsets(checkpoint, file)
         for param in checkpoint.params:
-            found.setdefault(param.path, []).append((param, Piece(file, _box(param, offsets, file))))
+            found.setdefault(param.path, []).append((param, TensorPiece(file, _box(param, offsets, file))))
     params = tuple(_whole(path, parts) for path, parts in found.items())
     pieces = {path: tuple(piece for _, piece in parts) for path, parts in found.items()}
     return Checkpoint(
@@ -71,7 +80,7 @@ def read(source: Source) -> Checkpoint:
         entries=params,
         saved=_Storages(files, {param.path: param for param in params}, pieces),
         sources=(source, *(one.sources[0] for one in files.values() if one.sources[0] is not source)),
-        document=Document(files, pieces, tuple((param.path, param.view) for param in params)),
+        document=DcpShardsDocument(files, pieces, tuple((param.path, param.view) for param in params)),
     )
 
 
@@ -86,7 +95,7 @@ def index(source: Source) -> None:
 
 def losses(checkpoint: Checkpoint) -> list[Loss]:
     """Return none for a set that was read. Raises UsageError for anything else: a new set is not written."""
-    if not isinstance(checkpoint.document, Document):
+    if not isinstance(checkpoint.document, DcpShardsDocument):
         raise UsageError(f"{NAME} files are not made anew", hint="name another format, such as --to dcp")
     return []
 
@@ -109,7 +118,7 @@ def verify_part(path: Path, was: str, meant: Checkpoint) -> None:
 def layout_set(checkpoint: Checkpoint, names: Mapping[str, str]) -> Sequence[Part]:
     """Return the files, unchanged except for values that changed. Raises Unsupported for any other change."""
     document = checkpoint.document
-    assert isinstance(document, Document), "losses() refused it"
+    assert isinstance(document, DcpShardsDocument), "losses() refused it"
     if names:
         raise Unsupported("several files would change, and no index says which count", hint="write a copy with -o DIR")
     if tuple((param.path, param.view) for param in checkpoint.params) != document.listed:
@@ -128,7 +137,7 @@ def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Ite
     from paramctl.findings import Finding
 
     document = checkpoint.document
-    assert isinstance(document, Document)
+    assert isinstance(document, DcpShardsDocument)
     for name, one in document.files.items():
         yield from (finding._replace(file=name) for finding in safetensors.audit(one, on_progress))
     what = "no file says how many there are, or how large a tensor is: one that is missing shows only by a gap"
@@ -196,7 +205,7 @@ def _box(param: Param, offsets: Mapping[str, object], file: str) -> Box:
     return Box(tuple(found), param.shape)
 
 
-def _whole(path: str, parts: Sequence[tuple[Param, Piece]]) -> Param:
+def _whole(path: str, parts: Sequence[tuple[Param, TensorPiece]]) -> Param:
     """Return the tensor that parts make up."""
     first = parts[0][0]
     if any(len(param.shape) != len(first.shape) or param.dtype != first.dtype for param, _ in parts):
@@ -215,7 +224,7 @@ class _Storages(Mapping[str, Storage]):
     """One storage for each tensor, put together when it is asked for."""
 
     def __init__(
-        self, files: Mapping[str, Checkpoint], params: Mapping[str, Param], pieces: Mapping[str, Sequence[Piece]]
+        self, files: Mapping[str, Checkpoint], params: Mapping[str, Param], pieces: Mapping[str, Sequence[TensorPiece]]
     ) -> None:
         self._files = files
         self._params = params
@@ -224,7 +233,9 @@ class _Storages(Mapping[str, Storage]):
     def __getitem__(self, path: str) -> Storage:
         param = self._params[path]
         held = [
-            Held(piece.box, self._files[piece.file].storages[path].content, None, f"part of '{path}' in {piece.file}")
+            BoxContent(
+                piece.box, self._files[piece.file].storages[path].content, None, f"part of '{path}' in {piece.file}"
+            )
             for piece in self._pieces[path]
             if 0 not in piece.box.sizes
         ]
@@ -239,7 +250,7 @@ class _Storages(Mapping[str, Storage]):
         return len(self._params)
 
 
-def _changed(checkpoint: Checkpoint, document: Document) -> dict[str, dict[str, Storage]]:
+def _changed(checkpoint: Checkpoint, document: DcpShardsDocument) -> dict[str, dict[str, Storage]]:
     """Return, for each file, its parts of the tensors that changed."""
     found: dict[str, dict[str, Storage]] = {}
     for param in checkpoint.params:

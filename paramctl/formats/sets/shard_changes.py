@@ -71,13 +71,13 @@ class _Changes:
 def parted(checkpoint: Checkpoint) -> _Apart:
     """Give every param to the shard that holds its bytes, or where that is another one than its own, to the index."""
     document = checkpoint.document
-    assert isinstance(document, Document)
+    assert isinstance(document, ShardedDocument)
     changes = [_Changes(shard.checkpoint) for shard in document.shards]
     keys: dict[str, tuple[int, str]] = {}
     elsewhere: list[tuple[int, Param]] = []
     places = _places(document)
     for param in checkpoint.params:
-        at = param.place if isinstance(param.place, At) else places[param.path]
+        at = param.place if isinstance(param.place, ShardPlace) else places[param.path]
         number, own = _own(param, at, document, changes, keys)
         shard = changes[number]
         if number != at.shard or (at.position < 0 and param.storage not in keys):
@@ -91,15 +91,15 @@ def parted(checkpoint: Checkpoint) -> _Apart:
     return _Apart(tuple(change.made() for change in changes), aliases, keys)
 
 
-def _places(document: Document) -> dict[str, At]:
+def _places(document: ShardedDocument) -> dict[str, ShardPlace]:
     """Return the places of the tensors that the shards hold under their own names."""
     shards = enumerate(document.shards)
     found = ((i, at, param) for i, shard in shards for at, param in enumerate(shard.checkpoint.params))
-    return {param.path: At(i, at) for i, at, param in found if param.path == param.storage}
+    return {param.path: ShardPlace(i, at) for i, at, param in found if param.path == param.storage}
 
 
 def _own(
-    param: Param, at: At, document: Document, changes: list[_Changes], keys: dict[str, tuple[int, str]]
+    param: Param, at: ShardPlace, document: ShardedDocument, changes: list[_Changes], keys: dict[str, tuple[int, str]]
 ) -> tuple[int, Param]:
     """Return the number of the shard that holds a param's bytes, and the param as that shard has it."""
     if param.storage is None:
@@ -139,7 +139,7 @@ def _first(change: _Changes) -> dict[View, str]:
     return found
 
 
-def edited_set(checkpoint: Checkpoint, document: Document, names: Mapping[str, str]) -> Iterator[Part]:
+def edited_set(checkpoint: Checkpoint, document: ShardedDocument, names: Mapping[str, str]) -> Iterator[Part]:
     before = dict(document.shards)
     subs = dict(shards_of(checkpoint))
     for name, sub in subs.items():
@@ -155,7 +155,7 @@ def _whole(source: Source) -> Extent:
 
 
 def _index(
-    checkpoint: Checkpoint, document: Document, subs: Mapping[str, Checkpoint], names: Mapping[str, str]
+    checkpoint: Checkpoint, document: ShardedDocument, subs: Mapping[str, Checkpoint], names: Mapping[str, str]
 ) -> tuple[Segment, ...]:
     """Return the index: unchanged if it is still true, else with what changed."""
     index, aliases = document.index, checkpoint.derived(parted).aliases
@@ -206,7 +206,7 @@ def index_json(document: Mapping[str, object]) -> Literal:
     return Literal((json.dumps(document, indent=2) + "\n").encode())
 
 
-class At(NamedTuple):
+class ShardPlace(NamedTuple):
     """The place where a param was read: the number of its shard, its position there; -1 if only the index names it.
 
     A param without a place is the one that the index says is in a shard under that name.
@@ -226,7 +226,7 @@ class Shard(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Document:
+class ShardedDocument:
     """The parts needed to write a set back: its index, and its shards as checkpoints of their own."""
 
     source: Source
@@ -245,7 +245,7 @@ def shards_of(checkpoint: Checkpoint) -> Iterator[tuple[str, Checkpoint]]:
     """Yield each shard as a checkpoint of its own, as it is now, with the name that it has unless it gets another."""
     document = checkpoint.document
     edited: dict[str, dict[str, Storage]] = {}
-    if isinstance(document, Document):
+    if isinstance(document, ShardedDocument):
         keys = checkpoint.derived(parted).keys
         for key, storage in checkpoint.edited.items():
             if place := document.saved.find(key) or keys.get(key):
@@ -302,7 +302,7 @@ class ByFile(Mapping[str, Storage]):
 def listings(checkpoint: Checkpoint) -> Iterator[tuple[str, Checkpoint]]:
     """Yield the shards of `shards_of` without new values in what was read: good for listings only."""
     document = checkpoint.document
-    if not isinstance(document, Document):
+    if not isinstance(document, ShardedDocument):
         yield from checkpoint.derived(divided).named(checkpoint)
         return
     for shard, sub in zip(document.shards, checkpoint.derived(parted).subs, strict=True):

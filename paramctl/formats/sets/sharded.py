@@ -19,11 +19,11 @@ from paramctl.formats import set_index
 from paramctl.formats.set_index import SetIndex
 from paramctl.formats.sets import shard_index
 from paramctl.formats.sets.shard_changes import (
-    At,
     ByFile,
     ByName,
-    Document,
     Shard,
+    ShardedDocument,
+    ShardPlace,
     edited_set,
     format_of,
     index_json,
@@ -83,7 +83,7 @@ def read(source: Source) -> Checkpoint:
         modules={name: module for shard in shards for name, module in shard.checkpoint.modules.items()},
         metadata=_common([shard.checkpoint.metadata for shard in shards]),
         sources=(source, *(shard.source for shard in shards)),
-        document=Document(source, index, shards, saved),
+        document=ShardedDocument(source, index, shards, saved),
     )
 
 
@@ -130,7 +130,7 @@ def _named_entries(number: int, shard: Shard) -> Iterable[Entry]:
     params = shard.checkpoint.params
     if all(param.path == param.storage for param in params):
         return params
-    return [p if p.path == p.storage else p._replace(place=At(number, i)) for i, p in enumerate(params)]
+    return [p if p.path == p.storage else p._replace(place=ShardPlace(number, i)) for i, p in enumerate(params)]
 
 
 def _moved_entries(number: int, shard: Shard) -> Iterator[Entry]:
@@ -139,11 +139,11 @@ def _moved_entries(number: int, shard: Shard) -> Iterator[Entry]:
     for entry in shard.checkpoint.entries:
         if isinstance(entry, Param):
             position += 1
-            entry = _moved(entry, shard.name, At(number, position))
+            entry = _moved(entry, shard.name, ShardPlace(number, position))
         yield entry
 
 
-def _moved(param: Param, name: str, at: At | None) -> Param:
+def _moved(param: Param, name: str, at: ShardPlace | None) -> Param:
     """Return a param of a shard as one of the set."""
     storage = None if param.storage is None else f"{name}/{param.storage}"
     parts = tuple(_moved(part, name, None) for part in param.components) if param.components else ()
@@ -159,10 +159,12 @@ def _aliases(index: SetIndex, entries: Iterable[Entry]) -> Iterator[Param]:
     for entry in entries:
         if isinstance(entry, Param) and entry.path in index.weight_map:
             number = numbers[index.weight_map[entry.path]]
-            if not isinstance(entry.place, At) or entry.place.shard == number:  # where the index says that it is
+            if (
+                not isinstance(entry.place, ShardPlace) or entry.place.shard == number
+            ):  # where the index says that it is
                 held.setdefault(entry.path, entry)
     for alias, path in index.aliases.items():
-        yield held[path]._replace(path=alias, place=At(numbers[index.weight_map[path]], -1))
+        yield held[path]._replace(path=alias, place=ShardPlace(numbers[index.weight_map[path]], -1))
 
 
 def _common(several: Sequence[Mapping[str, str]]) -> dict[str, str]:
@@ -178,14 +180,14 @@ def index(source: Source) -> SetIndex:
 
 def losses(checkpoint: Checkpoint) -> list[Loss]:
     """Return what the format of the shards cannot hold; a set that was read holds everything."""
-    if isinstance(checkpoint.document, Document):
+    if isinstance(checkpoint.document, ShardedDocument):
         return []
     return format_of(division_of(checkpoint).form).losses(replace(checkpoint, document=None, keys={}))
 
 
 def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:
     """Return the places in the shards that hold tensors which no path names any more."""
-    if not isinstance(checkpoint.document, Document):
+    if not isinstance(checkpoint.document, ShardedDocument):
         return []
     return [place for sub in checkpoint.derived(parted).subs for place in format_of(sub.format).unlisted_tensors(sub)]
 
@@ -193,7 +195,11 @@ def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:
 def layout_set(checkpoint: Checkpoint, names: Mapping[str, str]) -> Sequence[Part]:
     """Return the shards and the index; in a set that was read, an unchanged shard is one extent of its file."""
     document = checkpoint.document
-    parts = _new(checkpoint, names) if not isinstance(document, Document) else edited_set(checkpoint, document, names)
+    parts = (
+        _new(checkpoint, names)
+        if not isinstance(document, ShardedDocument)
+        else edited_set(checkpoint, document, names)
+    )
     return list(parts)
 
 
@@ -212,7 +218,7 @@ def verify_part(path: Path, was: str, meant: Checkpoint) -> None:
 
 def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
     """Yield the findings about the shards, each with the name of its file."""
-    assert isinstance(checkpoint.document, Document)
+    assert isinstance(checkpoint.document, ShardedDocument)
     for name, shard in checkpoint.document.shards:
         for finding in format_of(shard.format).audit(shard, on_progress):
             yield finding._replace(file=name)

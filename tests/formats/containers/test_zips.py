@@ -16,7 +16,7 @@ from paramctl.files.content import Extent, Literal
 from paramctl.files.segments import Derived, Segment, Summed
 from paramctl.files.sources import Source
 from paramctl.formats.containers import zip_layout, zips
-from paramctl.formats.containers.zip_layout import Piece
+from paramctl.formats.containers.zip_layout import ZipPiece
 from paramctl.formats.containers.zips import Record
 
 # A stored archive of two records, made by hand: offsets of its fields are plain to see.
@@ -185,7 +185,7 @@ def test_a_comment_is_kept(tmp_path: Path) -> None:
         made.comment = b"a note"
     found = zips.read(source_of(tmp_path, path.read_bytes()))
     assert found.comment == b"a note"
-    (tmp_path / "y.zip").write_bytes(written(found, [Piece("p/b", None, (Literal(b"new"),))]))
+    (tmp_path / "y.zip").write_bytes(written(found, [ZipPiece("p/b", None, (Literal(b"new"),))]))
     with zipfile.ZipFile(tmp_path / "y.zip") as made:
         assert made.comment == b"a note" and made.read("p/b") == b"new"
 
@@ -290,7 +290,7 @@ def test_headers_of_records_past_4_gib(nbytes: int, at: int) -> None:
     record = Record("p/a", 0x0808, 0, 1, nbytes, nbytes, at)
     header = zip_layout._local_header(b"p/a", record, at, 3, 64)
     assert (at + len(header)) % 64 == 3
-    entry = bytes(zip_layout._central({}, Piece("p/a", None, ()), record))
+    entry = bytes(zip_layout._central({}, ZipPiece("p/a", None, ()), record))
     packed, size, name, extra, where = (*struct.unpack_from("<2I2H", entry, 20), struct.unpack_from("<I", entry, 42)[0])
     assert entry[46 : 46 + name] == b"p/a"
     field = entry[46 + name : 46 + name + extra]
@@ -329,7 +329,7 @@ def as_bytes(segments: list[Segment]) -> bytes:
     return out
 
 
-def written(old: zips.Archive, pieces: list[Piece]) -> bytes:
+def written(old: zips.Archive, pieces: list[ZipPiece]) -> bytes:
     return as_bytes(list(zip_layout.layout(old, pieces, 64)))
 
 
@@ -341,16 +341,16 @@ def opened(folder: Path) -> tuple[zips.Archive, Source, list[Record]]:
 
 def test_the_same_pieces_are_the_same_bytes(tmp_path: Path) -> None:
     found, _, (a, b) = opened(tmp_path)
-    assert written(found, [Piece("p/a", a), Piece("p/b", b)]) == archive()
+    assert written(found, [ZipPiece("p/a", a), ZipPiece("p/b", b)]) == archive()
 
 
 def test_pieces_that_are_changed_dropped_and_added(tmp_path: Path) -> None:
     found, _, (a, b) = opened(tmp_path)
-    pieces = [Piece("p/a", a, (Literal(b"other"), Literal(b" bytes"))), Piece("p/c", None, (Literal(b""),)), Piece("p/b", b)]
+    pieces = [ZipPiece("p/a", a, (Literal(b"other"), Literal(b" bytes"))), ZipPiece("p/c", None, (Literal(b""),)), ZipPiece("p/b", b)]
     (tmp_path / "y.zip").write_bytes(written(found, pieces))
     with zipfile.ZipFile(tmp_path / "y.zip") as made:
         assert made.testzip() is None
         assert {name: made.read(name) for name in made.namelist()} == {"p/a": b"other bytes", "p/c": b"", "p/b": b"beta!"}
-    (tmp_path / "z.zip").write_bytes(written(found, [Piece("p/b", b)]))
+    (tmp_path / "z.zip").write_bytes(written(found, [ZipPiece("p/b", b)]))
     with zipfile.ZipFile(tmp_path / "z.zip") as made:
         assert made.namelist() == ["p/b"] and made.testzip() is None

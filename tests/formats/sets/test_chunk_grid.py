@@ -15,7 +15,16 @@ from hypothesis import strategies as st
 from paramctl.errors import FormatError
 from paramctl.files.content import Buffer, Computed, Content, Literal, chunks, read
 from paramctl.formats.sets import chunk_grid
-from paramctl.formats.sets.chunk_grid import Box, Held, concatenated, is_concatenation, made_once, taken, tile, woven
+from paramctl.formats.sets.chunk_grid import (
+    Box,
+    BoxContent,
+    concatenated,
+    is_concatenation,
+    made_once,
+    taken,
+    tile,
+    woven,
+)
 
 SHAPES = st.lists(st.integers(1, 7), min_size=1, max_size=4).map(tuple)
 
@@ -44,9 +53,9 @@ def within(box: Box) -> tuple[slice, ...]:
     return tuple(slice(at, at + n) for at, n in zip(box.offsets, box.sizes, strict=True))
 
 
-def held(values: Any, boxes: list[Box]) -> list[Held]:
+def held(values: Any, boxes: list[Box]) -> list[BoxContent]:
     data = [values[within(box)].tobytes() for box in boxes]
-    return [Held(box, (Literal(one),), zlib.crc32(one), "chunk") for box, one in zip(boxes, data, strict=True)]
+    return [BoxContent(box, (Literal(one),), zlib.crc32(one), "chunk") for box, one in zip(boxes, data, strict=True)]
 
 
 def bytes_of(content: tuple[Content, ...]) -> bytes:
@@ -97,7 +106,7 @@ def test_boxes_of_whole_rows_are_one_behind_the_other(width: int, heights: list[
 
 
 def test_a_sum_that_is_not_known_is_none_of_the_whole() -> None:
-    one = Held(Box((0,), (1,)), (Literal(b"a"),), None, "a")
+    one = BoxContent(Box((0,), (1,)), (Literal(b"a"),), None, "a")
     assert concatenated([one], 1) == ((Literal(b"a"),), None)
 
 
