@@ -25,7 +25,7 @@ COPIED = 4_000_000  # things in copies of what is shared, beside one for each op
 Edits = Mapping[tuple[int, int], Any]
 
 
-def unlisted_tensors(checkpoint: Checkpoint, own: type) -> list[str]:
+def unlisted_tensors(checkpoint: Checkpoint, own: type[Any]) -> list[str]:
     """Return the places of `Editor.unlisted_tensors`, if the checkpoint's document is of the format's `own` class."""
     document: Any = checkpoint.document
     return document.editor.unlisted_tensors(checkpoint) if isinstance(document, own) else []
