@@ -12,7 +12,11 @@ from paramctl.formats.pickles.reader_differences import HIDDEN
 
 def _build(m: Machine) -> None:
     state = m.stack.pop()
-    mutate(m, "build", [state])
+    target = m.stack[-1]
+    if type(target) is Call and target.mutations is None:  # as good as always
+        target.mutations = [("build", state)]
+    else:
+        mutate(m, "build", [state])
 
 
 def mutate(m: Machine, verb: str, values: list[Any]) -> None:
@@ -111,7 +115,10 @@ def _reduce(m: Machine) -> None:
 def _newobj(m: Machine) -> None:
     args = m.stack.pop()
     func = m.stack.pop()
-    _call(m, func, args, None, "newobj")
+    if type(func) is Global and type(args) is tuple:  # as good as always
+        m.stack.append(Call(func, args, None, "newobj"))
+    else:
+        _call(m, func, args, None, "newobj")
 
 
 def _newobj_ex(m: Machine) -> None:

@@ -248,7 +248,11 @@ def _frozenset(m: Machine) -> None:
 
 def _append(m: Machine) -> None:
     item = m.stack.pop()
-    _extend(m, [item])
+    target = m.stack[-1]
+    if type(target) is list:
+        target.append(item)
+    else:
+        _extend(m, [item])
 
 
 def _appends(m: Machine) -> None:
@@ -296,7 +300,10 @@ def _set_items(m: Machine, items: list[Any]) -> None:
 
 def _can_be_keys(keys: list[Any]) -> bool:
     """Return whether no key is of a kind that cannot be hashed; what tuples hold is not looked at."""
-    return not any(type(key) is not str and isinstance(key, _UNHASHABLE) for key in keys)
+    for key in keys:  # noqa: SIM110 - a generator costs more than the few keys that most dicts have
+        if type(key) is not str and isinstance(key, _UNHASHABLE):
+            return False
+    return True
 
 
 def _additems(m: Machine) -> None:
