@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -119,10 +120,10 @@ def _choices(checkpoint: Checkpoint, selection: Selection, spec: Spec) -> dict[i
     If no weight is selected (only biases, or a normalisation), the params get the scheme itself, except statistics and
     integers, unless nothing else was named.
     """
-    roles = {role_of(checkpoint.params[i]) for i in selection.indices if i not in selection.exact}
+    roles = {role_of(checkpoint, i) for i in selection.indices if i not in selection.exact}
     found: dict[int, _Choice] = {}
     for index in selection.indices:
-        other = roles != {"other"} and role_of(checkpoint.params[index]) == "other"
+        other = roles != {"other"} and role_of(checkpoint, index) == "other"
         exact = index in selection.exact
         by_role = not exact and ("weight" in roles or other)
         leader = checkpoint.tied_to.get(index, index)
@@ -131,18 +132,53 @@ def _choices(checkpoint: Checkpoint, selection: Selection, spec: Spec) -> dict[i
     return found
 
 
-def role_of(param: Param) -> str:
-    """Return the role of a param: `weight`, `bias`, `scale`, or `other`, which drawing a layer leaves alone."""
-    name = param.path.rsplit(".", 1)[-1]
+def role_of(checkpoint: Checkpoint, at: int) -> str:
+    """Return the role of a param: `weight`, `bias`, `scale`, or `other`, which drawing a layer leaves alone.
+
+    What a known class says wins over the number of dimensions.
+    """
+    param = checkpoint.params[at]
+    layer, _, name = param.path.rpartition(".")
     if not param.dtype.is_float and param.dtype.category != "complex":
         return "other"
-    if param.kind == "buffer":
+    if param.kind == "buffer" or is_mask(param):
         return "other"
+    if _class_of(checkpoint, layer) in defaults.NORMS:
+        return {"weight": "scale", "bias": "bias"}.get(name, "other")
     if len(param.shape) >= 2:
         return "weight"
     if len(param.shape) == 1 and name in ("weight", "gamma", "scale"):
         return "scale"
     return "bias" if name.startswith("bias") or name == "beta" else "other"
+
+
+def is_mask(param: Param) -> bool:
+    """Return whether a param is the causal mask of an attention layer, which some models save as `bias`."""
+    layer, _, name = param.path.rpartition(".")
+    if len(param.shape) < 2:
+        return False
+    return name == "masked_bias" or (name == "bias" and _ATTENTION(layer.rpartition(".")[2]) is not None)
+
+
+_ATTENTION = re.compile(r"(?:.*_)?(?:attn|attention)", re.IGNORECASE).fullmatch
+
+
+def _class_of(checkpoint: Checkpoint, layer: str) -> str:
+    """Return the class of a layer, if it is one of torch.nn's that are known; else ""."""
+    module = checkpoint.modules.get(layer)
+    if module:
+        return defaults.known_class(module.full_name)
+    above, _, name = layer.rpartition(".")
+    held = checkpoint.own_params.get(above, ()) if name == "out_proj" else ()
+    names = {checkpoint.params[i].path.rpartition(".")[2] for i in held}
+    return "NonDynamicallyQuantizableLinear" if names & {"in_proj_weight", "q_proj_weight"} else ""
+
+
+def _is_in_transformer(checkpoint: Checkpoint, layer: str) -> bool:
+    """Return whether a `torch.nn.Transformer` is a layer, or holds it."""
+    above = [layer[:i] for i, c in enumerate(layer) if c == "."]
+    found = (checkpoint.modules.get(path) for path in ("", *above, layer))
+    return any(module is not None and module.full_name == defaults.TRANSFORMER for module in found)
 
 
 def _plan(
@@ -158,7 +194,7 @@ def _plan(
             kept.append(Kept(checkpoint.labels[choice.named], f"it {fixed}"))
             continue
         check_plain(param)
-        role = role_of(param)
+        role = role_of(checkpoint, at)
         spec, why = _by_role(choice.spec, role, param, bias) if choice.by_role else (choice.spec, "")
         drawn_param = _drawn_param(checkpoint, at, role, seed, siblings)
         resolved, assumed = defaults.resolve(spec, drawn_param) if spec else (None, False)
@@ -194,6 +230,8 @@ def _why_kept(param: Param) -> str:
     """Return the reason why a param is kept."""
     if not param.dtype.is_float and param.dtype.category != "complex":
         return f"{param.dtype.name} values are not weights"
+    if is_mask(param):
+        return "a causal mask is not learnt"
     if param.kind == "buffer":
         return "a buffer is not learnt"
     if param.path.rsplit(".", 1)[-1] in defaults.RUNNING:
@@ -221,7 +259,8 @@ def _drawn_param(
         param.dtype,
         seed,
         role=_ROLES[role],
-        module=module.type if module else "",
+        module=_class_of(checkpoint, layer),
+        is_in_transformer=_is_in_transformer(checkpoint, layer),
         padding_idx=module.padding_idx if module else None,
         siblings=siblings[layer],
     )

@@ -168,12 +168,14 @@ class Loss(NamedTuple):
 class Module(NamedTuple):
     """The class of a layer, where the file names it: `Linear`, and `Linear(4 → 8)` for people.
 
-    `padding_idx` is the row of an embedding that stands for padding, which its default keeps zero.
+    `padding_idx` is the row of an embedding that stands for padding, which its default keeps zero. `full_name` is the
+    class with its module, `torch.nn.modules.linear.Linear`; "" if the file does not name it.
     """
 
     type: str
     text: str
     padding_idx: int | None = None
+    full_name: str = ""
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,18 @@ from paramctl.schemes.spec import Spec, call, parse
 from paramctl.schemes.user_function import UserFunction
 
 RECURRENT = re.compile(r"(?:weight|bias)_(ih|hh|hr)(_l\d+(?:_reverse)?)?")
+ATTENTION = ("in_proj_weight", "in_proj_bias", "bias_k", "bias_v", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1, "LSTMCell": 4, "GRUCell": 3, "RNNCell": 1}
-TORCH_LAYER = re.compile(
-    r"Linear|NonDynamicallyQuantizableLinear|Bilinear|Conv(Transpose)?\dd|Embedding(Bag)?|(LSTM|GRU|RNN)(Cell)?"
-    r"|MultiheadAttention|PReLU|\w*Norm(\dd)?"
-)
+# The classes of torch.nn with params, by what they are called in it; a class of another package is not known.
+NORMS = frozenset(
+    f"{lazy}{name}{n}" for lazy in ("", "Lazy") for name in ("BatchNorm", "InstanceNorm") for n in ("1d", "2d", "3d")
+) | {"SyncBatchNorm", "LayerNorm", "GroupNorm", "RMSNorm"}
+TORCH_LAYERS = NORMS | {
+    "Linear", "LazyLinear", "NonDynamicallyQuantizableLinear", "Bilinear", "Embedding", "EmbeddingBag", "PReLU",
+    "MultiheadAttention", *GATES,
+    *(f"{lazy}Conv{kind}{n}d" for lazy in ("", "Lazy") for kind in ("", "Transpose") for n in (1, 2, 3)),
+}  # fmt: skip
+TRANSFORMER = "torch.nn.modules.transformer.Transformer"  # which draws all matrices in it once more
 RUNNING = {  # running statistics, by the last name of a path
     "running_mean": "zeros",
     "running_var": "ones",
@@ -37,6 +44,12 @@ class Resolution(NamedTuple):
 
     spec: Spec | None
     assumed: bool = False
+
+
+def known_class(full_name: str) -> str:
+    """Return the name of a class of torch.nn, by its qualified name; "" for any other class."""
+    name = full_name.rpartition(".")[2]
+    return name if full_name.startswith("torch.nn.modules.") and name in TORCH_LAYERS else ""
 
 
 def default_for(format_name: str) -> Spec:
@@ -62,7 +75,7 @@ def torch_default(param: DrawnParam) -> Resolution:
     if state := _statistics_default(param):
         return state
     spec = _torch_special(param) or _torch_by_role(param)
-    return Resolution(spec, assumed=not TORCH_LAYER.fullmatch(param.module))
+    return Resolution(spec, assumed=not param.module)
 
 
 @scheme("kernels xavier_uniform, recurrent kernels orthogonal, embeddings U(±0.05), biases 0 "
@@ -103,15 +116,17 @@ def _statistics_default(param: DrawnParam, name: str = "") -> Resolution | None:
 def _torch_special(param: DrawnParam) -> Spec | None:
     """Return the default of layers whose reset_parameters differs from a Linear's; None for other layers."""
     name, module = param.name, param.module
+    if param.is_in_transformer and len(param.shape) > 1:
+        return call("xavier_uniform")
     if RECURRENT.fullmatch(name):
         hidden = _hidden_size(param)
         return None if hidden is None else _symmetric(hidden)
-    if name in ("in_proj_weight", "in_proj_bias", "bias_k", "bias_v") or module == "MultiheadAttention":
+    if name in ATTENTION or module == "MultiheadAttention":
         matrix = "xavier_normal" if "bias" in name else "xavier_uniform"
         return call("zeros" if len(param.shape) < 2 else matrix)
     if module == "NonDynamicallyQuantizableLinear" and name == "bias":
         return call("zeros")
-    if "Norm" in module:
+    if module in NORMS:
         return call("zeros" if param.role == "bias" else "ones")
     if module in ("Embedding", "EmbeddingBag"):
         return replace(call("normal"), zero_row=_padding_row(param))
@@ -170,7 +185,7 @@ def _keras(param: DrawnParam) -> Spec | None:
         return call("uniform", a=-0.05, b=0.05)
     if param.role == "bias" or name.startswith("bias"):
         return call("lstm_bias" if _is_keras_lstm(param) else "zeros")
-    if param.role == "scale" or "Norm" in param.module:
+    if param.role == "scale":
         return call("ones")
     return call("xavier_uniform") if param.role == "weight" else None
 

@@ -17,9 +17,10 @@ Role = Literal["weight", "bias", "scale", "tensor"]
 class DrawnParam:
     """One param that is to be drawn, and what the file tells about its layer.
 
-    `module` is the class of the layer, if the file names it (`Linear`); `siblings` are the shapes of the layer's
-    params by their last names (`{"weight": (8, 4), "bias": (8,)}`), which give a bias its fan-in and a recurrent
-    weight its hidden size. `padding_idx` is the row of an embedding that stands for padding.
+    `module` is the class of the layer, if the file names one that is known (`Linear`); `is_in_transformer` tells that
+    a `torch.nn.Transformer` holds the layer. `siblings` are the shapes of the layer's params by their last names
+    (`{"weight": (8, 4), "bias": (8,)}`), which give a bias its fan-in and a recurrent weight its hidden size.
+    `padding_idx` is the row of an embedding that stands for padding.
     """
 
     path: str
@@ -29,6 +30,7 @@ class DrawnParam:
     kernel: Kernel = "torch"
     role: Role = "tensor"
     module: str = ""
+    is_in_transformer: bool = False
     padding_idx: int | None = None
     siblings: Mapping[str, Shape] = field(default_factory=dict, hash=False)
 

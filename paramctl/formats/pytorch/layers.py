@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ OPTIMIZER_KEYS = frozenset({"state", "param_groups"})
 MODULE_KEYS = frozenset({"_parameters", "_modules"})
 _MARKS = MODULE_KEYS | OPTIMIZER_KEYS
 
+_MANGLED = re.compile(r"\.___torch_mangle_[0-9]+(?=\.)")  # what TorchScript puts between a module and a class
 MAX_TEXT = 60  # characters of attributes behind a class's name
 _OWN = ("training", "dump_patches", "call_super_init")
 
@@ -22,7 +24,8 @@ _OWN = ("training", "dump_patches", "call_super_init")
 def describe_layer(node: Call, state: Dict) -> Module:
     """Return the class of a module, with a text such as `Linear(4 → 8)`."""
     attributes = {_text(key): value for key, value in state.pairs}
-    name = _class_name(node, attributes)
+    full_name = _full_name(node, attributes)
+    name = full_name.rsplit(".", 1)[-1]
     known = _KNOWN.get(name.removeprefix("NonDynamicallyQuantizable").rstrip("123d"))
     try:
         inside = known(attributes) if known else _generic(attributes)
@@ -32,10 +35,12 @@ def describe_layer(node: Call, state: Dict) -> Module:
     if known and isinstance(bias, Dict | Call) and any(_text(k) == "bias" and v is None for k, v in bias.pairs):
         inside += ", no bias"
     padding = attributes.get("padding_idx")
-    return Module(name, f"{name}({inside})" if inside else name, padding if is_count(padding) else None)
+    text = f"{name}({inside})" if inside else name
+    return Module(name, text, padding if is_count(padding) else None, full_name)
 
 
-def _class_name(node: Call, attributes: dict[str, Any]) -> str:
+def _full_name(node: Call, attributes: dict[str, Any]) -> str:
+    """Return the qualified name of a module's class; of a torch.fx.GraphModule the name that it gives itself."""
     held = attributes.get("_class_name")  # torch.fx.GraphModule
     if isinstance(held, str):
         return held
@@ -44,7 +49,7 @@ def _class_name(node: Call, attributes: dict[str, Any]) -> str:
         cls = class_of(node.args[0]) if isinstance(node.args, tuple) and node.args else cls
     if cls is not None and cls.name == "reduce_graph_module":
         return "GraphModule"
-    return cls.name.rsplit(".", 1)[-1] if cls is not None else "Module"
+    return _MANGLED.sub("", cls.full).removeprefix("__torch__.") if cls is not None else "Module"
 
 
 def _linear(at: dict[str, Any]) -> str:
