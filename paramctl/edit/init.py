@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
+from paramctl.edit import weight_norm
 from paramctl.edit.guards import check_editable, check_plain, why_fixed
+from paramctl.edit.layer_roles import class_of, describe, is_mask, role_of
 from paramctl.edit.optimizer_reset import update_optimizers
 from paramctl.edit.report import Change, Edit, Kept
 from paramctl.errors import UsageError
@@ -18,7 +20,7 @@ from paramctl.model.checkpoint import Checkpoint, Param, Storage
 from paramctl.model.selections.selection import Selection, model_params, select
 from paramctl.model.sharing import overlaps, with_tied
 from paramctl.schemes import defaults, drawing
-from paramctl.schemes.drawn_param import DrawnParam, Role
+from paramctl.schemes.drawn_param import DrawnParam
 from paramctl.schemes.scheme import fans
 from paramctl.schemes.spec import Spec, parse
 from paramctl.schemes.user_function import UserFunction
@@ -44,6 +46,7 @@ class _Job(NamedTuple):
     role: str
     drawn_param: DrawnParam
     assumed: bool  # that the layer is a Linear or a Conv, since the file names no class
+    direction: int | None = None  # of weight normalisation, whose norm this param becomes
 
 
 def init(
@@ -125,60 +128,18 @@ def _choices(checkpoint: Checkpoint, selection: Selection, spec: Spec) -> dict[i
     for index in selection.indices:
         other = roles != {"other"} and role_of(checkpoint, index) == "other"
         exact = index in selection.exact
-        by_role = not exact and ("weight" in roles or other)
+        by_role = not exact and ("weight" in roles or other or _is_no_matrix(checkpoint, index, spec))
         leader = checkpoint.tied_to.get(index, index)
         if leader not in found or not by_role:
             found[leader] = _Choice(index, spec, exact, by_role)
     return found
 
 
-def role_of(checkpoint: Checkpoint, at: int) -> str:
-    """Return the role of a param: `weight`, `bias`, `scale`, or `other`, which drawing a layer leaves alone.
-
-    What a known class says wins over the number of dimensions.
-    """
+def _is_no_matrix(checkpoint: Checkpoint, at: int, spec: Spec) -> bool:
+    """Return whether a param is the scale or bias of a normalisation, and the scheme is for matrices alone."""
     param = checkpoint.params[at]
-    layer, _, name = param.path.rpartition(".")
-    if not param.dtype.is_float and param.dtype.category != "complex":
-        return "other"
-    if param.kind == "buffer" or is_mask(param):
-        return "other"
-    if _class_of(checkpoint, layer) in defaults.NORMS:
-        return {"weight": "scale", "bias": "bias"}.get(name, "other")
-    if len(param.shape) >= 2:
-        return "weight"
-    if len(param.shape) == 1 and name in ("weight", "gamma", "scale"):
-        return "scale"
-    return "bias" if name.startswith("bias") or name == "beta" else "other"
-
-
-def is_mask(param: Param) -> bool:
-    """Return whether a param is the causal mask of an attention layer, which some models save as `bias`."""
-    layer, _, name = param.path.rpartition(".")
-    if len(param.shape) < 2:
-        return False
-    return name == "masked_bias" or (name == "bias" and _ATTENTION(layer.rpartition(".")[2]) is not None)
-
-
-_ATTENTION = re.compile(r"(?:.*_)?(?:attn|attention)", re.IGNORECASE).fullmatch
-
-
-def _class_of(checkpoint: Checkpoint, layer: str) -> str:
-    """Return the class of a layer, if it is one of torch.nn's that are known; else ""."""
-    module = checkpoint.modules.get(layer)
-    if module:
-        return defaults.known_class(module.full_name)
-    above, _, name = layer.rpartition(".")
-    held = checkpoint.own_params.get(above, ()) if name == "out_proj" else ()
-    names = {checkpoint.params[i].path.rpartition(".")[2] for i in held}
-    return "NonDynamicallyQuantizableLinear" if names & {"in_proj_weight", "q_proj_weight"} else ""
-
-
-def _is_in_transformer(checkpoint: Checkpoint, layer: str) -> bool:
-    """Return whether a `torch.nn.Transformer` is a layer, or holds it."""
-    above = [layer[:i] for i, c in enumerate(layer) if c == "."]
-    found = (checkpoint.modules.get(path) for path in ("", *above, layer))
-    return any(module is not None and module.full_name == defaults.TRANSFORMER for module in found)
+    is_norm = class_of(checkpoint, param.path.rpartition(".")[0]) in defaults.NORMS
+    return is_norm and drawing.why_not(spec, (param.numel,), param.dtype) is not None
 
 
 def _plan(
@@ -187,6 +148,7 @@ def _plan(
     """Return how each chosen param is drawn or why it is kept; everything is checked before anything is drawn."""
     jobs: list[_Job] = []
     kept: list[Kept] = []
+    magnitudes: list[int] = []
     siblings: dict[str, Mapping[str, tuple[int, ...]]] = {}
     for at, choice in sorted(chosen.items()):
         param = checkpoint.params[at]
@@ -195,14 +157,40 @@ def _plan(
             continue
         check_plain(param)
         role = role_of(checkpoint, at)
+        if role == "magnitude" and not choice.exact:
+            magnitudes.append(at)
+            continue
         spec, why = _by_role(choice.spec, role, param, bias) if choice.by_role else (choice.spec, "")
-        drawn_param = _drawn_param(checkpoint, at, role, seed, siblings)
+        drawn_param = describe(checkpoint, at, role, seed, siblings)
         resolved, assumed = defaults.resolve(spec, drawn_param) if spec else (None, False)
         if spec is None or (resolved is None and choice.by_role):
             kept.append(Kept(checkpoint.labels[choice.named], why or _why_kept(param)))
             continue
         jobs.append(_Job(at, drawing.check(spec, drawn_param), role, drawn_param, assumed))
-    return jobs, kept
+    return _with_magnitudes(checkpoint, magnitudes, jobs, kept), kept
+
+
+def _with_magnitudes(
+    checkpoint: Checkpoint, magnitudes: Sequence[int], jobs: Sequence[_Job], kept: list[Kept]
+) -> list[_Job]:
+    """Return the jobs, with those of magnitudes behind them; a magnitude whose direction is kept is kept, too.
+
+    A weight of zeros needs a magnitude of zero: no direction has the norm 0 without becoming NaN.
+    """
+    found = {job.at: job for job in jobs}
+    behind: list[_Job] = []
+    for at in magnitudes:
+        direction = weight_norm.direction_of(checkpoint, at)
+        job = found.get(checkpoint.tied_to.get(direction, direction)) if direction is not None else None
+        if job is None:
+            kept.append(Kept(checkpoint.labels[at], "its direction is kept"))
+        elif job.spec.text in ("zeros", "constant:0"):
+            del found[job.at]
+            kept.append(Kept(checkpoint.labels[job.at], "its magnitude becomes zero"))
+            behind.append(job._replace(at=at, role="magnitude"))
+        else:
+            behind.append(job._replace(at=at, role="magnitude", direction=job.at))
+    return [*found.values(), *behind]
 
 
 def _by_role(spec: Spec, role: str, param: Param, bias: str | None) -> tuple[Spec | None, str]:
@@ -244,46 +232,17 @@ def _spec_of(text: str, checkpoint: Checkpoint) -> Spec:
     return defaults.default_for(checkpoint.format) if text == "default" else parse(text)
 
 
-def _drawn_param(
-    checkpoint: Checkpoint, index: int, role: str, seed: int, siblings: dict[str, Mapping[str, tuple[int, ...]]]
-) -> DrawnParam:
-    """Return the description of a param for its scheme; `siblings` caches the shapes of a layer's params."""
-    param = checkpoint.params[index]
-    layer, _, _ = param.path.rpartition(".")
-    module = checkpoint.modules.get(layer)
-    if layer not in siblings:
-        siblings[layer] = _siblings(checkpoint, layer)
-    return DrawnParam(
-        checkpoint.labels[index],
-        param.shape,
-        param.dtype,
-        seed,
-        role=_ROLES[role],
-        module=_class_of(checkpoint, layer),
-        is_in_transformer=_is_in_transformer(checkpoint, layer),
-        padding_idx=module.padding_idx if module else None,
-        siblings=siblings[layer],
-    )
-
-
-_ROLES: dict[str, Role] = {"weight": "weight", "bias": "bias", "scale": "scale", "other": "tensor"}
-
-
-def _siblings(checkpoint: Checkpoint, layer: str) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of a layer's own params by their last names."""
-    at = len(layer) + 1 if layer else 0
-    return {checkpoint.params[i].path[at:]: checkpoint.params[i].shape for i in checkpoint.own_params.get(layer, ())}
-
-
 def _changes(checkpoint: Checkpoint, jobs: Sequence[_Job]) -> tuple[Change, ...]:
     """Return the report of each drawn param: its first path, and the paths tied to it."""
     labels = checkpoint.labels
     groups = {group[0]: group for group in checkpoint.groups()}
     changes = []
-    for job in jobs:
+    for job in sorted(jobs, key=lambda job: job.at):
         shape = checkpoint.params[job.at].shape
-        fan_in, fan_out = fans(shape, "torch") if len(shape) >= 2 else (None, None)
+        fan_in, fan_out = fans(shape, "torch") if len(shape) >= 2 and job.role != "magnitude" else (None, None)
         how = f"{job.spec.text} (assumed)" if job.assumed else job.spec.text
+        if job.direction is not None:
+            how = f"norm of {labels[job.direction]}"
         also = tuple(labels[i] for i in groups.get(job.at, ())[1:])
         changes.append(Change(labels[job.at], how, job.role, fan_in, fan_out, also))
     return tuple(changes)
@@ -311,22 +270,31 @@ def _shared_bytes_notes(checkpoint: Checkpoint, drawn: Sequence[int]) -> list[st
 def _drawn_storages(checkpoint: Checkpoint, jobs: Sequence[_Job]) -> dict[str, Storage]:
     """Return the storages of the drawn params; values are drawn when their bytes are written."""
     changes: dict[str, list[NewValues]] = {}
+    made: dict[int, Callable[[], Buffer]] = {}
     results: Spool | None = None
     checked: set[str] = set()
     for job in jobs:
         param = checkpoint.params[job.at]
         if not param.numel:
             continue
-        make: Callable[[], Buffer] = partial(drawing.draw, job.spec, job.drawn_param)
-        if isinstance(job.spec.scheme, UserFunction):
+        make: Callable[[], Buffer] = partial(drawing.draw, job.spec, replace(job.drawn_param, shape=param.shape))
+        if job.direction is not None:
+            make = partial(_norm, made[job.direction], checkpoint.params[job.direction], param)
+        elif isinstance(job.spec.scheme, UserFunction):
             # It may fail, and may return something else when it is called again: both must not be noticed
             # when half of the file has gone down a pipe.
             results = results or Spool("what the function made")
             make = results.keep(drawing.draw(job.spec, job.drawn_param, _current_values(checkpoint, param, checked)))
         elif job.spec.is_extreme:
             make()
+        made[job.at] = make
         changes.setdefault(str(param.storage), []).append(NewValues(param, make))
     return {key: with_values(checkpoint.storages[key], *made) for key, made in changes.items()}
+
+
+def _norm(drawn: Callable[[], Buffer], direction: Param, magnitude: Param) -> Buffer:
+    """Return the bytes of a magnitude, from those of its direction as they are drawn."""
+    return weight_norm.norm(drawn(), direction, magnitude)
 
 
 def _current_values(checkpoint: Checkpoint, param: Param, checked: set[str]) -> bytes:
