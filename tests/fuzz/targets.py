@@ -85,8 +85,9 @@ def roll_back(data: bytes, folder: Path) -> Iterator[Step]:
     """Undo a change that was cut short; the journal is made one of this very file, whose number is never the same."""
     place = folders.lay_out(data, folder, "x.bin")
     for path in sorted(place.glob(".*.paramctl-journal")) if place.is_dir() else ():
-        file = path.with_name(path.name.removeprefix(".").removesuffix(".paramctl-journal"))
-        if file.is_file():
+        name = path.name.removeprefix(".").removesuffix(".paramctl-journal")
+        file = place / name
+        if name and file.is_file():
             path.write_bytes(_journal_for(file, path.read_bytes()))
         yield partial(undo.roll_back, file)
 
