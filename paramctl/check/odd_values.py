@@ -125,7 +125,8 @@ def _kinds(dtype: DType) -> tuple[Array, Array, Array]:
     """Return which bit patterns of a small dtype are NaN, infinite, zero."""
     import numpy as np
 
-    from paramctl.values.arrays import numpy_dtype, raw_dtype
+    from paramctl.values.arrays import raw_dtype
+    from paramctl.values.rounding import numpy_dtype
 
     with np.errstate(invalid="ignore"):  # signalling NaNs
         values = np.arange(1 << dtype.bits).astype(raw_dtype(dtype)).view(numpy_dtype(dtype)).astype(np.float64)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from paramctl.errors import UsageError
 from paramctl.model.dtypes import DType
-from paramctl.values.arrays import numpy_dtype
 from paramctl.values.float_bits import halves
+from paramctl.values.rounding import numpy_dtype
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -80,7 +80,7 @@ class ParamComparison:
     def _measure(self, a: Param, b: Param, equal: int) -> tuple[Distance, str]:
         """Return the same as `_distance`, for params whose first `equal` elements are equal."""
         from paramctl.compare.distance import Tally, Tolerance, coarser, equal_when_rounded
-        from paramctl.values.arrays import numpy_dtype
+        from paramctl.values.rounding import numpy_dtype
         from paramctl.values.scan import aligned
 
         a, b, times = _without_shared_repeats(a, b)

@@ -41,8 +41,19 @@ def check_value(step: Assignment, dtype: DType) -> None:
         return
     given = _literal_values(step.value)
     made = _cast(given, step, dtype)
-    if dtype.category == "float" and not np.array_equal(_finite(made), _finite(given)):
+    if dtype.category != "float":
+        return
+    fits = np.array_equal(_finite(made), _finite(given)) and np.array_equal(_infinite(made), _infinite(given))
+    if not fits:
         raise UsageError(f"{step.text}: the value does not fit {dtype.name}")
+
+
+def _infinite(values: Array) -> Array:
+    """Return where values are infinite."""
+    import numpy as np
+
+    found: Array = np.isinf(values if values.dtype.kind in "biu" else values.astype(np.float64))
+    return found
 
 
 def _finite(values: Array) -> Array:

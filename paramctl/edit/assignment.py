@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
+from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from paramctl.edit.guards import check_plain
@@ -113,9 +114,12 @@ def _number(text: str) -> complex | float | int | None:
         return known  # Python takes a lone j for a number
     for kind in (int, float, complex):
         try:
-            return kind(text)
+            number = kind(text)
         except ValueError:  # also an integer of thousands of digits
             continue
+        if "inf" not in text.lower() and abs(number) == inf:
+            raise UsageError(f"{text} is larger than any float64", hint="say inf for infinity")
+        return number
     return None
 
 

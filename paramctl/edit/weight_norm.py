@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from paramctl.model.checkpoint import Checkpoint, Param
-from paramctl.values.arrays import decoded, encode, numpy_dtype
+from paramctl.values.arrays import cast, decoded, encode
 
 if TYPE_CHECKING:
     from paramctl.files.content import Buffer
@@ -48,4 +48,4 @@ def norm(drawn: Buffer, direction: Param, magnitude: Param) -> Buffer:
     axes = tuple(i for i, size in enumerate(shape) if size == 1)
     wide = np.abs(values.astype(np.complex128 if direction.dtype.category == "complex" else np.float64))
     made = np.sqrt(np.sum(wide * wide, axis=axes)).reshape(magnitude.shape)
-    return encode(made.astype(numpy_dtype(magnitude.dtype)), magnitude.dtype)
+    return encode(cast(made, magnitude.dtype), magnitude.dtype)

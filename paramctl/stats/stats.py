@@ -286,7 +286,8 @@ def _every_value(dtype: DType) -> Array:
     """Return the value of each bit pattern of a small dtype, as float64."""
     import numpy as np
 
-    from paramctl.values.arrays import numpy_dtype, raw_dtype
+    from paramctl.values.arrays import raw_dtype
+    from paramctl.values.rounding import numpy_dtype
 
     patterns = np.arange(1 << dtype.bits).astype(raw_dtype(dtype))
     if dtype.category == "bool":

@@ -12,6 +12,8 @@ from paramctl.files import checksums
 from paramctl.files.content import Buffer, Computed, Content, Patch, chunks, clip, patched, read
 from paramctl.model.checkpoint import Checkpoint, Param, Storage, contiguous, dims
 from paramctl.model.dtypes import DType
+from paramctl.values import rounding
+from paramctl.values.rounding import numpy_dtype
 
 if TYPE_CHECKING:
     import numpy as np
@@ -129,7 +131,7 @@ def storage_of(checkpoint: Checkpoint, param: Param) -> Storage:
 
 
 def cast(values: Array, dtype: DType) -> Array:
-    """`values` in `dtype`. Raises UsageError where it cannot hold them (a fraction in an integer)."""
+    """Return `values` in `dtype`, rounded as torch does. Raises UsageError if it cannot hold one of them."""
     import numpy as np
 
     values = np.asarray(values)
@@ -140,6 +142,8 @@ def cast(values: Array, dtype: DType) -> Array:
     with np.errstate(all="ignore"):
         if dtype.name == "complex32":
             return _halves(values)
+        if dtype.category == "float" and dtype.bits < 32:
+            return rounding.narrowed(values, dtype)
         return values.astype(numpy_dtype(dtype))
 
 
@@ -155,7 +159,7 @@ def _halves(values: Array) -> Array:
     import numpy as np
 
     flat = values.reshape(-1)
-    parts = np.stack([flat.real, flat.imag], axis=-1).astype(np.float16)
+    parts = np.stack([flat.real, flat.imag], axis=-1).astype(np.float32).astype(np.float16)
     return parts.view(np.uint32).reshape(values.shape)
 
 
@@ -318,14 +322,6 @@ def raw_dtype(dtype: DType) -> np.dtype[Any]:
     import numpy as np
 
     return np.dtype("complex128" if dtype.itemsize == 16 else f"u{max(dtype.itemsize, 1)}")
-
-
-def numpy_dtype(dtype: DType) -> np.dtype[Any]:
-    """Return what numpy and ml_dtypes call a dtype; elements of 6 bits too."""
-    import ml_dtypes
-    import numpy as np
-
-    return np.dtype(getattr(ml_dtypes, dtype.name)) if dtype.name.startswith("float6_") else dtype.to_numpy()
 
 
 def decoded(data: Array, param: Param) -> Array:

@@ -475,3 +475,40 @@ def test_pairs_of_small_floats_take_no_numbers(tmp_path: Path) -> None:
     what = "w holds pairs of 4-bit floats, and a single number is not a pair; 'paramctl convert' it to .safetensors first"
     assert refused(UsageError, opened(tmp_path, made), "w = 1").startswith(what)
     assert set(opened(tmp_path, made), "w[0] = v[1]").checkpoint.edited
+
+
+NARROW = ["float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "bfloat16", "float16"]
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_what_is_too_large_for_a_narrow_dtype_becomes_what_torch_makes_of_it(name: str, tmp_path: Path) -> None:
+    dtype = getattr(torch, name)
+    large = torch.tensor([1000.0, -1000.0, 500.0, 1e5, 1e38, 3.0])
+    torch.save({"a": torch.full((6,), 3.0).to(dtype), "b": large}, tmp_path / "x.pt")
+    checkpoint = opening.open(str(tmp_path / "x.pt"))
+
+    def made(statement: str) -> torch.Tensor:
+        saving.save(set(checkpoint, statement).checkpoint, targets.NewFile(tmp_path / "y.pt", True))
+        found: torch.Tensor = torch.load(tmp_path / "y.pt")["a"]
+        return found.float()
+
+    assert torch.equal(made("a = b").nan_to_num(7), large.to(dtype).float().nan_to_num(7))
+    theirs = (torch.full((6,), 3.0).to(dtype).float() * 1e5).to(dtype).float()
+    assert torch.equal(made("a *= 1e5").nan_to_num(7), theirs.nan_to_num(7))
+    if torch.tensor(float("inf")).to(dtype).float().isinf():
+        assert made("a = inf").isinf().all()
+    else:
+        what = refused(UsageError, checkpoint, "a = inf")
+        assert what == f"a = inf: the value does not fit {name}"
+    if torch.tensor(1000.0).to(dtype).float().isfinite():
+        assert torch.equal(made("a = 1000"), torch.full((6,), 1000.0).to(dtype).float())
+    else:
+        assert refused(UsageError, checkpoint, "a = 1000").endswith(f"does not fit {name}")
+
+
+@pytest.mark.parametrize("number", ["1e400", "-1e999", "1e400j"])
+def test_a_number_that_no_float_holds_is_refused(number: str, tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(2, dtype=torch.float64)}, tmp_path / "x.pt")
+    checkpoint = opening.open(str(tmp_path / "x.pt"))
+    what = refused(UsageError, checkpoint, f"w = {number}")
+    assert what == f"{number} is larger than any float64; say inf for infinity"
