@@ -130,6 +130,8 @@ class Binning:
             np.multiply(values, ldexp(1.0, -self._exponent), out=room)
         else:
             np.ldexp(values, -self._exponent, out=room)
+        if self._exponent > 0:
+            room[(values < 0) & (room == 0)] = -1  # too small a quotient for a float: it lies below 0 all the same
         np.floor(room, out=room)
         # Beside 2**52 the lowest bits of a float are a whole number: several times as fast as a cast.
         room += WHOLE - self._first

@@ -31,7 +31,7 @@ class Spectrum(NamedTuple):
 def spectrum(checkpoint: Checkpoint, param: Param) -> Spectrum | str:
     """Return the spectrum of a param of two or more dimensions, or the reason why it has none.
 
-    All of the param is held in memory, as float64. Raises FormatError if a checksum is wrong.
+    All of the param is held in memory, as float64 or complex128. Raises FormatError if a checksum is wrong.
     """
     from paramctl.values.arrays import read_values
 
@@ -39,7 +39,7 @@ def spectrum(checkpoint: Checkpoint, param: Param) -> Spectrum | str:
         return why
     import numpy as np
 
-    values = read_values(checkpoint, param).astype(np.float64)
+    values = read_values(checkpoint, param).astype(np.complex128 if param.dtype.category == "complex" else np.float64)
     if not np.isfinite(values).all():
         return "NaN or infinite values"
     scale = float(np.abs(values).max())
@@ -50,7 +50,7 @@ def spectrum(checkpoint: Checkpoint, param: Param) -> Spectrum | str:
     sigma = _largest(matrix)
     if not isfinite(sigma):
         return "no singular value was found"
-    return Spectrum(sigma * scale, float((matrix * matrix).sum()) / (sigma * sigma))
+    return Spectrum(sigma * scale, float((matrix.abs() ** 2).sum()) / (sigma * sigma))
 
 
 def _why_none(param: Param) -> str:
@@ -61,7 +61,7 @@ def _why_none(param: Param) -> str:
         return "fewer than two dimensions"
     if not param.numel:
         return "no values"
-    if param.dtype.category not in ("float", "int"):
+    if param.dtype.category not in ("float", "int", "complex"):
         return f"{param.dtype.category} values"
     return "a few values repeated over its shape" if param.repeats_itself else ""
 
@@ -71,14 +71,14 @@ def _largest(matrix: torch.Tensor) -> float:
     torch = import_torch()
     if min(matrix.shape) <= EXACT:
         return float(torch.linalg.svdvals(matrix)[0])
-    return _lanczos(matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T)
+    return _lanczos(matrix if matrix.shape[0] >= matrix.shape[1] else matrix.mH)
 
 
 def _lanczos(matrix: torch.Tensor) -> float:
     """Return the largest singular value, by bidiagonalisation (Golub & Kahan 1965), fully reorthogonalised."""
     torch = import_torch()
     generator = torch.Generator().manual_seed(0)
-    right = torch.randn(matrix.shape[1], dtype=torch.float64, generator=generator)
+    right = torch.randn(matrix.shape[1], dtype=matrix.dtype, generator=generator)
     rights = [right / right.norm()]
     lefts = rights[:0]
     diagonal: list[float] = []
@@ -90,7 +90,7 @@ def _lanczos(matrix: torch.Tensor) -> float:
         if not diagonal[-1]:
             break
         lefts.append(left / diagonal[-1])
-        right = _orthogonal(matrix.T @ lefts[-1], rights)
+        right = _orthogonal(matrix.mH @ lefts[-1], rights)
         beside.append(float(right.norm()))
         before, sigma = sigma, _of_bidiagonal(diagonal, beside)
         if not beside[-1] or abs(sigma - before) <= PRECISION * sigma:
@@ -105,7 +105,7 @@ def _orthogonal(vector: torch.Tensor, others: list[torch.Tensor]) -> torch.Tenso
     if others:
         basis = torch.stack(others)
         for _ in range(2):
-            vector = vector - basis.T @ (basis @ vector)
+            vector = vector - basis.T @ (basis.conj() @ vector)
     return vector
 
 

@@ -90,7 +90,8 @@ def stats(
     """Yield a row for each param at `indices`, or for each layer with own params there, in the file's order.
 
     Complex values count by their magnitude, quantized ones by their dequantized value. Values that an expanded tensor
-    repeats count each time; values that a sparse tensor does not store are zero. In a layer, tied params count once.
+    repeats count each time; values that a sparse tensor does not store are zero. In a layer, tied params count once,
+    and integers, such as `num_batches_tracked`, count only where there is nothing else.
     Raises FormatError if a checksum is wrong.
     """
     chosen = range(len(checkpoint.params)) if indices is None else sorted(indices)
@@ -100,11 +101,17 @@ def stats(
         return
     among = set(chosen)
     for layer, members in checkpoint.own_params.items():
-        own = [i for i in members if i in among]
+        own = _without_counters(checkpoint, [i for i in members if i in among])
         once = {checkpoint.tied_to.get(i, i): i for i in own}
         if own:
             summed = sum((reader.of(i) for i in once.values()), Summary())
             yield Row(layer, None, summed, len(own))
+
+
+def _without_counters(checkpoint: Checkpoint, indices: list[int]) -> list[int]:
+    """Return the params of a layer without integers and flags, unless there is nothing else."""
+    learnt = [i for i in indices if checkpoint.params[i].dtype.category not in ("int", "bool")]
+    return learnt or indices
 
 
 class Summaries:

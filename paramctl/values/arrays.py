@@ -330,6 +330,7 @@ def decoded(data: Array, param: Param) -> Array:
 
     flat = _resolve(data, param).reshape(-1)
     if param.dtype.name == "complex32":
+        flat = np.ascontiguousarray(flat)  # a view with steps is still one when it is flat
         return flat.view(np.float16).astype(np.float32).view(np.complex64).reshape(data.shape)
     return flat.view(numpy_dtype(param.dtype)).reshape(data.shape)
 

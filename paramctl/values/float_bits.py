@@ -111,7 +111,9 @@ class Widened:
 
 def halves(values: Array) -> Array:
     """Return the real and the imaginary part of each complex value, in columns, whatever numpy takes the values for."""
-    parts: Array = values.view(f"f{values.itemsize // 2}").reshape(-1, 2)
+    import numpy as np
+
+    parts: Array = np.ascontiguousarray(values).view(f"f{values.itemsize // 2}").reshape(-1, 2)
     return parts
 
 

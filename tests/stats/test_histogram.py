@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from collections.abc import Sequence
@@ -120,3 +121,16 @@ def test_nothing() -> None:
 def test_a_small_one_as_it_is() -> None:
     found = binned([0.0, 1.0, 2.0, 3.0]).within(4)
     assert (found.edges, found.counts) == ((0.0, 1.0, 2.0, 3.0, 4.0), (1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("power", [0, 100, 200, 220, 250, 300, 308])
+def test_values_of_all_sizes_lie_on_their_side_of_zero(power: int) -> None:
+    rng = np.random.default_rng(power)
+    small = rng.choice([-1.0, 1.0], 400) * 10.0 ** rng.uniform(-323, power, 400)
+    values = np.concatenate([[10.0**power, -(10.0**power), 0.0, -0.0, 5e-324, -5e-324], small])
+    bins = Binning()
+    bins.add(values, float(values.min()), float(values.max()))
+    found = bins.histogram
+    edges = np.array(found.edges)
+    expected = [int(((values >= low) & (values < high)).sum()) for low, high in itertools.pairwise(edges)]
+    assert list(found.counts) == expected

@@ -519,3 +519,13 @@ def test_selected_members_of_a_layer(tmp_path: Path) -> None:
     made = {"a": {"w": torch.arange(4.0), "b": torch.ones(3)}, "c": {"w": torch.ones(1)}}
     found = list(stats(saved(tmp_path, made), [1], by_layer=True))
     assert [(row.path, row.tensors, row.summary.moments.count) for row in found] == [("a", 1, 3)]
+
+
+def test_counters_do_not_count_among_the_values_of_their_layer(tmp_path: Path) -> None:
+    norm = torch.nn.BatchNorm1d(3).state_dict()
+    norm["num_batches_tracked"].fill_(10_000)
+    made = {"1": norm, "steps": {"a": torch.tensor([1, 2, 3])}}
+    found = {row.path: row for row in stats(saved(tmp_path, made), by_layer=True)}
+    assert found["1"].tensors == 4
+    assert found["1"].summary.figures.max == 1
+    assert found["steps"].summary.figures.max == 3
