@@ -13,6 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 FRESH = 60  # seconds after its last write in which a temporary file is left alone, locked or not
+LONGEST = 255  # bytes of a file name
+KEPT = 200  # bytes of it that the names of temporary files keep
+JOURNAL = ".paramctl-journal"
 _SUFFIX = ".tmp"
 
 
@@ -40,8 +43,16 @@ def file_beside(path: Path, mode: int = 0o600) -> Iterator[tuple[int, Path]]:
 
 
 def journal_of(file: Path) -> Path:
-    """Return the path of a file's undo journal, whether it exists or not."""
-    return file.with_name(f".{file.name}.paramctl-journal")
+    """Return the path of a file's undo journal, whether it exists or not.
+
+    A name that would be too long for a file system is replaced by its digest.
+    """
+    name = file.name
+    if len(os.fsencode(name)) > LONGEST - len(f".{JOURNAL}"):
+        import hashlib
+
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return file.with_name(f".{name}{JOURNAL}")
 
 
 def unnamed_file(directory: str | Path) -> int:
@@ -109,7 +120,8 @@ def sync_directory(directory: Path) -> None:
 
 def _stem(path: Path) -> str:
     """Return the beginning of the names of all temporary files for `path`."""
-    return f".{path.name[:200]}.paramctl-"
+    start = os.fsencode(path.name)[:KEPT].decode("utf-8", "ignore")
+    return f".{start}.paramctl-"
 
 
 def _remove_stale(path: Path) -> None:

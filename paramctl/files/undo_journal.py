@@ -1,8 +1,8 @@
 """Keep an undo journal of a file while its bytes are changed in place.
 
-The journal lies beside the file as `.NAME.paramctl-journal`, and gets that name only when all of it is
-synced: if it exists, the file may be half changed, and its old bytes are known. The writer holds the
-journal's lock; a journal without a lock was left by a writer that was killed, and is rolled back before the
+The journal lies beside the file as `.NAME.paramctl-journal`, with a digest in place of a long NAME, and gets that name
+only when all of it is synced: if it exists, the file may be half changed, and its old bytes are known. The writer
+holds the journal's lock; a journal without a lock was left by a writer that was killed, and is rolled back before the
 file is used.
 
 The journal holds the old bytes of every range in sequence, then a description of the ranges in JSON, then the

@@ -289,3 +289,20 @@ def test_extents_of_another_file_may_be_patched_in(tmp_path: Path) -> None:
     segments: list[Segment] = [Extent(source, 0, 3), Extent(second, 3, 2), Literal(b"!"), Extent(source, 6, 4)]
     assert file_writer.write(segments, targets.InPlace(source, patch=True), [source, second], lambda _: None) == 3
     assert path.read_bytes() == b"012de!6789"
+
+
+@pytest.mark.parametrize("nbytes", [230, 237, 238, 243, 250, 255])
+@pytest.mark.parametrize("letter", ["x", "é"])
+def test_a_file_with_a_long_name_is_patched_and_recovered(
+    run: ChangedRange, tmp_path: Path, letter: str, nbytes: int
+) -> None:
+    stem = letter * ((nbytes - 3) // len(letter.encode()))
+    path = tmp_path / f"{stem}{'y' * (nbytes - 3 - len(stem.encode()))}.pt"
+    torch.save(state(), path)
+    assert run("set", path, "0.weight[0, 0] = 7", "-i", "--patch")[0] == 0
+    assert loaded(path)["0.weight"][0, 0] == 7
+    before, _ = interrupted(path, lambda data: data.__setitem__(slice(-70_000, -66_000), b"\1" * 4000))
+    assert path.read_bytes() != before
+    assert run("recover", path)[0] == 0
+    assert path.read_bytes() == before
+    assert [*tmp_path.iterdir()] == [path]
