@@ -13,7 +13,7 @@ from paramctl.edit.guards import check_editable, check_plain, why_fixed
 from paramctl.edit.layer_roles import class_of, describe, is_mask, role_of
 from paramctl.edit.optimizer_reset import update_optimizers
 from paramctl.edit.report import Change, Edit, Kept
-from paramctl.errors import UsageError
+from paramctl.errors import NoMatch, UsageError, some
 from paramctl.files.content import Buffer, read
 from paramctl.files.sources import Spool
 from paramctl.model.checkpoint import Checkpoint, Param, Storage
@@ -64,7 +64,7 @@ def init(
     become zeros (or what `bias` says: `zeros`, `keep`, `default` or a scheme), and the scale of a normalisation
     becomes ones; a param named by its full path gets the scheme itself. Each param's generator is seeded with
     `generators.seed_for(seed, path)`. With `reset_optimizer` the optimizer state of the drawn params is reset.
-    Raises UsageError if a scheme cannot apply, NoMatch if a layer names nothing.
+    Raises UsageError if a scheme cannot apply, NoMatch if a layer names nothing, or nothing that can be drawn.
     """
     if seed is None:
         seed = secrets.randbelow(MAX_SEED)
@@ -87,6 +87,8 @@ def init(
         chosen.update((at, choice) for at, choice in choices.items() if at in exact or at not in settled)
         settled |= exact
     jobs, kept = _plan(checkpoint, chosen, seed, bias)
+    if not jobs:
+        raise _nothing_drawn(kept)
     drawn = [job.at for job in jobs]
     check_editable(checkpoint, drawn, named)
     edited = checkpoint.with_storages(_drawn_storages(checkpoint, jobs))
@@ -94,6 +96,12 @@ def init(
     notes += [*_assumption_notes(jobs), *_shared_bytes_notes(checkpoint, drawn), *stale]
     changes = (*_changes(checkpoint, jobs), *moments)
     return Edit(edited, changes, tuple(kept), seed, tuple(dict.fromkeys(notes)))
+
+
+def _nothing_drawn(kept: Sequence[Kept]) -> NoMatch:
+    """Return the error for a selection without a param that can be drawn."""
+    reasons = dict.fromkeys(f"{one.path or '.'}: {one.why}" for one in kept)
+    return NoMatch(f"nothing can be drawn: {some([*reasons]) if kept else 'there are no parameters'}")
 
 
 def _checked_bias(bias: str | None) -> str | None:
@@ -163,7 +171,7 @@ def _plan(
         spec, why = _by_role(choice.spec, role, param, bias) if choice.by_role else (choice.spec, "")
         drawn_param = describe(checkpoint, at, role, seed, siblings)
         resolved, assumed = defaults.resolve(spec, drawn_param) if spec else (None, False)
-        if spec is None or (resolved is None and choice.by_role):
+        if spec is None or (resolved is None and not choice.exact):
             kept.append(Kept(checkpoint.labels[choice.named], why or _why_kept(param)))
             continue
         jobs.append(_Job(at, drawing.check(spec, drawn_param), role, drawn_param, assumed))

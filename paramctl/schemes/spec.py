@@ -11,6 +11,7 @@ A draw can be repeated without paramctl:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -76,15 +77,17 @@ def find(name: str) -> Scheme:
     raise UsageError(f"no scheme '{name}'", hint=hint)
 
 
-def parse(text: str) -> Spec:
-    """Return the spec for `name`, `name:key=value,key=value`, `constant:42` or `file.py:function`.
+_OWN_FUNCTION = re.compile(r"(?P<file>.*\.py):(?P<name>[^:]*)(?::(?P<words>.*))?", re.DOTALL).fullmatch
 
-    A single value without a name is the first argument. A user's file is not run yet. Raises UsageError if the
-    scheme does not exist or the arguments do not fit.
+
+def parse(text: str) -> Spec:
+    """Return the spec for `name`, `name:key=value,key=value`, `constant:42` or `file.py:function:key=value`.
+
+    A single value without a name is the only argument, or the one that must be given. A user's file is not run yet.
+    Raises UsageError if the scheme does not exist or the arguments do not fit.
     """
-    file, colon, function = text.rpartition(":")
-    if colon and file.endswith(".py"):
-        return Spec(find_function(file, function))
+    if own := _OWN_FUNCTION(text):
+        return Spec(find_function(own["file"], own["name"], own["words"] or ""))
     name, colon, rest = text.partition(":")
     if name.endswith(".py"):
         raise UsageError(f"{name} needs the name of a function in it", hint=f"write {name}:FUNCTION")
@@ -112,6 +115,10 @@ def _first_argument(scheme: Scheme, value: str, count: int) -> str:
     first = scheme.arguments[0].name
     if count > 1:
         raise UsageError(f"{scheme.name}: '{value}' has no name", hint=f"write {first}={value}, say")
+    if value and len(scheme.arguments) > 1 and not scheme.arguments[0].required:
+        names = [argument.name for argument in scheme.arguments]
+        ways = " or ".join(f"{scheme.name}:{name}={value}" for name in names[:2])
+        raise UsageError(f"{scheme.name} takes {', '.join(names)}: '{value}' may be any of them", hint=f"write {ways}")
     return first
 
 

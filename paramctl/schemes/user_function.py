@@ -6,7 +6,7 @@ import inspect
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -33,11 +33,13 @@ class UserFunction:
     file: str
     name: str
     code: CodeType = field(repr=False, compare=False)
+    arguments: tuple[tuple[str, float | str], ...] = ()  # given as keywords
 
     @property
     def text(self) -> str:
-        """The text of the scheme: `my_init.py:my_init`."""
-        return f"{self.file}:{self.name}"
+        """The text of the scheme: `my_init.py:my_init`, `my_init.py:my_init:std=0.5`."""
+        words = ",".join(f"{name}={value}" for name, value in self.arguments)
+        return f"{self.file}:{self.name}" + (f":{words}" if words else "")
 
     @cached_property
     def function(self) -> Callable[..., Any]:
@@ -52,8 +54,12 @@ class UserFunction:
         return function  # type: ignore[no-any-return]
 
 
-def find_function(file: str, name: str) -> UserFunction:
-    """Return the function `name` of a Python file, compiled but not run. Raises UsageError if there is none."""
+def find_function(file: str, name: str, words: str = "") -> UserFunction:
+    """Return the function `name` of a Python file, compiled but not run, with the arguments in `words`.
+
+    Raises UsageError if there is no such function, or if the words are no `key=value,key=value`.
+    """
+    arguments = tuple(_keyword(file, name, word) for word in words.split(",")) if words else ()
     path = Path(file)
     try:
         if path.exists() and not path.is_file():
@@ -68,7 +74,22 @@ def find_function(file: str, name: str) -> UserFunction:
     if name not in code.co_names and ("*",) not in code.co_consts:
         near = ", ".join(get_close_matches(name, code.co_names, n=3, cutoff=0.5))
         raise UsageError(f"{file} has no function '{name}'", hint=f"did you mean {near}?" if near else "")
-    return UserFunction(file, name, code)
+    return UserFunction(file, name, code, arguments)
+
+
+def _keyword(file: str, name: str, word: str) -> tuple[str, float | str]:
+    """Return the name and the value of one argument: a whole number, a number, true or false, or a text."""
+    key, equals, text = (part.strip() for part in word.partition("="))
+    if not equals or not key.isidentifier():
+        raise UsageError(f"{file}:{name}: '{word.strip()}' has no name", hint=f"write {file}:{name}:KEY=VALUE")
+    if text.lower() in ("true", "false"):
+        return key, text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return key, kind(text)
+        except ValueError:
+            continue
+    return key, text
 
 
 def fill_with(user: UserFunction, param: DrawnParam, current: bytes | None) -> torch.Tensor:
@@ -124,7 +145,8 @@ def _run(user: UserFunction, tensor: torch.Tensor, param: DrawnParam) -> object:
             with seeded_generators(seed_for(param.seed, "")):
                 function = user.function
             with seeded_generators(seed_for(param.seed, param.path)):
-                return function(tensor, param.path) if _takes_path(function) else function(tensor)
+                given = dict(user.arguments)
+                return function(tensor, *([param.path] if _takes_path(function, given) else []), **given)
     except (UsageError, Stopped):
         raise
     except BaseException as error:
@@ -167,14 +189,15 @@ def _error_text(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _takes_path(function: Callable[..., Any]) -> bool:
-    """Return whether a function has a second parameter without a default."""
+def _takes_path(function: Callable[..., Any], given: Mapping[str, object]) -> bool:
+    """Return whether a function has a second parameter without a default, and which is not `given`."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (ValueError, TypeError):  # a built-in function says nothing
         return False
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return len(positional) > 1 and positional[1].default is inspect.Parameter.empty
+    second = positional[1] if len(positional) > 1 else None
+    return second is not None and second.default is inspect.Parameter.empty and second.name not in given
 
 
 def _line_number(error: BaseException, file: str) -> str:

@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch import nn
 
+from paramctl.check.check import check
 from paramctl.edit.init import init
+from paramctl.errors import NoMatch, Unsupported
 from paramctl.files.targets import NewFile
 from paramctl.formats import opening, saving
 
@@ -200,3 +202,29 @@ def test_a_causal_mask_is_kept(name: str, scheme: str, tmp_path: Path) -> None:
     edit = init(opening.open(str(tmp_path / "x.pt")), (), [scheme], seed=1)
     assert [(kept.path, kept.why) for kept in edit.kept] == [(name, "a causal mask is not learnt")]
     assert len(edit.changed) == 1
+
+
+# --- what cannot be listed or drawn
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_dynamically_quantized_module_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+    plain = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+    quantize: Any = torch.ao.quantization.quantize_dynamic
+    quantized = quantize(plain, {nn.Linear}, dtype=torch.qint8)
+    for old in (False, True):
+        torch.save(quantized, tmp_path / "x.pt", _use_new_zipfile_serialization=not old)
+        with pytest.raises(Unsupported, match="_packed_params"):
+            opening.open(str(tmp_path / "x.pt"))
+        assert [finding.rule for finding in check(str(tmp_path / "x.pt")).findings if finding.level == "warning"] == ["not-read"]
+    torch.save(quantized.state_dict(), tmp_path / "x.pt")
+    assert len(opening.open(str(tmp_path / "x.pt")).params) == 4
+
+
+def test_nothing_that_can_be_drawn_is_a_negative_answer(tmp_path: Path) -> None:
+    torch.save({"steps": torch.tensor([1, 2]), "table": torch.tensor([[3]])}, tmp_path / "x.pt")
+    with pytest.raises(NoMatch, match=r"nothing can be drawn: steps: int64 values are not weights, table: "):
+        init(opening.open(str(tmp_path / "x.pt")), (), ["torch-default"], seed=1)
+    torch.save({"epoch": 3}, tmp_path / "x.pt")
+    with pytest.raises(NoMatch, match="nothing can be drawn: there are no parameters"):
+        init(opening.open(str(tmp_path / "x.pt")), (), ["xavier"], seed=1)

@@ -11,12 +11,15 @@ import pytest
 import torch
 from scheme_draws import drawn, drawn_param, raw, user_file, values
 
+from paramctl.edit.init import init
 from paramctl.errors import UsageError
+from paramctl.formats import opening
 from paramctl.model.dtypes import BY_NAME
 from paramctl.schemes.drawing import draw, why_not
 from paramctl.schemes.drawn_param import DrawnParam
 from paramctl.schemes.generators import seed_for
 from paramctl.schemes.spec import parse
+from paramctl.values.arrays import read_values
 
 
 def user_error(text: str, at: DrawnParam, **more: Any) -> str:
@@ -210,3 +213,25 @@ def test_a_function_gets_no_packed_elements(tmp_path: Path) -> None:
     text = user_file(tmp_path, "def f(w): pass")
     reason = why_not(parse(text), (2,), BY_NAME["float4_e2m1fn"])
     assert reason == "paramctl cannot hand float4_e2m1fn elements to a function"
+
+
+def test_arguments_are_given_as_keywords(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "f.py").write_text(
+        "def fn(w, path, std, scale=1, kind='a', flag=False):\n"
+        "    assert (path, kind, flag, type(scale)) == ('0.weight', 'b', True, int)\n"
+        "    w.fill_(std * scale)\n"
+        "def narrow(w): w.fill_(1)\n"
+    )
+    torch.save({"0.weight": torch.zeros(2, 2)}, "x.pt")
+    checkpoint = opening.open("x.pt")
+    edit = init(checkpoint, ["0"], ["f.py:fn:std=0.5,scale=3, kind=b,flag=true"], seed=1)
+    assert edit.changed[0].how == "f.py:fn:std=0.5,scale=3,kind=b,flag=True"
+    values = read_values(edit.checkpoint, edit.checkpoint.params[0])
+    assert (values == 1.5).all()
+    for words, message in (("0.5", "f.py:fn: '0.5' has no name; write f.py:fn:KEY=VALUE"), ("a b=1", "f.py:fn: 'a b=1' has no name; write f.py:fn:KEY=VALUE")):
+        with pytest.raises(UsageError) as caught:
+            init(checkpoint, ["0"], [f"f.py:fn:{words}"], seed=1)
+        assert str(caught.value) == message
+    with pytest.raises(UsageError, match="unexpected keyword argument 'std'"):
+        init(checkpoint, ["0"], ["f.py:narrow:std=1"], seed=1)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
-from paramctl.errors import FormatError
+from paramctl.errors import FormatError, Unsupported
 from paramctl.formats.pickles.nodes import ARGS, Call, Dict, Global, Persistent, PyString
 from paramctl.formats.pickles.reader import Pickle
 from paramctl.formats.pytorch.layers import (
@@ -53,8 +53,17 @@ class _Frame(NamedTuple):
 
 
 def list_object(pickle: Pickle, storages: Storages) -> Listing:
-    """List every tensor and scalar of a pickled object. Raises FormatError if the walk finds no end."""
-    return Walk(pickle, storages).run()
+    """List every tensor and scalar of a pickled object.
+
+    Raises FormatError if the walk finds no end, Unsupported if modules hold values and all of them in plain attributes.
+    """
+    listing = Walk(pickle, storages).run()
+    if listing.modules and not listing.entries and pickle.persistent:
+        raise Unsupported(
+            "holds values in attributes of modules alone, as quantized layers do (_packed_params)",
+            hint="save its state_dict(), which names them",
+        )
+    return listing
 
 
 def keys_in(pickle: Pickle, storages: Storages) -> Mapping[str, Keys]:
