@@ -31,7 +31,7 @@ class ValueCounts:
 
     @property
     def is_mask(self) -> bool:
-        """Whether all values are zero or infinite, as in a mask that is added to attention scores."""
+        """True if all values are zero or infinite, as in a mask that is added to attention scores."""
         return self.inf > 0 and self.zeros > 0 and self.zeros + self.inf == self.count
 
 

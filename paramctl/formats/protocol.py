@@ -78,7 +78,7 @@ class SetFormat(AnyFormat, Protocol):
     that does not change is one extent of its whole file, and then it is not written in place. `names`
     says which parts go by other names than their own (those keep theirs in `Part.was`), which the index must
     then say; `verify_part` looks at a part that was written, before it gets its name; `was` is its own.
-    Only `file_sets` writes them.
+    Only `set_writer` writes them.
     """
 
     def members(self, source: Source) -> Iterable[str]: ...

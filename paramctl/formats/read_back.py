@@ -26,5 +26,5 @@ def _summary(checkpoint: Checkpoint) -> Iterator[tuple[str, int, int, str]]:
 
 
 def _values_in(param: Param) -> int:
-    """Values in one element: torch counts pairs of 4-bit floats, safetensors each of them."""
+    """Return the values in one element: torch counts pairs of 4-bit floats, safetensors each of them."""
     return 2 if param.dtype.name == PAIRS else 1

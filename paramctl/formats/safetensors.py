@@ -119,12 +119,12 @@ def losses(checkpoint: Checkpoint) -> list[Loss]:
 
 
 def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:
-    """Nowhere: a file of this format holds nothing but its params."""
+    """Return no places: a file of this format holds nothing but its params."""
     return []
 
 
 def _no_place(entry: Entry) -> str:
-    """Why an entry cannot be written; empty if it can."""
+    """Return why an entry cannot be written; empty if it can."""
     if isinstance(entry, Leaf):
         return "object" if entry.is_object else "scalar"
     if not entry.is_plain:
@@ -169,7 +169,7 @@ def verify(path: Path, meant: Checkpoint) -> None:
 
 
 def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:
-    """Names in the metadata that look like aliases, but of no tensor; the rest of a file is checked by reading it."""
+    """Report names in the metadata that look like aliases, but of no tensor; reading a file checks the rest."""
     from paramctl.findings import Finding
 
     names = {param.path for param in checkpoint.params}
@@ -184,7 +184,7 @@ def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Ite
 
 
 def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """None: loading this file runs nothing."""
+    """Yield no pickles: loading this file runs nothing."""
     yield from ()
 
 
@@ -230,7 +230,7 @@ def _layer(param: Param) -> str:
 
 
 def _leaders(params: Iterable[Param]) -> tuple[list[Param], dict[str, str]]:
-    """Params that are written, and for each tied one the name of the one that stands for it."""
+    """Return the params that are written, and for each tied one the name of the one that stands for it."""
     first: dict[View, Param] = {}
     kept: list[Param] = []
     aliases: dict[str, str] = {}

@@ -143,7 +143,7 @@ def check_coverage(places: list[tuple[int, int, str]], nbytes: int) -> None:
 def header_bytes(
     kept: list[Param], order: list[Param], aliases: Mapping[str, str], metadata: Mapping[str, str], before: int
 ) -> bytes:
-    """Length and JSON, in the order of `kept`, padded with spaces so that the data is aligned.
+    """Return the length and the JSON, in the order of `kept`, padded with spaces so that the data is aligned.
 
     Much data keeps its place on a page of memory, after the `before` bytes that came before it: then
     the kernel copies, or shares, whole pages of it.

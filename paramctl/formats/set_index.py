@@ -32,7 +32,7 @@ class SetIndex(NamedTuple):
 
 
 def why_unsafe(name: str) -> str:
-    """Why a shard's name is none that may be opened; empty if it is a plain file name (R6)."""
+    """Return why no file of a shard's name may be opened; empty if it is a plain file name (R6)."""
     if not name or name in (".", "..") or "\0" in name or not _is_encodable(name):
         return "is no file name"
     if "/" in name or "\\" in name or PureWindowsPath(name).drive:

@@ -72,7 +72,7 @@ def in_whole(content: Iterable[Content]) -> tuple[Content, ...]:
 
 
 def spliced(segments: Iterable[Segment], name: str) -> Iterator[Segment]:
-    """Segments laid out from a section as a part of a file, others of which may have sums of the same names."""
+    """Yield segments laid out from a section as a part of a file, whose other parts may name their sums alike."""
     for segment in segments:
         match segment:
             case Extent():

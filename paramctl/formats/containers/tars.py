@@ -53,7 +53,7 @@ class Member(NamedTuple):
 
     @property
     def end(self) -> int:
-        """Where the next member begins."""
+        """The offset at which the next member begins."""
         return self.content.offset + padded(self.content.nbytes)
 
 
@@ -180,7 +180,7 @@ def header(name: str, nbytes: int, block: bytes = b"") -> bytes:
 
 
 def padded(nbytes: int, to: int = BLOCK) -> int:
-    """`nbytes` with what fills the last block."""
+    """Return `nbytes`, rounded up to whole blocks."""
     return nbytes + -nbytes % to
 
 

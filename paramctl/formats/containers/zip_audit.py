@@ -59,7 +59,7 @@ class _Auditor:
         self.gaps = 0
 
     def look_into(self, record: Record) -> Iterator[tuple[Level, str, str]]:
-        """Level, rule and what is wrong."""
+        """Yield the level, the rule and the text of each finding."""
         self.gaps += record.header - self._at
         self._at = self._archive.ends[record.header]
         beyond = max(record.nbytes - MAX_RATIO * record.packed, 0)
@@ -102,7 +102,7 @@ class _Auditor:
 
 
 def _descriptor(record: Record, behind: bytes) -> int:
-    """Bytes of the descriptor that follows a record's own, if it agrees with the directory; else 0."""
+    """Return the bytes of the descriptor behind a record, if it agrees with the directory; else 0."""
     for form in DESCRIPTORS:
         if form.size <= len(behind):
             *signature, crc, packed, nbytes = form.unpack_from(behind)

@@ -78,7 +78,7 @@ def _by_place(archive: Archive) -> Iterator[str]:
 
 
 def _in_order(archive: Archive | None, entries: list[tuple[ZipPiece, Record]]) -> list[tuple[ZipPiece, Record]]:
-    """Entries as the directory had them, whose first names torch's folder; each new one behind its neighbour."""
+    """Return the entries in the order of the directory, led by torch's folder; new ones follow their neighbours."""
     rank = {name: i for i, name in enumerate(archive.records)} if archive else {}
     places: list[int] = []
     for piece, _ in entries:
@@ -157,7 +157,7 @@ def _page_place(archive: Archive | None, old: Record | None, alignment: int) -> 
 
 
 def _room_after(record: Record) -> int:
-    """Bytes from the start of a payload to the end of its descriptor, as `_rewritten` lays it out."""
+    """Return the bytes from the start of a payload to the end of its descriptor, as `_rewritten` lays it out."""
     if not record.packed:
         return 0
     return record.packed + (24 if max(record.packed, record.header) >= MAX32 else 16)
@@ -221,7 +221,7 @@ def _central(originals: Mapping[str, bytes], piece: ZipPiece, record: Record) ->
 
 
 def _end_records(count: int, size: int, directory: int, comment: bytes) -> bytes:
-    """Both end records, long and short, as torch writes them even for small files."""
+    """Return both end records, long and short, as torch writes them even for small files."""
     end = directory + size
     long = END64.pack(b"PK\x06\x06", 44, 0x031E, 45, 0, 0, count, count, size, directory)
     locator = LOCATOR.pack(b"PK\x06\x07", 0, end, 1)

@@ -253,7 +253,7 @@ def _records(data: bytes, count: int) -> dict[str, Record]:
 
 
 def _zip64(name: str, extra: bytes, packed: int, nbytes: int, header: int) -> tuple[int, int, int]:
-    """Sizes and offset that do not fit 32 bits, from the extra field that holds those that are missing."""
+    """Return the sizes and the offset, those that do not fit 32 bits from the extra field that holds them."""
     at = 0
     while at + 4 <= len(extra):
         kind, size = struct.unpack_from("<2H", extra, at)

@@ -128,7 +128,7 @@ class Writer:
 
 
 def _whole(segments: Iterable[Segment], name: str) -> Computed:
-    """Segments of an archive inside as one computed piece, whose sum the outer archive needs."""
+    """Return the segments of an inner archive as one computed piece, whose sum the outer archive needs."""
     held = tuple(spliced(segments, name))
 
     def make() -> Iterator[Buffer]:

@@ -72,7 +72,7 @@ def read(source: Source) -> Checkpoint:
 
 
 def losses(checkpoint: Checkpoint) -> list[Loss]:
-    """None of what it holds itself; nothing else becomes an exported program, whose graph must come from somewhere."""
+    """Return none for a program that was read. Raises UsageError for anything else: it has no graph to write."""
     if not isinstance(checkpoint.document, ExportDocument):
         what = "an exported program holds a graph too, and cannot be made of tensors alone"
         raise UsageError(what, hint="convert to .pt, load_state_dict() that into the module, and export it")
@@ -80,7 +80,7 @@ def losses(checkpoint: Checkpoint) -> list[Loss]:
 
 
 def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:
-    """Nothing: all tensors of the model are listed."""
+    """Return no places: all tensors of the model are listed."""
     return []
 
 
@@ -91,7 +91,7 @@ def layout(checkpoint: Checkpoint) -> Iterator[Segment]:
 
 
 def verify(path: Path, meant: Checkpoint) -> None:
-    """Nothing beyond reading it back: torch takes seconds to import and checks less than we do."""
+    """Do nothing beyond reading it back: torch takes seconds to import and checks less than we do."""
 
 
 def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:

@@ -100,7 +100,7 @@ def read(source: Source) -> Checkpoint:
 
 
 def losses(checkpoint: Checkpoint) -> list[Loss]:
-    """None of what it holds itself; nothing else becomes TorchScript, which has code that must come from somewhere."""
+    """Return none for a program that was read. Raises UsageError for anything else: it has no code to write."""
     if not isinstance(checkpoint.document, ArchiveDocument):
         what = "a TorchScript archive holds code too, and cannot be made of tensors alone"
         raise UsageError(what, hint="convert to .pt, load_state_dict() that into a scripted module, and save it")
@@ -119,7 +119,7 @@ def layout(checkpoint: Checkpoint) -> Iterator[Segment]:
 
 
 def verify(path: Path, meant: Checkpoint) -> None:
-    """Nothing beyond reading it back: torch takes seconds to import and checks less than we do."""
+    """Do nothing beyond reading it back: torch takes seconds to import and checks less than we do."""
 
 
 def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:

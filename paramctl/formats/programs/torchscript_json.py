@@ -106,7 +106,7 @@ def read(source: Source) -> Checkpoint:
 
 
 def losses(checkpoint: Checkpoint) -> list[Loss]:
-    """None of what it holds itself; nothing else becomes TorchScript, which has code that must come from somewhere."""
+    """Return none for a program that was read. Raises UsageError for anything else: it has no code to write."""
     return [] if isinstance(checkpoint.document, JsonScriptDocument) else torchscript.losses(checkpoint)
 
 
@@ -142,7 +142,7 @@ def layout(checkpoint: Checkpoint) -> Iterator[Segment]:
 
 
 def verify(path: Path, meant: Checkpoint) -> None:
-    """Nothing beyond reading it back: no torch of today could."""
+    """Do nothing beyond reading it back: no torch of today could open it."""
 
 
 def audit(checkpoint: Checkpoint, on_progress: ProgressCallback = ignore) -> Iterator[Finding]:

@@ -56,7 +56,7 @@ def _tile(whole: Box, boxes: Sequence[Box], depth: int) -> bool:
 
 
 def _cut(boxes: Sequence[Box], axis: int) -> list[list[Box]]:
-    """Boxes in groups that lie one behind the other along an axis."""
+    """Return the boxes in groups that lie one behind the other along an axis."""
     parts: list[list[Box]] = []
     end = 0
     for box in sorted(boxes, key=lambda box: box.offsets[axis]):
@@ -197,7 +197,7 @@ def _run(read: Read, start: int, nbytes: int) -> Block:
 
 
 def _joined(shape: Sizes, strands: Sequence[_Strand], itemsize: int) -> Iterator[Buffer]:
-    """Rows put together from parts of each of them."""
+    """Yield rows that are put together from parts of each of them."""
     import numpy as np
 
     element = np.dtype((np.void, itemsize))  # no axis of bytes: an array of 64 dimensions takes no more

@@ -105,12 +105,12 @@ def losses(checkpoint: Checkpoint) -> list[Loss]:
 
 
 def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:
-    """Nowhere: no tensor can be taken from a set."""
+    """Return no places: no tensor can be taken from a set."""
     return []
 
 
 def verify(path: Path, meant: Checkpoint) -> None:
-    """Nothing beyond reading it back: torch would unpickle it without any restriction."""
+    """Do nothing beyond reading it back: torch would unpickle it without any restriction."""
 
 
 def verify_part(path: Path, was: str, meant: Checkpoint) -> None:
@@ -196,7 +196,7 @@ def _once(places: Iterable[tuple[str, FileRange]]) -> Iterator[tuple[str, FileRa
 
 
 def _mismatches(metadata: Metadata, archives: Archives) -> Iterator[Finding]:
-    """Chunks whose archive can be read, and is not that of the tensor the metadata says."""
+    """Report chunks whose archive can be read, and is not that of the tensor which the metadata names."""
     from paramctl.findings import Finding
 
     tensors = [item for item in metadata.items if isinstance(item, DcpTensor)]

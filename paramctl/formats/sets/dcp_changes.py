@@ -106,7 +106,7 @@ def by_file(metadata: Metadata) -> dict[str, list[FileRange]]:
 
 
 def gaps_in(places: Iterable[FileRange], size: int) -> int:
-    """Bytes of a file that no archive takes."""
+    """Return how many bytes of a file belong to no archive."""
     at = gaps = 0
     for place in sorted(places):
         gaps += max(place.offset - at, 0)
@@ -115,7 +115,7 @@ def gaps_in(places: Iterable[FileRange], size: int) -> int:
 
 
 def new_index(document: DcpDocument, names: Mapping[str, str]) -> Segment:
-    """`.metadata` as it is, or with other names for the files."""
+    """Return `.metadata` as it is, or with other names for the files."""
     renamed = {name: new for name, new in names.items() if name in document.files and name != new}
     if not renamed:
         return Extent(document.source, 0, document.source.size)

@@ -69,12 +69,12 @@ class Nested(NamedTuple):
 
     @property
     def is_plain(self) -> bool:
-        """Whether its bytes lie as those of the chunk are told: little-endian, in C order."""
+        """True if its bytes are in the order that a chunk has: little-endian, in C order."""
         return self.param.is_contiguous and self.storage.byteorder == "little" and not self.param.flags
 
     @property
     def is_whole(self) -> bool:
-        """Whether it has its storage for itself."""
+        """True if the tensor takes all of its storage."""
         return self.param.nbytes == self.storage.nbytes
 
 

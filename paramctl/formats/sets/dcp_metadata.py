@@ -198,7 +198,7 @@ def _box(name: str, node: object) -> tuple[Sizes, Sizes]:
 
 
 def _properties(name: str, node: object) -> tuple[DType, str, bool | None]:
-    """Dtype, layout and requires_grad: a tuple in this order, or attributes."""
+    """Return dtype, layout and requires_grad, which are a tuple in this order, or attributes."""
     if _fields(node, "TensorProperties") is None:
         raise FormatError(f"tensor '{name}' has no properties")
     assert isinstance(node, Call)
@@ -213,7 +213,7 @@ def _properties(name: str, node: object) -> tuple[DType, str, bool | None]:
 
 
 def _layout(node: object) -> str:
-    """`strided` from the call `_get_layout("torch.strided")`, or from the word itself."""
+    """Return `strided` for the call `_get_layout("torch.strided")`, or for the word itself."""
     word = node.args[0] if isinstance(node, Call) and isinstance(node.args, tuple) and node.args else node
     return word.removeprefix("torch.") if isinstance(word, str) else "strided"
 

@@ -101,7 +101,7 @@ def losses(checkpoint: Checkpoint) -> list[Loss]:
 
 
 def unlisted_tensors(checkpoint: Checkpoint) -> list[str]:
-    """Nowhere: a file of this format holds nothing but its params."""
+    """Return no places: a file of this format holds nothing but its params."""
     return []
 
 
@@ -159,7 +159,7 @@ def apart(source: Source, on_progress: ProgressCallback = ignore) -> Iterator[Fi
 
 
 def code(source: Source) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """None: loading these files runs nothing."""
+    """Yield no pickles: loading these files runs nothing."""
     yield from ()
 
 

@@ -120,7 +120,7 @@ def _tensor_of_its_own(saved: Saved) -> torch.Tensor:
 
 
 def no_place(entry: Entry, keys: Mapping[str, Keys]) -> str:
-    """Why an entry cannot be written anew; empty if it can."""
+    """Return why an entry cannot be written anew; empty if it can."""
     if isinstance(entry, Leaf):
         return "object" if entry.is_object else "empty dict" if entry.value == {} else ""
     if not entry.is_plain:

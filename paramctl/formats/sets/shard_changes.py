@@ -113,7 +113,7 @@ def _own(
 
 
 def _elsewhere(params: Iterable[tuple[int, Param]], changes: list[_Changes]) -> dict[str, str]:
-    """Names that the index gives to tensors in another shard than their own; what nothing names there goes there."""
+    """Give each param to the shard of its number; return those that another param there stands for, with its name."""
     aliases: dict[str, str] = {}
     first: dict[int, dict[View, str]] = {}
     for number, param in params:

@@ -94,7 +94,7 @@ def division_of(checkpoint: Checkpoint) -> Division:
 
 
 def divided(checkpoint: Checkpoint) -> Divided:
-    """Tensors in their order, as many in a shard as there is room for; those that are tied lie in one."""
+    """Return the tensors in their order, as many in a shard as there is room for; tied ones are in the same shard."""
     division = division_of(checkpoint)
     shards: list[list[int]] = [[]]
     shard_of: dict[int, int] = {}

@@ -151,7 +151,7 @@ def _moved(param: Param, name: str, at: ShardPlace | None) -> Param:
 
 
 def _aliases(index: SetIndex, entries: Iterable[Entry]) -> Iterator[Param]:
-    """Params that only the index names, each the same as another."""
+    """Yield the params that only the index names, each the same as another."""
     if not index.aliases:
         return
     numbers = {name: i for i, name in enumerate(index.shards)}
@@ -204,7 +204,7 @@ def layout_set(checkpoint: Checkpoint, names: Mapping[str, str]) -> Sequence[Par
 
 
 def verify(path: Path, meant: Checkpoint) -> None:
-    """Nothing beyond reading it back: each shard was looked at when it was written."""
+    """Do nothing beyond reading it back: each shard was verified when it was written."""
 
 
 def verify_part(path: Path, was: str, meant: Checkpoint) -> None:
