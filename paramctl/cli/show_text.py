@@ -109,7 +109,8 @@ class Page:
         yield "gradient", ", ".join(gradients) or "no gradient stored"
         for one in stored:
             if one.name != "grad":
-                yield "optimizer", f"{cli_text.escape(one.name)} ({self.path(one.at)})"
+                assumed = ", assumed: in the model's order" if one.assumed else ""
+                yield "optimizer", f"{cli_text.escape(one.name)} ({self.path(one.at)}){assumed}"
 
     def sharing(self, at: int) -> Iterator[tuple[str, str]]:
         """Yield the params it is tied to, and those that share some of its bytes."""

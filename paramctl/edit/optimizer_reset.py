@@ -137,7 +137,17 @@ def _reset(before: Checkpoint, edited: Checkpoint, found: _Remembered) -> Optimi
         if param.numel:
             storages.setdefault(str(param.storage), []).append(NewValues(param, partial(_filled_bytes, param, value)))
     made = {key: with_values(edited.storages[key], *views) for key, views in storages.items()}
-    return OptimizerUpdate(edited.with_storages(made), tuple(changes), _steps_kept(found.stale, numbers))
+    notes = (*_assumed(before, found.stale), *_steps_kept(found.stale, numbers))
+    return OptimizerUpdate(edited.with_storages(made), tuple(changes), notes)
+
+
+def _assumed(checkpoint: Checkpoint, stale: tuple[Moment, ...]) -> tuple[str, ...]:
+    """Return a note on the params whose moments were found by the order of the model alone."""
+    owners = {one.owner for one in stale if one.assumed and one.owner is not None}
+    if not owners:
+        return ()
+    why = "other params have the same shape, and an optimizer may be given them in another order"
+    return (f"assumed: in the model's order: the moments of {_labels(checkpoint, owners)}; {why}",)
 
 
 def _check_resettable(checkpoint: Checkpoint, stale: tuple[Moment, ...]) -> None:

@@ -36,6 +36,12 @@ def certain(groups: Sequence[Sequence[Signature]], shapes: Sequence[Shape]) -> M
     return matching.owners if matching.run() else {}
 
 
+def unambiguous(kinds: Iterable[Signature], shapes: Iterable[Shape]) -> frozenset[Signature]:
+    """Return the kinds that fit exactly one of the params, so that their order does not matter."""
+    times = Counter(shapes)
+    return frozenset(kind for kind in kinds if sum(n for shape, n in times.items() if fits(kind, shape)) == 1)
+
+
 def signature(remembered: Iterable[tuple[str, Shape]]) -> Signature:
     """Return the shapes of what is remembered of one param, given with its names."""
     own: set[Shape] = set()

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from paramctl.model.checkpoint import Checkpoint, Leaf
-from paramctl.model.optimizer_numbers import Signature, certain, fits, signature
+from paramctl.model.optimizer_numbers import Signature, certain, fits, signature, unambiguous
 
 MODELS = ("state_dict", "model_state_dict", "model")
 OTHER_MODELS = ("module", "net", "network", "weights", "params", "ema", "generator")
@@ -19,10 +19,14 @@ STATISTICS = ("running_mean", "running_var")  # floats that no optimizer moves, 
 
 
 class Observed(NamedTuple):
-    """Something stored about a param: `grad`, or an optimizer's word for it, and its position in `params`."""
+    """Something stored about a param: `grad`, or an optimizer's word for it, and its position in `params`.
+
+    `assumed` tells that it may be another param's of that shape, if the optimizer was given them in another order.
+    """
 
     name: str
     at: int
+    assumed: bool = False
 
 
 def observed(checkpoint: Checkpoint) -> Mapping[int, tuple[Observed, ...]]:
@@ -32,7 +36,7 @@ def observed(checkpoint: Checkpoint) -> Mapping[int, tuple[Observed, ...]]:
         found.setdefault(owner, []).append(Observed("grad", gradient))
     for moment in moments(checkpoint):
         if moment.owner is not None:
-            found.setdefault(moment.owner, []).append(Observed(moment.name, moment.at))
+            found.setdefault(moment.owner, []).append(Observed(moment.name, moment.at, moment.assumed))
     return {owner: tuple(all_of) for owner, all_of in found.items()}
 
 
@@ -133,7 +137,8 @@ class Moment(NamedTuple):
     """One tensor of an optimizer's state: position in `params`, its own name, and the layer it lies in.
 
     `owner` is the position of the param it is remembered of, None where that is not certain; `group` is the
-    path of the `param_groups` entry that param is in.
+    path of the `param_groups` entry that param is in. `assumed` tells that shapes alone do not decide the owner, only
+    the order of the model, in which an optimizer is usually given its params.
     """
 
     at: int
@@ -141,6 +146,7 @@ class Moment(NamedTuple):
     layer: str
     owner: int | None
     group: str
+    assumed: bool = False
 
 
 class _Optimizer(NamedTuple):
@@ -178,12 +184,12 @@ def _moments(checkpoint: Checkpoint) -> tuple[Moment, ...]:
     lookup = _Lookup(checkpoint, sorted([*learnt, *again]))
     found: list[Moment] = []
     for optimizer in optimizers:
-        owner_of = _owner_of(checkpoint, optimizer, learnt, lookup)
+        owner_of, assumed = _owner_of(checkpoint, optimizer, learnt, lookup)
         group_of = {str(key): group for group, keys in optimizer.groups.items() for key in keys}
         for key, all_of in optimizer.moments.items():
-            for name, at in all_of:
+            for name, at, _ in all_of:
                 layer = checkpoint.params[at].path[: -len(name) - 1]
-                found.append(Moment(at, name, layer, owner_of.get(key), group_of.get(key, "")))
+                found.append(Moment(at, name, layer, owner_of.get(key), group_of.get(key, ""), key in assumed))
     return tuple(found)
 
 
@@ -247,8 +253,15 @@ def _key_of(path: str, known: Collection[str]) -> str:
     return ""
 
 
-def _owner_of(checkpoint: Checkpoint, optimizer: _Optimizer, learnt: Sequence[int], lookup: _Lookup) -> dict[str, int]:
-    """Position in `params` for each key of an optimizer's state whose param is certain."""
+class _Owners(NamedTuple):
+    """The position in `params` for each key of an optimizer's state, and the keys for which the order is assumed."""
+
+    owner_of: dict[str, int]
+    assumed: frozenset[str] = frozenset()
+
+
+def _owner_of(checkpoint: Checkpoint, optimizer: _Optimizer, learnt: Sequence[int], lookup: _Lookup) -> _Owners:
+    """Return the owners of an optimizer's state, as far as they can be known."""
     shapes_of = {
         key: signature((one.name, checkpoint.params[one.at].shape) for one in all_of)
         for key, all_of in optimizer.moments.items()
@@ -264,18 +277,21 @@ def _owner_of(checkpoint: Checkpoint, optimizer: _Optimizer, learnt: Sequence[in
             at = lookup.find(name)
             if at is not None and fits(shapes_of.get(key, Signature()), checkpoint.params[at].shape):
                 owners[key] = checkpoint.tied_to.get(at, at)
-    return owners
+    return _Owners(owners)
 
 
 def _numbered(
     checkpoint: Checkpoint, groups: list[list[str]], shapes_of: Mapping[str, Signature], learnt: Sequence[int]
-) -> dict[str, int]:
+) -> _Owners:
     """Return the owners as `_owner_of` does, for an optimizer that has only numbers."""
     count = sum(map(len, groups))
     trained = [i for i in learnt if checkpoint.params[i].requires_grad is not False]
     candidates = trained if len(trained) == count else learnt
     signatures = [[shapes_of.get(key, Signature()) for key in keys] for keys in groups]
     if all(one == Signature() for one in shapes_of.values()) or len({key for keys in groups for key in keys}) != count:
-        return {}
-    found = certain(signatures, [checkpoint.params[i].shape for i in candidates])
-    return {groups[group][place]: candidates[at] for (group, place), at in found.items()}
+        return _Owners({})
+    shapes = [checkpoint.params[i].shape for i in candidates]
+    found = certain(signatures, shapes)
+    owner_of = {groups[group][place]: candidates[at] for (group, place), at in found.items()}
+    unique = unambiguous({signatures[group][place] for group, place in found}, shapes)
+    return _Owners(owner_of, frozenset(groups[g][place] for g, place in found if signatures[g][place] not in unique))

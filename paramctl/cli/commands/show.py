@@ -201,7 +201,8 @@ def _object(
 
     param = checkpoint.params[at]
     leader = checkpoint.tied_to.get(at)
-    stored = {one.name: checkpoint.params[one.at].path for one in stored_for(checkpoint, at, about)}
+    known = stored_for(checkpoint, at, about)
+    stored = {one.name: checkpoint.params[one.at].path for one in known}
     found = {
         **json_text.tensor_object(param, None if leader is None else checkpoint.params[leader].path),
         "requires_grad": param.requires_grad,
@@ -212,6 +213,8 @@ def _object(
         "index": index_text(index) if index else None,
         **_json_values(checkpoint, param, index, full),
     }
+    if any(one.assumed for one in known):
+        found["moments_assumed"] = True  # in the model's order: other params have the same shape
     if nnz := stored_elements(param):
         found["nnz"] = nnz[0]
     if param.quantizer:
