@@ -22,6 +22,7 @@ def tensor_object(param: Param, tied_to: str | None) -> dict[str, object]:
         "numel": param.numel,
         "nbytes": param.nbytes,
         "tied_to": tied_to,
+        "global_shape": None if param.global_shape is None else list(param.global_shape),
     }
 
 

@@ -85,6 +85,8 @@ class Page:
         yield "kind", param.kind
         yield "dtype", param.dtype.name
         yield "shape", f"{dims(param.shape)}  ({_size(param)})"
+        if param.global_shape is not None:
+            yield "part of", dims(param.global_shape)
         if param.layout != "strided":
             yield "layout", cli_text.escape(param.layout)
         if stored := stored_elements(param):

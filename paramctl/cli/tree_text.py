@@ -134,6 +134,8 @@ class Rows:
         words = ["buffer"] if look.kind == "buffer" else []
         if look.layout != "strided":
             words.append(look.layout)
+        if look.global_shape is not None:
+            words.append(f"part of {dims(look.global_shape)}")
         if look.tied_to is not None:
             words.append(f"= {cli_text.escape(look.tied_to, self._limit) or '.'}")
         return " ".join(words)

@@ -71,7 +71,8 @@ class Param(NamedTuple):
     None where no bytes are saved (meta tensors). `layout` is torch's word (`strided`, `sparse_coo`, …,
     `quantized`, `nested`); a tensor made of others has them in `components`. `flags` holds `conj` and
     `neg` where the stored bytes are still to be conjugated or negated. `place` belongs to the format.
-    `quantizer` says what stored integers mean, where the file says it in a way that can be followed.
+    `quantizer` says what stored integers mean, where the file says it in a way that can be followed. `global_shape` is
+    the shape of the whole tensor if the file holds a part of it alone, as the file of one rank does.
     """
 
     path: str
@@ -88,6 +89,7 @@ class Param(NamedTuple):
     flags: frozenset[str] = frozenset()
     place: object = None
     quantizer: Quantizer | None = None
+    global_shape: tuple[int, ...] | None = None
 
     @property
     def numel(self) -> int:

@@ -31,6 +31,7 @@ class Look:
     numel: int
     nbytes: int
     tied_to: str | None = None
+    global_shape: tuple[int, ...] | None = None
 
 
 class Tensor(NamedTuple):
@@ -131,8 +132,8 @@ def build(checkpoint: Checkpoint, chosen: Collection[int] | None = None, others:
             holders[at] = node
             tied_to = params[tied[at]].path if at in tied else None
         alike: Hashable = (name, entry.kind, entry.dtype.name, entry.shape, entry.layout, tied_to)
-        if entry.components:
-            alike = (alike, entry.numel, entry.nbytes)
+        if entry.components or entry.global_shape:
+            alike = (alike, entry.numel, entry.nbytes, entry.global_shape)
         look = looks.get(alike)
         if look is None:
             look = looks[alike] = _look(entry, name, tied_to)
@@ -192,7 +193,8 @@ def _before(path: str, paths: Iterator[str]) -> Iterator[str]:
 
 
 def _look(param: Param, name: str, tied_to: str | None = None) -> Look:
-    return Look(name, param.kind, param.dtype.name, param.shape, param.layout, param.numel, param.nbytes, tied_to)
+    size = param.numel, param.nbytes
+    return Look(name, param.kind, param.dtype.name, param.shape, param.layout, *size, tied_to, param.global_shape)
 
 
 def part(component: Param) -> Tensor:

@@ -194,10 +194,21 @@ def _own_class(args: tuple[object, ...], at: TensorPlace, storages: Remembered) 
 
 def _subclass(args: tuple[object, ...], at: TensorPlace, storages: Remembered) -> Param:
     """`_rebuild_from_type_v2(func, type, args, state)`: any of the others, in a subclass or with attributes."""
-    func, cls, inner, *_ = args
+    func, cls, inner, *rest = args
     name = cls.name if isinstance(cls, Global) else ""
     own: Kind = "parameter" if name == "Parameter" and at.kind == "tensor" else at.kind
-    return _inner(Call(func, inner), at, storages, kind=own)
+    whole = _inner(Call(func, inner), at, storages, kind=own)
+    if name != "DTensor" or not rest or (local := _local_part(rest[0])) is None:
+        return whole
+    part = _inner(local, at, storages)
+    return part if part.shape == whole.shape else part._replace(global_shape=whole.shape)
+
+
+def _local_part(state: object) -> Call | None:
+    """Return the tensor that a DTensor's state holds for this rank; None if there is none."""
+    parts = state if isinstance(state, tuple) else (state,)
+    found = [part.get("_local_tensor") for part in parts if isinstance(part, Dict)]
+    return next((local for local in found if isinstance(local, Call) and is_tensor(local)), None)
 
 
 def _sparse(args: tuple[object, ...], at: TensorPlace, storages: Remembered) -> Param:

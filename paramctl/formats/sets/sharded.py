@@ -147,7 +147,7 @@ def _moved(param: Param, name: str, at: ShardPlace | None) -> Param:
     """Return a param of a shard as one of the set."""
     storage = None if param.storage is None else f"{name}/{param.storage}"
     parts = tuple(_moved(part, name, None) for part in param.components) if param.components else ()
-    return Param(*param[:5], storage, *param[6:10], parts, param.flags, at, param.quantizer)
+    return Param(*param[:5], storage, *param[6:10], parts, param.flags, at, *param[13:])
 
 
 def _aliases(index: SetIndex, entries: Iterable[Entry]) -> Iterator[Param]:

@@ -165,6 +165,7 @@ def test_json(run: Run, net: str) -> None:
                 "numel": 2,
                 "nbytes": 8,
                 "tied_to": None,
+                "global_shape": None,
                 "requires_grad": True,
                 "stride": [1],
                 "device": "cpu",

@@ -72,10 +72,10 @@ def test_json(run: Run, here: Path) -> None:
               "schema": 1,
               "file": "odd.pt",
               "tensors": [
-                {"path": "x", "kind": "tensor", "dtype": "float32", "shape": [4], "numel": 4, "nbytes": 16, "tied_to": null, "count": 4, "mean": 2.0, "std": 1.4142135623730951, "min": 1.0, "max": 3.0, "l2": 3.1622776601683795, "zeros": 0, "nan": 1, "inf": 1},
-                {"path": "m", "kind": "tensor", "dtype": "float32", "shape": [2, 3], "numel": 6, "nbytes": 24, "tied_to": null, "count": null, "mean": null, "std": null, "min": null, "max": null, "l2": null, "zeros": null, "nan": null, "inf": null, "why": "m is a meta tensor: no values are saved for it"},
-                {"path": "e", "kind": "tensor", "dtype": "float32", "shape": [0], "numel": 0, "nbytes": 0, "tied_to": null, "count": 0, "mean": null, "std": null, "min": null, "max": null, "l2": null, "zeros": 0, "nan": 0, "inf": 0},
-                {"path": "z", "kind": "tensor", "dtype": "float32", "shape": [], "numel": 1, "nbytes": 4, "tied_to": null, "count": 1, "mean": 0.0, "std": null, "min": 0.0, "max": 0.0, "l2": 0.0, "zeros": 1, "nan": 0, "inf": 0}
+                {"path": "x", "kind": "tensor", "dtype": "float32", "shape": [4], "numel": 4, "nbytes": 16, "tied_to": null, "global_shape": null, "count": 4, "mean": 2.0, "std": 1.4142135623730951, "min": 1.0, "max": 3.0, "l2": 3.1622776601683795, "zeros": 0, "nan": 1, "inf": 1},
+                {"path": "m", "kind": "tensor", "dtype": "float32", "shape": [2, 3], "numel": 6, "nbytes": 24, "tied_to": null, "global_shape": null, "count": null, "mean": null, "std": null, "min": null, "max": null, "l2": null, "zeros": null, "nan": null, "inf": null, "why": "m is a meta tensor: no values are saved for it"},
+                {"path": "e", "kind": "tensor", "dtype": "float32", "shape": [0], "numel": 0, "nbytes": 0, "tied_to": null, "global_shape": null, "count": 0, "mean": null, "std": null, "min": null, "max": null, "l2": null, "zeros": 0, "nan": 0, "inf": 0},
+                {"path": "z", "kind": "tensor", "dtype": "float32", "shape": [], "numel": 1, "nbytes": 4, "tied_to": null, "global_shape": null, "count": 1, "mean": 0.0, "std": null, "min": 0.0, "max": 0.0, "l2": 0.0, "zeros": 1, "nan": 0, "inf": 0}
               ]
             }
         """),
@@ -86,8 +86,8 @@ def test_json(run: Run, here: Path) -> None:
 def test_json_lines_name_ties(run: Run, here: Path) -> None:
     assert run("stats", "net.pt", "--jsonl", "--layer", "head", "--layer", "ids") == (
         0,
-        '{"path": "head", "kind": "tensor", "dtype": "float32", "shape": [2, 3], "numel": 6, "nbytes": 24, "tied_to": "a.weight", "count": 6, "mean": 3.5, "std": 1.8708286933869707, "min": 1.0, "max": 6.0, "l2": 9.539392014169456, "zeros": 0, "nan": 0, "inf": 0}\n'
-        '{"path": "ids", "kind": "tensor", "dtype": "int8", "shape": [3], "numel": 3, "nbytes": 3, "tied_to": null, "count": 3, "mean": 2.0, "std": 1.0, "min": 1, "max": 3, "l2": 3.7416573867739413, "zeros": 0, "nan": 0, "inf": 0}\n',
+        '{"path": "head", "kind": "tensor", "dtype": "float32", "shape": [2, 3], "numel": 6, "nbytes": 24, "tied_to": "a.weight", "global_shape": null, "count": 6, "mean": 3.5, "std": 1.8708286933869707, "min": 1.0, "max": 6.0, "l2": 9.539392014169456, "zeros": 0, "nan": 0, "inf": 0}\n'
+        '{"path": "ids", "kind": "tensor", "dtype": "int8", "shape": [3], "numel": 3, "nbytes": 3, "tied_to": null, "global_shape": null, "count": 3, "mean": 2.0, "std": 1.0, "min": 1, "max": 3, "l2": 3.7416573867739413, "zeros": 0, "nan": 0, "inf": 0}\n',
         "",
     )
 
@@ -103,7 +103,7 @@ def test_layers(run: Run, here: Path) -> None:
     assert run("stats", "net.pt", "--by", "layer") == (
         0,
         "a\t2\t\t8\t2.4375\t2.555631037532609\t-1.5\t6.0\t9.656603957913983\t1\t0\t0\n"
-        "\t2\t\t9\t3.0\t1.7320508075688772\t1.0\t6.0\t10.246950765959598\t0\t0\t0\n",
+        "\t1\t\t6\t3.5\t1.8708286933869707\t1.0\t6.0\t9.539392014169456\t0\t0\t0\n",
         "",
     )
     assert run("stats", "net.pt", "--by", "layer", "--json", "--layer", "a")[1] == expected("""
@@ -175,12 +175,12 @@ def test_spectral(run: Run, here: Path) -> None:
 
 
 def test_what_has_no_spectrum_says_why(run: Run, here: Path) -> None:
-    odd = {"c": torch.ones(2, 2, dtype=torch.complex64), "n": torch.full((2, 2), float("nan")), "w": torch.eye(2)}
+    odd = {"c": torch.ones(2, 2, dtype=torch.bool), "n": torch.full((2, 2), float("nan")), "w": torch.eye(2)}
     torch.save({**odd, "b": torch.ones(2), "s": torch.tensor(1.0)}, "x.pt")
     code, out, err = run("stats", "x.pt", "--spectral")
     assert (code, [line.split("\t")[-2:] for line in out.splitlines()]) == (0, [["", ""], ["", ""], ["1.0", "2.0"], ["", ""], ["", ""]])
     assert err == (
-        "no singular values: complex values (1 tensor), NaN or infinite values (1 tensor), "
+        "no singular values: bool values (1 tensor), NaN or infinite values (1 tensor), "
         "fewer than two dimensions (2 tensors)\n"
     )
     code, out, err = run("stats", "x.pt", "--spectral", "--jsonl")

@@ -221,7 +221,7 @@ def test_json_nests_the_objects_of_ls(run: Run, here: Path) -> None:
     def tensor(at: int, tied_to: str | None) -> dict[str, Any]:
         return {
             "name": "weight", "path": f"net.{at}.weight", "kind": "parameter", "dtype": "float32", "shape": [1, 1],
-            "numel": 1, "nbytes": 4, "tied_to": tied_to,
+            "numel": 1, "nbytes": 4, "tied_to": tied_to, "global_shape": None,
         }  # fmt: skip
 
     assert code == 0
