@@ -185,7 +185,7 @@ def test_what_has_no_spectrum_says_why(run: Run, here: Path) -> None:
     )
     code, out, err = run("stats", "x.pt", "--spectral", "--jsonl")
     assert (code, err, [json.loads(line).get("why_spectral") for line in out.splitlines()]) == (
-        0, "", ["complex values", "NaN or infinite values", None, "fewer than two dimensions", "fewer than two dimensions"]
+        0, "", ["bool values", "NaN or infinite values", None, "fewer than two dimensions", "fewer than two dimensions"]
     )  # fmt: skip
     assert "why_spectral" not in run("stats", "x.pt", "--jsonl")[1]
 
