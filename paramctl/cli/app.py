@@ -239,6 +239,10 @@ def _print_usage_error(error: Any) -> int:
 
         return _print_error(f"no option {error.option_name}", usage_hints.for_option(error) or hint, code=2)
     message = _number_rule(error) or " ".join(error.format_message().split()).rstrip(".")
+    if "unexpected extra argument" in message:
+        from paramctl.cli import usage_hints
+
+        hint = usage_hints.for_extra(command.rpartition(" ")[2], message) or hint
     return _print_error(message[:1].lower() + message[1:], hint, code=2)
 
 

@@ -11,7 +11,7 @@ import typer
 
 from paramctl.cli import output, progress, text
 from paramctl.cli.completion import complete_path
-from paramctl.errors import ParamctlError, UsageError
+from paramctl.errors import NoMatch, ParamctlError, UsageError
 
 if TYPE_CHECKING:
     from paramctl.model.checkpoint import Checkpoint
@@ -57,10 +57,31 @@ def selected_positions(checkpoint: Checkpoint, selections: list[str] | None) -> 
         return None
     from paramctl.model.selections.selection import select
 
-    selection = select(checkpoint, selections, alike=True)
+    try:
+        selection = select(checkpoint, selections, alike=True)
+    except NoMatch as error:
+        files = [name for name in selections if _is_file(name)]
+        if files and "nothing is left" not in error.what:
+            error.hint = f"{files[0]} is a file: 'paramctl diff' compares two, and others take one"
+        raise
     if selection.under:
         output.note(f"selected inside '{text.escape(selection.under)}'")
+    for note in selection.notes:
+        output.note(f"note: {text.sentence(note)}")
     return frozenset(selection.indices)
+
+
+def _is_file(name: str) -> bool:
+    """Return whether a selection that names nothing is the name of a file."""
+    try:
+        return os.path.isfile(name)  # noqa: PTH113 - Path's raises OSError for a name that is too long
+    except ValueError:
+        return False
+
+
+def with_positional(layer: list[str] | None, selections: list[str] | None) -> list[str] | None:
+    """Return the selections of `--layer` with those given as arguments behind FILE."""
+    return [*(layer or ()), *(selections or ())] or None
 
 
 def single_threaded() -> None:
@@ -98,8 +119,14 @@ Layers = Annotated[
         metavar="SELECTION",
         show_default=False,
         autocompletion=complete_path,
-        help="Only these: a path, a layer, a glob ('**.bias'), positions ('[0][1]'), 're:PATTERN', '!' and"
-        " any of them to take away, '@FILE' for a list. Repeatable.",
+        help="Only these: a path, a layer, a glob ('**.bias'), '{0,4,8}', '{0..31..4}', positions ('[0][1]', 'h[::4]'),"
+        " 're:PATTERN', '!' and any of them to take away, '@FILE' for a list. Repeatable.",
+    ),
+]
+Selections = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[SELECTION]...", show_default=False, autocompletion=complete_path, help="The same as --layer."
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]

@@ -90,6 +90,16 @@ def for_option(error: Any) -> str:
     return f"nearest: {', '.join(near)}" if near else ""
 
 
+def for_extra(command: str, message: str) -> str:
+    """Return the hint at the options that are meant by arguments that a command does not take, or ""."""
+    found = re.search(r"argument\(s\) \((.*)\)$", message)
+    words = found[1].split() if found else []
+    if command == "init" and words:
+        layers, scheme = (words[:-1], words[-1:]) if len(words) > 1 else (words, [])
+        return f"write {' '.join([*(f'--layer {each}' for each in layers), *(f'--scheme {each}' for each in scheme)])}"
+    return f"write -o {words[0]}" if command == "convert" and len(words) == 1 else ""
+
+
 def for_flags_of_ls(args: Sequence[str]) -> str:
     """Return the hint at what `ls -lh` does here, if the command line has such flags, or ""."""
     flags = [arg for arg in args[1:] if re.fullmatch(r"-l[ahrtS]+", arg)] if args[:1] == ["ls"] else []

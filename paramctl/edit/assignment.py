@@ -13,7 +13,8 @@ from paramctl.files.sources import STDIN, open_source
 from paramctl.model.checkpoint import Checkpoint, Leaf, Param, dims
 from paramctl.model.dtypes import PAIRS
 from paramctl.model.selections.indexing import check_index, index_text
-from paramctl.model.selections.selection import find_part
+from paramctl.model.selections.positions import positions
+from paramctl.model.selections.selection import find_part, is_pattern, model_params, readings, select
 from paramctl.values import npy
 from paramctl.values.arrays import Index, narrow, storage_of
 
@@ -69,6 +70,41 @@ def parse(checkpoint: Checkpoint, text: str) -> Assignment:
     raise failure or UsageError(
         f"'{text}' is not an assignment", hint="say PATH[INDEX] = VALUE, or with +=, -=, *=, /="
     )
+
+
+def parse_all(checkpoint: Checkpoint, text: str) -> list[Assignment]:
+    """Return one statement, or, where a pattern stands left of the operator, one for each param that it names."""
+    try:
+        return [parse(checkpoint, text)]
+    except (NoMatch, UsageError):
+        several = _for_each(checkpoint, text)
+        if not several:
+            raise
+        return several
+
+
+def _for_each(checkpoint: Checkpoint, text: str) -> list[Assignment]:
+    """Return the statements that one with a pattern stands for, such as `**.bias = 0`; tied params once."""
+    for match in _OPERATOR.finditer(text):
+        left, right = text[: match.start()].strip(), f"{match['op']} {text[match.end() :].strip()}"
+        for path, index in readings(left):
+            if not is_pattern(path):
+                continue
+            try:
+                indices = select(checkpoint, [path], among=model_params(checkpoint)).indices
+            except NoMatch:
+                continue
+            part = f"[{index_text(index)}]" if index else ""
+            leaders = dict.fromkeys(checkpoint.tied_to.get(i, i) for i in indices)
+            return [_statement(checkpoint, at, part, right) for at in leaders]
+    return []
+
+
+def _statement(checkpoint: Checkpoint, at: int, part: str, right: str) -> Assignment:
+    """Return the statement for one param of several, found by its position: names may print alike."""
+    label = positions(checkpoint, [at])[at]
+    step = parse(checkpoint, f"{label}{part} {right}")
+    return step._replace(text=f"{checkpoint.labels[at]}{part} {right}")
 
 
 def _left_side(checkpoint: Checkpoint, left: str) -> tuple[int, Index]:

@@ -11,9 +11,9 @@ from paramctl.formats import registry
 from paramctl.formats.protocol import AnyFormat
 from paramctl.formats.sets import shard_division
 from paramctl.formats.sets.shard_division import Division
-from paramctl.model.checkpoint import Checkpoint, Loss, Param, Storage
+from paramctl.model.checkpoint import Checkpoint, Entry, Loss, Param, Storage
 from paramctl.model.keys import below
-from paramctl.model.selections.selection import layer_members
+from paramctl.model.selections.selection import is_pattern, layer_members, select
 from paramctl.model.sharing import overlaps
 
 
@@ -106,8 +106,12 @@ def _overlap_note(checkpoint: Checkpoint) -> Iterator[str]:
 def subtree(checkpoint: Checkpoint, layer: str) -> tuple[Checkpoint, tuple[str, ...]]:
     """Return the entries under `layer`, named from there on, and a note if `layer` is not their full path.
 
-    A single param keeps its last name. Raises NoMatch if nothing is there.
+    A single param keeps its last name. A pattern, or `!` and a selection, keeps the params that it names under their
+    full paths; `!` keeps other entries as well. Raises NoMatch if nothing is there.
     """
+    is_there = any(entry.path == layer or entry.path.startswith(f"{layer}.") for entry in checkpoint.entries)
+    if not is_there and (layer.startswith("!") or is_pattern(layer)):
+        return _selected(checkpoint, layer), ()
     single: Param | None = None
     path = layer
     if not any(entry.path == layer or entry.path.startswith(f"{layer}.") for entry in checkpoint.entries):
@@ -129,6 +133,20 @@ def subtree(checkpoint: Checkpoint, layer: str) -> tuple[Checkpoint, tuple[str, 
     keys = {name[len(start) :]: below(found, path) for name, found in checkpoint.keys.items() if name.startswith(start)}
     notes = (f"selected '{path}'",) if path != layer else ()
     return replace(checkpoint, entries=entries, modules=modules, keys=keys, document=None), notes
+
+
+def _selected(checkpoint: Checkpoint, pattern: str) -> Checkpoint:
+    """Return the checkpoint with the params that a pattern names, and with `!` also entries elsewhere."""
+    chosen = {id(checkpoint.params[i]) for i in select(checkpoint, [pattern]).indices}
+    away = pattern.removeprefix("!")
+
+    def is_kept(entry: Entry) -> bool:
+        """Return whether an entry is left."""
+        if isinstance(entry, Param):
+            return id(entry) in chosen
+        return away != pattern and entry.path != away and not entry.path.startswith(f"{away}.")
+
+    return replace(checkpoint, entries=tuple(filter(is_kept, checkpoint.entries)), document=None)
 
 
 def _without(checkpoint: Checkpoint, lost: Iterable[Loss], division: Division | None) -> Checkpoint:

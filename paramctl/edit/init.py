@@ -81,6 +81,7 @@ def init(
         selection = select(checkpoint, patterns, among=model) if patterns else Selection(model, frozenset())
         if selection.under:
             notes.append(f"selected inside '{selection.under}'")
+        notes += selection.notes
         named.update(selection.indices)
         exact = {checkpoint.tied_to.get(i, i) for i in selection.exact}
         choices = _choices(checkpoint, selection, spec)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from paramctl.edit.arithmetic import check_value, new_elements
-from paramctl.edit.assignment import Assignment, Value, parse
+from paramctl.edit.assignment import Assignment, Value, parse_all
 from paramctl.edit.guards import check_editable
 from paramctl.edit.optimizer_reset import update_optimizers
 from paramctl.edit.report import Change, Edit
@@ -22,13 +22,14 @@ _Batch = Mapping[int, list[Assignment]]  # statements by the param that they cha
 def set(checkpoint: Checkpoint, *statements: str, reset_optimizer: bool = False) -> Edit:
     """Apply statements `PATH[INDEX] (= | += | -= | *= | /=) VALUE` in order.
 
-    VALUE is a number, `@file.npy`, or another PATH; its shape broadcasts as in numpy. Narrow floats are computed
-    in float32, as torch does, and rounded once. With `reset_optimizer` the optimizer state of the changed params
-    is reset. Raises UsageError if a statement cannot apply.
+    PATH may be a pattern, which stands for each param that it names. VALUE is a number, `@file.npy`, or another
+    PATH; its shape broadcasts as in numpy. Narrow floats are computed in float32, as torch does, and rounded once.
+    With `reset_optimizer` the optimizer state of the changed params is reset. Raises UsageError if a statement cannot
+    apply.
     """
     if not statements:
         raise UsageError("nothing to set", hint="say for example '0.weight[0,0] = 42'")
-    assignments = [parse(checkpoint, text) for text in statements]
+    assignments = [step for text in statements for step in parse_all(checkpoint, text)]
     targets = dict.fromkeys(step.at for step in assignments)
     for at in targets:
         check_editable(checkpoint, [at], [at], "give it bytes of its own with 'paramctl untie' first")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import stat
 import sys
 import tempfile
@@ -129,8 +130,8 @@ def open_source(name: str, on_progress: ProgressCallback = ignore) -> Source:
     """Open a regular file, or standard input for `-`, for reading.
 
     A pipe is copied to an unnamed temporary file, and `on_progress` is told of its bytes; a standard input that
-    is a file is used directly. Raises FileError if the file is missing, a directory, or not a regular file: a
-    FIFO or a device could block for ever or never end.
+    is a file is used directly. So is a pipe that the shell made for `<(…)`. Raises FileError if the file is missing,
+    a directory, or not a regular file: another FIFO or a device could block for ever or never end.
     """
     if name == STDIN:
         return _open_stdin(on_progress)
@@ -145,10 +146,29 @@ def open_source(name: str, on_progress: ProgressCallback = ignore) -> Source:
     except ValueError as error:  # a NUL in the name
         raise FileError(f"cannot read: {error}") from None
     mode = os.fstat(fd).st_mode
+    if stat.S_ISFIFO(mode) and _OF_SHELL(name):
+        return _open_pipe(fd, name, on_progress)
     if not stat.S_ISREG(mode):
         os.close(fd)
         raise FileError(f"is {_kind_of_file(mode)}, not a checkpoint file", hint=_kind_hint(mode))
     return Source(fd, name, path.resolve())
+
+
+_OF_SHELL = re.compile(r"/(?:dev|proc/self)/fd/[0-9]+").fullmatch  # what a shell puts in the place of <(…)
+_piped: dict[tuple[int, int], Source] = {}  # a pipe can be read once, and a command may open it again
+
+
+def _open_pipe(fd: int, name: str, on_progress: ProgressCallback) -> Source:
+    """Return the content of a pipe that is open at `fd`, which is closed."""
+    try:
+        found = os.fstat(fd)
+        key = found.st_dev, found.st_ino
+        if key not in _piped:
+            os.set_blocking(fd, True)
+            _piped[key] = _spool(fd, name, on_progress)
+        return _piped[key]
+    finally:
+        os.close(fd)
 
 
 def _open_stdin(on_progress: ProgressCallback) -> Source:
@@ -160,7 +180,7 @@ def _open_stdin(on_progress: ProgressCallback) -> Source:
         return Source(os.dup(0), STDIN, None)
     if os.isatty(0):
         raise FileError("is a terminal", hint="name a FILE or pipe a checkpoint in")
-    return _spool(on_progress)
+    return _spool(0, STDIN, on_progress)
 
 
 def _is_readable(fd: int) -> bool:
@@ -171,16 +191,17 @@ def _is_readable(fd: int) -> bool:
         return False
 
 
-def _spool(on_progress: ProgressCallback) -> Source:
-    """Copy the pipe to an unnamed temporary file and return that."""
-    with _spool_directory("standard input") as directory:
+def _spool(pipe: int, name: str, on_progress: ProgressCallback) -> Source:
+    """Copy a pipe to an unnamed temporary file and return that."""
+    what = "standard input" if name == STDIN else name
+    with _spool_directory(what) as directory:
         fd = unnamed_file(directory)
         try:
             done = 0
-            while n := _splice(0, fd):
+            while n := _splice(pipe, fd):
                 done += n
-                on_progress("reading standard input", done, None)
-            return Source(fd, STDIN, None)
+                on_progress(f"reading {what}", done, None)
+            return Source(fd, name, None)
         except BaseException:
             os.close(fd)
             raise

@@ -6,12 +6,14 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from paramctl.errors import ParamctlError
+from paramctl.errors import ParamctlError, UsageError, some
 from paramctl.files import set_names, temporary
 from paramctl.files.sources import STDIN, open_source
 from paramctl.formats.registry import as_set, of, read
 from paramctl.model.checkpoint import Checkpoint
 from paramctl.progress import ProgressCallback, ignore
+
+MOST_FILES = 1000  # of a folder that are looked at
 
 
 def open(
@@ -37,11 +39,12 @@ def open(
 def locate(name: str) -> str:
     """Return the file to open for `name`: of a folder that holds a set, its index, or its first file if it needs none.
 
-    Else that is `name` itself. Raises UsageError where a folder has several indexes.
+    Of another folder it is the only checkpoint in it, beside a `config.json` and the like. Else it is `name` itself.
+    Raises UsageError if a folder has several indexes, or several checkpoints.
     """
     if name == STDIN or not os.path.isdir(name):  # noqa: PTH112 - Path's raises OSError for a name that is too long
         return name
-    return str(set_names.index_in(Path(name)) or _first_in(Path(name)) or name)
+    return str(set_names.index_in(Path(name)) or _first_in(Path(name)) or _only_in(Path(name)) or name)
 
 
 def _first_in(folder: Path) -> Path | None:
@@ -51,6 +54,25 @@ def _first_in(folder: Path) -> Path | None:
         return first if first is not None and as_set(of(open_source(str(first)))) else None
     except ParamctlError:
         return None
+
+
+def _only_in(folder: Path) -> Path | None:
+    """Return the only checkpoint in a folder, by its bytes; None if there is none. Raises UsageError for several."""
+    files = sorted(path for path in folder.iterdir() if set_names.is_final_name(path.name) and path.is_file())
+    found = [path for path in files[:MOST_FILES] if _is_checkpoint(path)]
+    if len(found) > 1:
+        what = f"is a directory with several checkpoints ({some([path.name for path in found])})"
+        raise UsageError(what, hint="name one of them", file=str(folder))
+    return found[0] if found else None
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Return whether a file begins as a checkpoint does."""
+    try:
+        source = open_source(str(path))
+        return source.size > 0 and of(source) is not None
+    except ParamctlError:
+        return False
 
 
 def recover(file: str, on_progress: ProgressCallback = ignore) -> int:

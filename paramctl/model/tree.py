@@ -256,7 +256,8 @@ class Folds:
         self._kind: dict[Node, int] = {}
         for node in (*reversed(root.below), root):
             children = [child.look if isinstance(child, Tensor) else self._structure(child) for child in node.children]
-            self._kind[node] = kinds.setdefault((node.module, *children), len(kinds))
+            # Layers that are built alike may hold their parts in another order.
+            self._kind[node] = kinds.setdefault((node.module, len(children), frozenset(children)), len(kinds))
 
     def _structure(self, child: Node | Scalar) -> Hashable:
         if isinstance(child, Node):

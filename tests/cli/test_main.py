@@ -47,7 +47,7 @@ def long(tmp_path: Path) -> Path:
     ("args", "line"),
     [
         (["schem", "x"], "no command 'schem'; nearest: schemes"),
-        (["tree", "x", "y"], "got unexpected extra argument(s) (y); see 'paramctl tree --help'"),
+        (["recover", "x", "y"], "got unexpected extra argument(s) (y); see 'paramctl recover --help'"),
         (["tree", "--dep", "1"], "no option --dep; nearest: --depth"),
         (
             ["tree", "-L", "0"],

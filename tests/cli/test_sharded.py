@@ -63,8 +63,9 @@ def test_a_set_that_torch_distributed_loads(run: Run, tmp_path: Path, slash: str
 
 def test_recover_takes_a_directory(run: Run, folder: Path, tmp_path: Path) -> None:
     assert run("recover", folder) == (0, "", f"{folder}: there is nothing to undo\n")
-    line = f"paramctl: {tmp_path}: is a directory, not a checkpoint file; name a file in it\n"
-    assert run("recover", tmp_path) == (3, "", line)
+    (empty := tmp_path / "empty").mkdir()
+    line = f"paramctl: {empty}: is a directory, not a checkpoint file; name a file in it\n"
+    assert run("recover", empty) == (3, "", line)
 
 
 def test_the_help_of_convert_names_sets(run: Run) -> None:

@@ -34,6 +34,8 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         ("reinit m.pt", "no command 'reinit'; run 'paramctl init m.pt'"),
         ("export m.pt", "no command 'export'; run 'paramctl convert m.pt'"),
         ("m.pt", "no command 'm.pt'; run 'paramctl tree m.pt' to look into a checkpoint"),
+        ("init m.pt 0 xavier", "got unexpected extra argument(s) (0 xavier); write --layer 0 --scheme xavier"),
+        ("convert m.pt b.safetensors", "got unexpected extra argument(s) (b.safetensors); write -o b.safetensors"),
         ("frobnicate", "no command 'frobnicate'; 'paramctl --help' lists the commands"),
         ("init m.pt --inplace", "no option --inplace; write --in-place"),
         ("init m.pt --dryrun", "no option --dryrun; write --dry-run"),
@@ -79,3 +81,20 @@ def test_hints_name_only_what_there_is(run: Run) -> None:
 def test_an_option_without_its_dashes_is_recognised(run: Run, command: str, option: str) -> None:
     wrong = f"--{option[2:].replace('-', '_') if '-' in option[2:] else option[2:].upper()}"
     assert run(command, wrong)[2] == f"paramctl: no option {wrong}; write {option}\n"
+
+
+@pytest.mark.parametrize("verb", ["tree", "ls", "stats", "ties"])
+def test_selections_may_stand_behind_the_file(run: Run, file: str, verb: str) -> None:
+    torch.save({"0.weight": torch.ones(2, 2), "1.weight": torch.zeros(2, 2)}, file)
+    assert run(verb, file, "0", "1.weight") == run(verb, file, "--layer", "0", "-l", "1.weight")
+    assert run(verb, file, "1") == run(verb, file, "-l", "1")
+    code, out, err = run(verb, file, file)
+    assert (code, out) == (1, "")
+    assert err.endswith("m.pt is a file: 'paramctl diff' compares two, and others take one\n")
+
+
+def test_diff_takes_selections_behind_its_files(run: Run, file: str) -> None:
+    torch.save({"0.weight": torch.ones(2, 2), "1.weight": torch.zeros(2, 2)}, "n.pt")
+    torch.save({"0.weight": torch.ones(2, 2), "1.weight": torch.ones(2, 2)}, file)
+    assert run("diff", file, "n.pt", "0", "-q")[0] == 0
+    assert run("diff", file, "n.pt", "1", "-q")[0] == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import count
+from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -152,6 +153,18 @@ def test_equal_blocks_fold_by_their_numbers_not_their_order() -> None:
     ]  # fmt: skip
 
 
+def test_blocks_fold_whatever_the_order_of_their_parts() -> None:
+    names = ["attn.q", "attn.k", "mlp.up", "mlp.down", "norm"]
+    rng = Random(3)
+    blocks = [param(f"layers.{i}.{name}.w", 2) for i in range(6) for name in rng.sample(names, len(names))]
+    rng.shuffle(blocks)
+    root = tree.build(checkpoint(*blocks, param("layers.6.attn.q.w", 2)))
+    (layers,) = tree.Folds(root).children(root)
+    assert isinstance(layers, tree.Node)
+    folded = tree.Folds(root).children(layers)
+    assert sorted(child.blocks if isinstance(child, tree.Fold) else 1 for child in folded) == [1, 6]
+
+
 def test_blocks_fold_whose_names_end_in_a_number() -> None:
     """Behind a sign that parts it from the rest, which must be the same."""
     names = ["block 0", "block 1", "expert_7", "block_2", "block-2", "expert_8", "fc1", "fc2", "a_b_1", "a_c_2", "up_", "_1"]
@@ -166,7 +179,6 @@ def test_blocks_that_differ_do_not_fold() -> None:
         "shape": (param("0.w", 2), param("1.w", 3)),
         "dtype": (param("0.w", 2), param("1.w", 2, dtype="float16")),
         "name": (param("0.w", 2), param("1.v", 2)),
-        "order": (param("0.w", 2), param("0.v", 2), param("1.v", 2), param("1.w", 2)),
         "tie": (param("0.w", 2, storage="s"), param("1.w", 2, storage="s")),
         "scalar": (Leaf("0.w", 2), Leaf("1.w", 3)),
         "type of scalar": (Leaf("0.w", 1), Leaf("1.w", True)),

@@ -13,10 +13,12 @@ from paramctl.cli.options import (
     Color,
     Json,
     Layers,
+    Selections,
     check_exclusive,
     display_name,
     open_checkpoint,
     selected_positions,
+    with_positional,
 )
 from paramctl.cli.text import counted, escape, sentence
 from paramctl.errors import NoMatch, UsageError, some
@@ -49,6 +51,7 @@ QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing: t
 def diff(
     a: FileA,
     b: FileB,
+    selections: Selections = None,
     layer: Layers = None,
     rename: Renames = None,
     atol: Atol = 0,
@@ -86,6 +89,7 @@ def diff(
     from paramctl.compare.distance import Tolerance
     from paramctl.model.path_renames import parse
 
+    layer = with_positional(layer, selections)
     check_exclusive({"--json": as_json, "--quiet": quiet})
     for name, value in (("--atol", atol), ("--rtol", rtol)):
         check_exclusive({"--exact": exact, name: bool(value)})

@@ -12,10 +12,12 @@ from paramctl.cli.options import (
     Json,
     JsonLines,
     Layers,
+    Selections,
     Tsv,
     check_exclusive,
     open_checkpoint,
     selected_positions,
+    with_positional,
 )
 from paramctl.cli.tables import Column
 from paramctl.model.checkpoint import dims
@@ -29,6 +31,7 @@ SPARE = ("kind", "values", "tied to", "bytes")  # dropped in this order on a nar
 
 def ls(
     file: FileArgument = None,
+    selections: Selections = None,
     layer: Layers = None,
     as_tsv: Tsv = False,
     as_json: Json = False,
@@ -43,13 +46,13 @@ def ls(
     \b
     Examples:
       paramctl ls model.pt
-      paramctl ls model.pt --layer 're:.*bias'
+      paramctl ls model.pt '**.bias'
       paramctl ls model.pt | awk -F'\\t' '$3 == "float16"' | cut -f1
       paramctl ls model.pt --jsonl | jq -r 'select(.numel > 1e6).path'
     """
     check_exclusive({"--tsv": as_tsv, "--json": as_json, "--jsonl": as_json_lines})
     with open_checkpoint(file) as checkpoint:
-        positions = selected_positions(checkpoint, layer)
+        positions = selected_positions(checkpoint, with_positional(layer, selections))
         listed = range(len(checkpoint.params)) if positions is None else sorted(positions)
         if as_json:
             output.json(_document(checkpoint, listed, positions))

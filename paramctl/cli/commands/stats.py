@@ -15,11 +15,13 @@ from paramctl.cli.options import (
     Json,
     JsonLines,
     Layers,
+    Selections,
     Tsv,
     check_exclusive,
     open_checkpoint,
     selected_positions,
     single_threaded,
+    with_positional,
 )
 from paramctl.cli.output import Line
 from paramctl.cli.tables import Column
@@ -81,6 +83,7 @@ Spectral = Annotated[
 
 def stats(
     file: FileArgument = None,
+    selections: Selections = None,
     layer: Layers = None,
     by: By = "tensor",
     sort: Sort = None,
@@ -102,7 +105,7 @@ def stats(
     \b
     Examples:
       paramctl stats model.pt
-      paramctl stats model.pt --layer '**.weight' --sort std
+      paramctl stats model.pt '**.weight' --sort std
       paramctl stats model.pt --by layer --jsonl | jq 'select(.nan > 0).path'
       paramctl stats model.pt --spectral --layer 0.weight
     """
@@ -113,7 +116,7 @@ def stats(
     with open_checkpoint(file) as checkpoint:
         from paramctl.stats.stats import stats
 
-        positions = selected_positions(checkpoint, layer)
+        positions = selected_positions(checkpoint, with_positional(layer, selections))
         with progress.bar() as on_progress:
             drawn = histogram or for_people
             rows = stats(checkpoint, positions, by_layer=by == "layer", histograms=drawn, on_progress=on_progress)

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from paramctl.cli import output, progress, text
-from paramctl.cli.options import Color, FileArgument, Json, open_checkpoint, single_threaded
+from paramctl.cli.options import (
+    Color,
+    FileArgument,
+    Json,
+    Layers,
+    Selections,
+    open_checkpoint,
+    selected_positions,
+    single_threaded,
+    with_positional,
+)
 from paramctl.cli.output import Line
 from paramctl.compare.tie_candidates import command
 from paramctl.formats.registry import BY_NAME
@@ -25,6 +35,8 @@ OUT = "OUT"  # stands for a file to write in the commands that are suggested
 
 def ties(
     file: FileArgument = None,
+    selections: Selections = None,
+    layer: Layers = None,
     equal: Annotated[
         bool,
         typer.Option("--equal", help="Also list tensors with equal values that are not tied, and how to tie them."),
@@ -50,8 +62,9 @@ def ties(
     if equal:
         single_threaded()
     with open_checkpoint(file) as checkpoint:
-        groups, overlapping = tuple(checkpoint.groups()), overlaps(checkpoint)
-        alike = _equal(checkpoint) if equal else ()
+        positions = selected_positions(checkpoint, with_positional(layer, selections))
+        groups, overlapping = (_among(found, positions) for found in (checkpoint.groups(), overlaps(checkpoint)))
+        alike = _equal(checkpoint, positions) if equal else ()
         if as_json:
             document: dict[str, object] = {
                 "schema": 1,
@@ -68,14 +81,20 @@ def ties(
             output.note("no ties, and no tensors with equal values" if equal else "no ties")
 
 
-def _equal(checkpoint: Checkpoint) -> tuple[Candidate, ...]:
+def _among(groups: Iterable[Sequence[int]], positions: Collection[int] | None) -> tuple[Sequence[int], ...]:
+    """Return the groups with a selected member."""
+    return tuple(group for group in groups if positions is None or not set(positions).isdisjoint(group))
+
+
+def _equal(checkpoint: Checkpoint, positions: Collection[int] | None) -> tuple[Candidate, ...]:
     """Return layers and params of the model with equal values: those that save most first, constants last."""
     from paramctl.compare.duplicates import equal_params
     from paramctl.compare.tie_candidates import candidates
     from paramctl.model.selections.selection import model_params
 
     with progress.bar() as on_progress:
-        found = candidates(checkpoint, equal_params(checkpoint, model_params(checkpoint), on_progress))
+        among = [at for at in model_params(checkpoint) if positions is None or at in positions]
+        found = candidates(checkpoint, equal_params(checkpoint, among, on_progress))
     return tuple(sorted(found, key=lambda one: (one.constant, -one.saved)))
 
 

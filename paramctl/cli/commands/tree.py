@@ -9,7 +9,16 @@ import typer
 
 from paramctl.cli import json_text, output
 from paramctl.cli import text as cli_text
-from paramctl.cli.options import Color, FileArgument, Json, Layers, open_checkpoint, selected_positions
+from paramctl.cli.options import (
+    Color,
+    FileArgument,
+    Json,
+    Layers,
+    Selections,
+    open_checkpoint,
+    selected_positions,
+    with_positional,
+)
 from paramctl.cli.tree_text import Layout, Rows
 from paramctl.model import tree as trees
 from paramctl.model.tree import Node, Scalar, Tensor, Totals
@@ -20,6 +29,7 @@ if TYPE_CHECKING:
 
 def tree(
     file: FileArgument = None,
+    selections: Selections = None,
     layer: Layers = None,
     depth: Annotated[
         int | None,
@@ -49,11 +59,11 @@ def tree(
     Examples:
       paramctl tree model.pt
       paramctl tree model.safetensors -L 2
-      paramctl tree model.pt --layer encoder.0 --expand
+      paramctl tree model.pt encoder.0 --expand
       cat model.pt | paramctl tree --json | jq .totals
     """
     with open_checkpoint(file) as checkpoint:
-        positions, others = _selected(checkpoint, layer)
+        positions, others = _selected(checkpoint, with_positional(layer, selections))
         root = trees.build(checkpoint, positions, others)
         if sort:
             trees.sort(root)

@@ -1,14 +1,14 @@
-"""Positions in the nested tree, `[0][1].bias`, written as one would index nested lists."""
+"""Find what positions in the nested tree lead to, `[0][1].bias`, `encoder[::4]`, written as for nested lists."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from paramctl.model.checkpoint import Checkpoint
 from paramctl.model.tree import Child, Node, Tensor, build
 
-POSITION = re.compile(r"\[(-?[0-9]{1,9})\]")
+POSITION = re.compile(r"\[(?:(-?[0-9]{1,9})|(-?[0-9]{0,9}):(-?[0-9]{0,9})(?::(-?[0-9]{0,9}))?)\]")
 
 
 class Walk:
@@ -41,9 +41,8 @@ class Walk:
 
     def _steps(self, node: Node, text: str, at: int) -> Iterator[tuple[Child, int]]:
         """Yield the children that the next `[n]` or name of `text` stands for, and the end of that part."""
-        position = POSITION.match(text, at)
-        if position and -len(node.children) <= int(position[1]) < len(node.children):
-            yield node.children[int(position[1])], position.end()
+        if position := POSITION.match(text, at):
+            yield from ((child, position.end()) for child in _at(node, position))
         first = node is self._root
         if not first and not text.startswith(".", at):
             return
@@ -60,6 +59,15 @@ class Walk:
             for i, child in enumerate(node.children):
                 named.setdefault(self._fold(child.name), []).append(i)
         return self._named[id(node)]
+
+
+def _at(node: Node, position: re.Match[str]) -> Sequence[Child]:
+    """Return the children at a position or in a slice of them; none if it leads nowhere."""
+    if position[1]:
+        number = int(position[1])
+        return node.children[number : number + 1 or None]
+    start, stop, step = (int(text) if text not in (None, "", "-") else None for text in position.groups()[1:])
+    return node.children[start:stop:step] if step != 0 else ()
 
 
 def positions(checkpoint: Checkpoint, wanted: Collection[int]) -> dict[int, str]:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from paramctl.errors import NoMatch, UsageError
 from paramctl.model.checkpoint import Checkpoint, Leaf
 from paramctl.model.optimizer_state import gradient_owners
+from paramctl.model.selections.braces import expanded
 from paramctl.model.selections.indexing import Index, split_index
 from paramctl.model.selections.path_list import called, lines_of
 from paramctl.model.selections.positions import positions
@@ -26,12 +27,13 @@ class Selection(NamedTuple):
     """The params that some patterns name: positions in `Checkpoint.params`, in the file's order.
 
     `exact` are those that were named one by one: by full path, by position, in a list. `under` is the
-    model inside the checkpoint, if a pattern matched only from there.
+    model inside the checkpoint, if a pattern matched only from there. `notes` are for the user.
     """
 
     indices: tuple[int, ...]
     exact: frozenset[int]
     under: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def select(
@@ -64,7 +66,8 @@ def select(
         exact.update(() if negative else match.exact)
     if not taken - away:
         raise NoMatch("nothing is left of the selection", hint="'!' takes away all that the others name")
-    return Selection(tuple(sorted(taken - away)), frozenset(exact - away), under)
+    notes = tuple(filter(None, map(search.note_on_few, patterns)))
+    return Selection(tuple(sorted(taken - away)), frozenset(exact - away), under, notes)
 
 
 def find(checkpoint: Checkpoint, text: str) -> int | Leaf:
@@ -189,7 +192,36 @@ class _Search:
             found = self._named(names, text) or self._patterned(names, text)
             if found:
                 return found
+        if text == ".":
+            return _Match(self.among)
+        if "{" in text and (texts := expanded(text)) != [text]:
+            return self._joined(texts)
+        deeper, count = self._across(text)
+        if count:
+            raise NoMatch(f"no parameter or layer matches '{text}'", hint=f"'{deeper}' would match {count:,}")
         raise no_match(self.checkpoint, text)
+
+    def _joined(self, texts: Sequence[str]) -> _Match:
+        """Return what several patterns name together; each must name something."""
+        found = [self.match(text) for text in texts]
+        exact = [i for match in found for i in match.exact]
+        return _Match({i for match in found for i in match.indices}, exact, found[0].under)
+
+    def _across(self, text: str) -> tuple[str, int]:
+        """Return a glob with `**` for each `*`, and how many params it matches; 0 for a text that is no such glob."""
+        if "*" not in text or "**" in text or text.startswith(("re:", "@")):
+            return text, 0
+        deeper = text.replace("*", "**")
+        found = (self._globbed(names, deeper) for names in scopes(self.checkpoint, text))
+        return deeper, next((len(match.indices) for match in found if match), 0)
+
+    def note_on_few(self, pattern: str) -> str:
+        """Return a note on a glob that begins with `*` and names fewer params than with `**`; "" for others."""
+        if not pattern.startswith("*"):
+            return ""
+        deeper, count = self._across(pattern)
+        named = len(self.match(pattern).indices) if count else 0
+        return f"'{pattern}' names {named:,}; '{deeper}' would match {count:,}" if named < count else ""
 
     def _named(self, names: Names, text: str) -> _Match | None:
         """Return the match of an exact path or a layer."""
@@ -212,6 +244,8 @@ class _Search:
         members = [i for end in ends if isinstance(end, str) for i in names.members(end)]
         if members:
             return _Match([*single, *members], single, names.under)
+        if single and _SLICE.search(text):
+            return _Match(single, single, names.under)
         return self._single(names, text, single) if single else self._globbed(names, text)
 
     def _globbed(self, names: Names, text: str) -> _Match | None:
@@ -276,3 +310,12 @@ def _twice(names: Iterable[str]) -> Iterator[str]:
         if name in seen:
             yield name
         seen.add(name)
+
+
+def is_pattern(text: str) -> bool:
+    """Return whether a text may name several params by a glob, braces, a slice or a regular expression."""
+    return text.startswith("re:") or bool(_PATTERN.search(text))
+
+
+_SLICE = re.compile(r"\[-?[0-9]*:")
+_PATTERN = re.compile(rf"[*{{]|{_SLICE.pattern}")

@@ -327,7 +327,7 @@ def test_one_may_be_standard_input(spawn: Spawn, here: Path) -> None:
         (["a.pt"], 2, "missing argument 'B'; see 'paramctl diff --help'"),
         (["a.pt", "no.pt"], 3, "no.pt: no such file; check the path"),
         (["no.pt", "a.pt"], 3, "no.pt: no such file; check the path"),
-        (["a.pt", "."], 3, ".: is a directory, not a checkpoint file; name a file in it"),
+        (["a.pt", "empty"], 3, "empty: is a directory, not a checkpoint file; name a file in it"),
         (["a.pt", "b.pt", "--exact", "--atol", "1"], 2, "--exact and --atol exclude one another; give one of them"),
         (["a.pt", "b.pt", "--atol", "nan"], 2, "atol is nan, not a tolerance; give a number, 0 or more"),
         (["a.pt", "b.pt", "--rtol", "nan"], 2, "rtol is nan, not a tolerance; give a number, 0 or more"),
@@ -338,6 +338,7 @@ def test_one_may_be_standard_input(spawn: Spawn, here: Path) -> None:
     ],
 )
 def test_errors(run: Run, here: Path, args: list[str], code: int, error: str) -> None:
+    Path("empty").mkdir()
     assert run("diff", *args) == (code, "", f"paramctl: {error}\n")
 
 
