@@ -38,7 +38,8 @@ def _expanded(text: str, whole: str) -> list[str]:
 
 def _parts(text: str, start: int) -> tuple[list[str], int]:
     """Return the parts between commas of the group that begins at `start`, and its end; none if it has no end."""
-    depth, parts, begin = 0, [], start
+    parts: list[str] = []
+    depth, begin = 0, start
     for at in range(start, len(text)):
         letter = text[at]
         if letter == "}" and depth == 0:
