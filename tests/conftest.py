@@ -36,3 +36,9 @@ def _bring_real_checkpoints(config: pytest.Config) -> None:
             os.environ["PARAMCTL_REAL"] = str(fetch())
         except FetchError as error:
             raise pytest.UsageError(f"no real checkpoints: {error}") from None
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Return how many processes `-n auto` starts: more than there are cores, as some tests wait for others."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores + (cores + 1) // 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -84,6 +84,19 @@ def with_positional(layer: list[str] | None, selections: list[str] | None) -> li
     return [*(layer or ()), *(selections or ())] or None
 
 
+def ordered(checkpoint: Checkpoint, positions: Iterable[int], sort: SortOrder, top: int | None) -> list[int]:
+    """Return positions of params in an order, at most `top`; of the file's order the largest are kept."""
+    params, listed = checkpoint.params, list(positions)
+    if sort == "name":
+        from paramctl.model.checkpoint import natural_key
+
+        return sorted(listed, key=lambda at: natural_key(params[at].path))[:top]
+    if sort == "size":
+        return sorted(listed, key=lambda at: -params[at].nbytes)[:top]
+    largest = set(sorted(listed, key=lambda at: -params[at].nbytes)[:top])
+    return [at for at in listed if at in largest]
+
+
 def single_threaded() -> None:
     """Keep numpy's BLAS from starting threads, which cost more than they gain on blocks; call before numpy loads."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -128,6 +141,14 @@ Selections = Annotated[
     typer.Argument(
         metavar="[SELECTION]...", show_default=False, autocompletion=complete_path, help="The same as --layer."
     ),
+]
+SortOrder = Literal["file", "name", "size"]
+SortBy = Annotated[
+    SortOrder, typer.Option("--sort", help="Order: as in the file, by name (2 before 10), or by size, largest first.")
+]
+Top = Annotated[
+    int | None,
+    typer.Option("--top", min=1, metavar="N", show_default=False, help="Only the N largest, or the first N by --sort."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 JsonLines = Annotated[bool, typer.Option("--jsonl", help="Print one JSON object a line.")]

@@ -242,10 +242,15 @@ def counts(checkpoint: Checkpoint, chosen: Collection[int] | None = None) -> tup
     return len(chosen), len({tied.get(i, i) for i in chosen})
 
 
-def sort(root: Node) -> None:
-    """Put the children of every layer in natural order: `2` before `10`."""
+def sort(root: Node, *, by_size: bool = False) -> None:
+    """Put the children of every layer in natural order, `2` before `10`, or the largest first."""
+
+    def size(child: Child) -> int:
+        """Return the sort key of a child: its bytes, the most first."""
+        return -(child.nbytes if isinstance(child, Node) else child.look.nbytes if isinstance(child, Tensor) else 0)
+
     for node in (root, *root.below):
-        node.children.sort(key=lambda child: natural_key(child.name))
+        node.children.sort(key=size if by_size else lambda child: natural_key(child.name))
 
 
 class Folds:

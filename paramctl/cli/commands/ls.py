@@ -13,9 +13,12 @@ from paramctl.cli.options import (
     JsonLines,
     Layers,
     Selections,
+    SortBy,
+    Top,
     Tsv,
     check_exclusive,
     open_checkpoint,
+    ordered,
     selected_positions,
     with_positional,
 )
@@ -33,6 +36,8 @@ def ls(
     file: FileArgument = None,
     selections: Selections = None,
     layer: Layers = None,
+    sort: SortBy = "file",
+    top: Top = None,
     as_tsv: Tsv = False,
     as_json: Json = False,
     as_json_lines: JsonLines = False,
@@ -47,13 +52,17 @@ def ls(
     Examples:
       paramctl ls model.pt
       paramctl ls model.pt '**.bias'
+      paramctl ls model.pt --top 10 --sort size
       paramctl ls model.pt | awk -F'\\t' '$3 == "float16"' | cut -f1
       paramctl ls model.pt --jsonl | jq -r 'select(.numel > 1e6).path'
     """
     check_exclusive({"--tsv": as_tsv, "--json": as_json, "--jsonl": as_json_lines})
     with open_checkpoint(file) as checkpoint:
         positions = selected_positions(checkpoint, with_positional(layer, selections))
-        listed = range(len(checkpoint.params)) if positions is None else sorted(positions)
+        listed: Sequence[int] = range(len(checkpoint.params)) if positions is None else sorted(positions)
+        if sort != "file" or top is not None:
+            listed = ordered(checkpoint, listed, sort, top)
+            positions = frozenset(listed)
         if as_json:
             output.json(_document(checkpoint, listed, positions))
         elif as_json_lines:

@@ -16,6 +16,7 @@ from paramctl.cli.options import (
     JsonLines,
     Layers,
     Selections,
+    Top,
     Tsv,
     check_exclusive,
     open_checkpoint,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from paramctl.stats.stats import Row
 
 Key = Literal["path", "count", "mean", "std", "min", "max", "l2", "zeros", "nan", "inf"]
+Order = Literal["file", "name", "size", "path", "count", "mean", "std", "min", "max", "l2", "zeros", "nan", "inf"]
 FIGURES: tuple[Key, ...] = ("count", "mean", "std", "min", "max", "l2", "zeros", "nan", "inf")
 BARS = 12  # characters of a histogram
 BINS = 64  # of a histogram for programs
@@ -70,8 +72,8 @@ By = Annotated[
     typer.Option("--by", help="A line for each; a layer is its own tensors, without those of layers in it."),
 ]
 Sort = Annotated[
-    Key | None,
-    typer.Option("--sort", show_default=False, help="Order by this, the largest first; 'path' sorts 2 before 10."),
+    Order | None,
+    typer.Option("--sort", show_default=False, help="Order by this, the largest first; 'name' sorts 2 before 10."),
 ]
 Reverse = Annotated[bool, typer.Option("--reverse", help="Reverse the order.")]
 Histogram = Annotated[bool, typer.Option("--histogram", help="Histograms for --json and --jsonl too.")]
@@ -88,6 +90,7 @@ def stats(
     by: By = "tensor",
     sort: Sort = None,
     reverse: Reverse = False,
+    top: Top = None,
     histogram: Histogram = False,
     spectral: Spectral = False,
     as_tsv: Tsv = False,
@@ -122,8 +125,8 @@ def stats(
             rows = stats(checkpoint, positions, by_layer=by == "layer", histograms=drawn, on_progress=on_progress)
             reasons = Reasons([], Counter())
             found: Iterable[StatsRow] = (_stats_row(checkpoint, row, spectral, reasons) for row in rows)
-            if sort is not None or reverse:
-                found = _sorted(found, sort, reverse)
+            if sort is not None or reverse or top is not None:
+                found = _sorted(checkpoint, found, sort or ("file" if reverse else "size"), reverse)[:top]
             if as_json_lines:
                 output.json_lines(_object(checkpoint, one, histogram, spectral) for one in found)
                 return
@@ -182,18 +185,27 @@ def _stats_row(checkpoint: Checkpoint, row: Row, spectral: bool, reasons: Reason
     return StatsRow(row, figures, spectrum)
 
 
-def _sorted(found: Iterable[StatsRow], key: Key | None, reverse: bool) -> list[StatsRow]:
-    """Return the rows in the order of a figure, the largest first, or of paths; by default as in the file."""
+def _sorted(checkpoint: Checkpoint, found: Iterable[StatsRow], key: Order, reverse: bool) -> list[StatsRow]:
+    """Return the rows in the order of a figure or of sizes, the largest first, of names, or as in the file."""
     kept = list(found)
-    if key is None:
-        return kept[::-1]
-    if key == "path":
+    if key == "file":
+        return kept[::-1] if reverse else kept
+    if key in ("path", "name"):
         from paramctl.model.checkpoint import natural_key
 
         return sorted(kept, key=lambda one: natural_key(one.row.path), reverse=reverse)
+    if key == "size":
+        return sorted(kept, key=lambda one: _nbytes(checkpoint, one.row), reverse=not reverse)
     having = [one for one in kept if one.figures[key] is not None]
     having.sort(key=lambda one: one.figures[key] or 0, reverse=not reverse)
     return [*having, *(one for one in kept if one.figures[key] is None)]
+
+
+def _nbytes(checkpoint: Checkpoint, row: Row) -> int:
+    """Return the bytes of a tensor, or of a layer's own tensors."""
+    if row.at is not None:
+        return checkpoint.params[row.at].nbytes
+    return sum(checkpoint.params[at].nbytes for at in checkpoint.own_params.get(row.path, ()))
 
 
 def _object(checkpoint: Checkpoint, found: StatsRow, histogram: bool, spectral: bool) -> dict[str, object]:

@@ -78,7 +78,7 @@ def ties(
         lines = [*_lines(checkpoint, groups, overlapping), *_candidates(checkpoint, alike)]
         output.listing(lines, color)
         if not lines:
-            output.note("no ties, and no tensors with equal values" if equal else "no ties")
+            output.note("no ties, and no tensors with equal values" if equal else "no ties; --equal looks at values")
 
 
 def _among(groups: Iterable[Sequence[int]], positions: Collection[int] | None) -> tuple[Sequence[int], ...]:

@@ -15,7 +15,10 @@ from paramctl.cli.options import (
     Json,
     Layers,
     Selections,
+    SortBy,
+    Top,
     open_checkpoint,
+    ordered,
     selected_positions,
     with_positional,
 )
@@ -43,9 +46,8 @@ def tree(
         ),
     ] = None,
     expand: Annotated[bool, typer.Option("--expand", help="Show repeated blocks one by one.")] = False,
-    sort: Annotated[
-        bool, typer.Option("--sort", help="Sort names, 2 before 10; the default is the file's order.")
-    ] = False,
+    sort: SortBy = "file",
+    top: Top = None,
     as_json: Json = False,
     color: Color = "auto",
 ) -> None:
@@ -60,13 +62,17 @@ def tree(
       paramctl tree model.pt
       paramctl tree model.safetensors -L 2
       paramctl tree model.pt encoder.0 --expand
+      paramctl tree model.pt --sort size --top 5
       cat model.pt | paramctl tree --json | jq .totals
     """
     with open_checkpoint(file) as checkpoint:
         positions, others = _selected(checkpoint, with_positional(layer, selections))
+        if top is not None:
+            among = range(len(checkpoint.params)) if positions is None else sorted(positions)
+            positions = frozenset(ordered(checkpoint, among, sort, top))
         root = trees.build(checkpoint, positions, others)
-        if sort:
-            trees.sort(root)
+        if sort != "file":
+            trees.sort(root, by_size=sort == "size")
         totals = Totals(*trees.counts(checkpoint, positions), root.numel, root.nbytes)
         if as_json:
             output.json(_document(checkpoint, root, totals))

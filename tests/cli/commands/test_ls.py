@@ -77,3 +77,28 @@ def test_options_that_exclude_one_another(run: Run, tied: str) -> None:
     assert run("ls", tied, "--json", "--tsv") == (
         2, "", "paramctl: --tsv and --json exclude one another; give one of them\n"
     )  # fmt: skip
+
+
+def test_the_largest_and_other_orders(run: Run, tmp_path: Path) -> None:
+    made = {"h.10": torch.zeros(3), "h.2": torch.zeros(9), "b": torch.zeros(5), "a": torch.zeros(5, dtype=torch.int8)}
+    torch.save(made, tmp_path / "x.pt")
+
+    def names(verb: str, *options: str) -> list[str]:
+        return [line.split("\t")[0] for line in run(verb, tmp_path / "x.pt", *options)[1].splitlines()]
+
+    for verb in ("ls", "stats"):
+        assert names(verb, "--sort", "size") == ["h.2", "b", "h.10", "a"]
+        assert names(verb, "--sort", "name") == ["a", "b", "h.2", "h.10"]
+        assert names(verb, "--sort", "file") == ["h.10", "h.2", "b", "a"]
+        assert names(verb, "--sort", "size", "--top", "2") == ["h.2", "b"]
+        assert names(verb, "--sort", "name", "--top", "2") == ["a", "b"]
+    assert names("ls", "--top", "2") == ["h.2", "b"]
+    assert names("stats", "--top", "2") == ["h.2", "b"]
+    assert names("stats", "--sort", "count", "--reverse", "--top", "1") == ["h.10"]
+    assert names("stats", "--by", "layer", "--sort", "size") == ["h", ""]
+    document = json.loads(run("ls", tmp_path / "x.pt", "--json", "--top", "2")[1])
+    assert ([one["path"] for one in document["tensors"]], document["totals"]["tensors"]) == (["h.2", "b"], 2)
+    out = run("tree", tmp_path / "x.pt", "--sort", "size")[1]
+    assert [line.replace("│", " ").split()[1] for line in out.splitlines()[1:-2]] == ["h", "2", "10", "b", "a"]
+    assert run("tree", tmp_path / "x.pt", "--top", "1")[1].splitlines()[-1] == "1 tensor, 9 values, 36 B"
+    assert run("ls", tmp_path / "x.pt", "--top", "0")[2].startswith("paramctl: --top must be a whole number, 1 or more")

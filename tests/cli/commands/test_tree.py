@@ -112,7 +112,7 @@ def test_repeated_blocks_fold(run: Run, here: Path) -> None:
 
 def test_expand_opens_them_and_sort_puts_ten_last(run: Run, here: Path) -> None:
     save_file(BLOCKS, "blocks.safetensors")
-    assert run("tree", "blocks.safetensors", "--expand", "--sort", "-L", "2")[1] == expected("""
+    assert run("tree", "blocks.safetensors", "--expand", "--sort", "name", "-L", "2")[1] == expected("""
         blocks.safetensors  safetensors
         └── layers  16  64 B
             ├── 0    4  16 B
