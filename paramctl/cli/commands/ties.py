@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -49,7 +50,7 @@ def ties(
     One line a group: '2.weight = 4.weight'. Tensors that merely share some of their bytes, as views of
     one storage do, follow as 'a ~ b overlaps'. With --equal, tensors of a model that hold the same values
     bit for bit without being tied follow as 'a == b', each with the command that ties them, whole layers
-    before single tensors; every value is read.
+    before single tensors; every value is read. Constants and copies of a moving average are left out.
 
     \b
     Examples:
@@ -87,7 +88,10 @@ def _among(groups: Iterable[Sequence[int]], positions: Collection[int] | None) -
 
 
 def _equal(checkpoint: Checkpoint, positions: Collection[int] | None) -> tuple[Candidate, ...]:
-    """Return layers and params of the model with equal values: those that save most first, constants last."""
+    """Return layers and params of the model with equal values, those that save most first; print what is left out.
+
+    Constants, such as new norms, and copies that a moving average keeps of a model are equal by chance or on purpose.
+    """
     from paramctl.compare.duplicates import equal_params
     from paramctl.compare.tie_candidates import candidates
     from paramctl.model.selections.selection import model_params
@@ -95,7 +99,21 @@ def _equal(checkpoint: Checkpoint, positions: Collection[int] | None) -> tuple[C
     with progress.bar() as on_progress:
         among = [at for at in model_params(checkpoint) if positions is None or at in positions]
         found = candidates(checkpoint, equal_params(checkpoint, among, on_progress))
-    return tuple(sorted(found, key=lambda one: (one.constant, -one.saved)))
+    constants = [one for one in found if one.constant]
+    averages = [one for one in found if not one.constant and _is_average(one)]
+    for what, groups in (("constants, all of one value", constants), ("moving averages (EMA) of params", averages)):
+        if groups:
+            output.note(f"left out: {text.counted(len(groups), 'group')} of {what}")
+    kept = [one for one in found if not one.constant and not _is_average(one)]
+    return tuple(sorted(kept, key=lambda one: -one.saved))
+
+
+def _is_average(candidate: Candidate) -> bool:
+    """Return whether all members of a candidate but one lie in a copy that a moving average keeps."""
+    return sum(_EMA.search(path) is not None for path in candidate.paths) == len(candidate.paths) - 1
+
+
+_EMA = re.compile(r"(?:^|[._])(?:ema|shadow|averaged?)(?:[._]|$)", re.IGNORECASE)
 
 
 def _paths(checkpoint: Checkpoint, group: Sequence[int]) -> list[str]:
@@ -127,8 +145,7 @@ def _candidates(checkpoint: Checkpoint, alike: Sequence[Candidate]) -> Iterator[
     """Yield the lines of each candidate and the command that ties it."""
 
     for found in alike:
-        what = "all one value, " if found.constant else ""
-        yield _line(found.paths, " == ", f"  ({what}saves {text.human_bytes(found.saved)})")
+        yield _line(found.paths, " == ", f"  (saves {text.human_bytes(found.saved)})")
         if can_tie(checkpoint):
             yield Line(("    ", " ".join(map(_quoted, command(checkpoint.file, found, OUT)))), ("", "dim"))
 

@@ -90,3 +90,17 @@ def test_the_command_that_is_shown_ties_them(run: Run, here: Path, file: str, na
         script = script.replace("tie -o", "tie --quiet -o").removesuffix(" --quiet")
     subprocess.run(["bash", "-c", script], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert len(json.loads(run("ties", "OUT.pt", "--json")[1])["groups"][0]) == len(names)
+
+
+def test_constants_and_moving_averages_are_not_proposed(run: Run, tmp_path: Path) -> None:
+    drawn = torch.randn(4, 4, generator=torch.Generator().manual_seed(1))
+    model = {"a.weight": drawn, "norm1.weight": torch.ones(4), "norm2.weight": torch.ones(4)}
+    torch.save({"model": model, "ema": {name: value.clone() for name, value in model.items()}}, tmp_path / "x.pt")
+    code, out, err = run("ties", tmp_path / "x.pt", "--equal")
+    assert (code, out) == (0, "")
+    assert "left out: 1 group of constants, all of one value" in err
+    assert "of moving averages (EMA) of params" in err
+    torch.save({"a.weight": drawn, "b.weight": drawn.clone(), "schema.weight": torch.ones(4)}, tmp_path / "x.pt")
+    code, out, err = run("ties", tmp_path / "x.pt", "--equal")
+    assert out.startswith("a.weight == b.weight")
+    assert err == ""
