@@ -57,3 +57,12 @@ def opens_a_set(name: str) -> bool:
 def is_final_name(name: str) -> bool:
     """Return whether a name is not temporary; of names with a leading dot only `.metadata` is final."""
     return name == ".metadata" or not name.startswith(".")
+
+
+def is_one_of_several(name: str) -> bool:
+    """Return whether a name says that the file is one of a set, such as `model-00001-of-00002.safetensors`."""
+    found = _OF_SEVERAL.search(name)
+    return name.endswith(".distcp") or (found is not None and int(found[1]) > 1)
+
+
+_OF_SEVERAL = re.compile(r"[0-9]{1,9}-of-([0-9]{1,9})(?![0-9])")

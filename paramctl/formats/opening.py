@@ -57,13 +57,16 @@ def _first_in(folder: Path) -> Path | None:
 
 
 def _only_in(folder: Path) -> Path | None:
-    """Return the only checkpoint in a folder, by its bytes; None if there is none. Raises UsageError for several."""
+    """Return the only checkpoint in a folder, by its bytes; None if there is none. Raises UsageError for several.
+
+    A shard without its index is no whole checkpoint: a write of the set may have been interrupted.
+    """
     files = sorted(path for path in folder.iterdir() if set_names.is_final_name(path.name) and path.is_file())
     found = [path for path in files[:MOST_FILES] if _is_checkpoint(path)]
     if len(found) > 1:
         what = f"is a directory with several checkpoints ({some([path.name for path in found])})"
         raise UsageError(what, hint="name one of them", file=str(folder))
-    return found[0] if found else None
+    return found[0] if found and not set_names.is_one_of_several(found[0].name) else None
 
 
 def _is_checkpoint(path: Path) -> bool:

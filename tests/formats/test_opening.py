@@ -42,6 +42,14 @@ def test_several_checkpoints_are_named(folder: Path) -> None:
     assert refused(UsageError, opening.open, str(folder)) == what
 
 
+@pytest.mark.parametrize("name", ["model-00001-of-00002.safetensors", "pytorch_model-00002-of-00003.bin", "__0_0.distcp"])
+def test_a_shard_without_its_index_is_no_whole_checkpoint(folder: Path, name: str) -> None:
+    (folder / "model.safetensors").rename(folder / name)
+    (folder / ".model-00002-of-00002.safetensors.paramctl-477ac498.tmp").write_bytes(b"")
+    what = f"{folder}: is a directory, not a checkpoint file; name a file in it"
+    assert refused(FileError, opening.open, str(folder)) == what
+
+
 def test_a_folder_without_a_checkpoint_is_none(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     what = f"{folder}: is a directory, not a checkpoint file; name a file in it"
