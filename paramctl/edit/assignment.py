@@ -96,15 +96,14 @@ def _for_each(checkpoint: Checkpoint, text: str) -> list[Assignment]:
                 continue
             part = f"[{index_text(index)}]" if index else ""
             leaders = dict.fromkeys(checkpoint.tied_to.get(i, i) for i in indices)
-            return [_statement(checkpoint, at, part, right) for at in leaders]
+            place_of = positions(checkpoint, leaders)  # found by position: names may print alike
+            return [_statement(checkpoint, at, f"{place_of[at]}{part} {right}", f"{part} {right}") for at in leaders]
     return []
 
 
-def _statement(checkpoint: Checkpoint, at: int, part: str, right: str) -> Assignment:
-    """Return the statement for one param of several, found by its position: names may print alike."""
-    label = positions(checkpoint, [at])[at]
-    step = parse(checkpoint, f"{label}{part} {right}")
-    return step._replace(text=f"{checkpoint.labels[at]}{part} {right}")
+def _statement(checkpoint: Checkpoint, at: int, text: str, rest: str) -> Assignment:
+    """Return the statement for one param of several; errors call it by the param's path and the `rest`."""
+    return parse(checkpoint, text)._replace(text=f"{checkpoint.labels[at]}{rest}")
 
 
 def _left_side(checkpoint: Checkpoint, left: str) -> tuple[int, Index]:
